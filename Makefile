@@ -30,7 +30,7 @@ test-xl: $(READY)  ## GPT-2 XL's full size with random weights: load, parity, pe
 	$(PY) tests/xl.py
 
 weights: $(READY)  ## download MODEL (gpt2, gpt2-medium, gpt2-large, gpt2-xl) into the hub's cache
-	$(PY) -m ministeer.weights $(MODEL)
+	$(PY) -m ministeer.hub $(MODEL)
 
 weights/nano: $(READY)  ## train the bundled model again, from nothing (about an hour on 2 cores)
 	$(PY) weights/nano/train.py

@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import inspect
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ministeer.files import read_json, write_text
 from ministeer.model import GPT2
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector, fingerprint
@@ -46,7 +46,8 @@ class Experiment:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / f"{name}.json"
         self.page: dict[str, Any] = {}
-        self._known: dict[str, Row] = {cell["key"]: cell for cell in _read(self.path).get("cells", [])}
+        cells = read_json(self.path).get("cells", []) if self.path.exists() else []
+        self._known: dict[str, Row] = {cell["key"]: cell for cell in cells}
         self._used: dict[str, Row] = {}
 
     @classmethod
@@ -145,25 +146,6 @@ class Experiment:
             "cells": list(cells),
         }
         write_text(self.path, json.dumps(everything, indent=1, ensure_ascii=False, default=_plain) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: expected JSON as an experiment writes it ({error}); delete the file to begin anew"
-        ) from None
-    return found
 
 
 def _digest(value: Any) -> str:

@@ -75,7 +75,7 @@ def prefill(
     device = model.wte.weight.device
     x = model.stream(ids.to(device), adds_at(steers, positions, lengths), cache=cache)  # (B, T, D)
     if cache is not None:
-        cache.lengths = lengths  # the padding's slots are free again
+        cache.keep(lengths)  # the padding's slots are free again
     return model.unembed(x[torch.arange(len(prompts), device=device), (lengths - 1).to(device)])
 
 
@@ -127,7 +127,7 @@ def generate(
     for one_steer in steers:
         one_steer.check(lengths.tolist(), max_new_tokens)
         first = lengths[:, None]  # (B, 1), the first generated token's; checks site and width, whatever `where` says
-        Sites(model.config, first, model.config.n_layer, {one_steer.site: one_steer.delta(first, lengths)}, None)
+        Sites(model, first, {one_steer.site: one_steer.delta(first, lengths)})
 
     cache = Cache(model, len(prompts), int(lengths.max()) + max_new_tokens - 1)  # the last token is never read
     logits = prefill(model, prompts, cache, steers)  # (B, V)

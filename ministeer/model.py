@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -168,12 +169,13 @@ class GPT2(nn.Module):
     ) -> Tensor:
         """Logits `(B, T, V)` of the token after each of `ids` `(B, T)`.
 
-        adds: `{site: what to add there}`: a tensor `(D,)`, `(B, 1, D)` or `(B, T, D)`, or a function that takes the
-            stream at the site, `(B, T, D)`, and returns such a tensor. A tensor is brought to the stream's dtype and device.
+        adds: `{site: what to add there}`: a tensor `(D,)`, `(B, 1, D)` or `(B, T, D)` (B may be 1), or a function that
+            takes the stream at the site, `(B, T, D)`, and returns such a tensor; it is brought to the stream's dtype and device.
         tape: filled with the stream at each site, `(B, T, D)`, after its add. An empty dict records every residual site;
             a dict with sites as keys records those; in a list of sites each is replaced by its stream.
             `("head", i)` asks for the heads' own writes, `(B, T, H, D)`, without the projection's bias.
-        cache: a `Cache`; `ids` are then the tokens that follow what it holds, and it holds them too afterwards.
+        cache: a `Cache`; `ids` are then the tokens that follow what it holds, and it holds them too afterwards. Gradients
+            reach this call's tokens, not those held.
 
         Raises `ValueError` for ids outside the vocabulary, more positions than the context, an unknown site, an add of
         the wrong shape or with a value that is not finite. Nothing of a call stays behind in the model.
@@ -193,14 +195,15 @@ class GPT2(nn.Module):
         The blocks from `depth` on are not run, so a cache, which needs them all, cannot be given with it.
         """
         depth = self.config.n_layer if depth is None else depth
-        if not 0 <= depth <= self.config.n_layer:
-            raise ValueError(f"expected a depth from 0 to {self.config.n_layer}, got {depth}")
+        if not isinstance(depth, Integral) or not 0 <= depth <= self.config.n_layer:
+            raise ValueError(f"expected a depth, a whole number from 0 to {self.config.n_layer}, got {depth!r}")
         if cache is not None and depth < self.config.n_layer:
             raise ValueError("a cache needs every block to run: leave out `depth` or the cache")
         self._check_ids(ids)
-        sites = Sites(self.config, ids, depth, adds, tape) if adds is not None or tape is not None else None
+        plain = adds is None and tape is None
+        sites = None if plain else Sites(self, ids, adds, tape, depth)
         if cache is not None:
-            positions = cache.reserve(ids)  # (B, T)
+            positions = cache.reserve(self.config, ids)  # (B, T)
         elif ids.shape[1] > self.config.n_positions:
             raise ValueError(
                 f"expected at most {self.config.n_positions} tokens, the model's context, got {ids.shape[1]}; cut the text"
@@ -229,9 +232,10 @@ class GPT2(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / shrink, generator=generator)
 
     def _check_ids(self, ids: Tensor) -> None:
-        if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
+        if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
+            got = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
             raise ValueError(
-                f"expected ids of shape (B, T) and a whole-number dtype, got {tuple(ids.shape)} {ids.dtype}; "
+                f"expected ids as a tensor of shape (B, T) and a whole-number dtype, got {got}; "
                 "for one text write torch.tensor([ids])"
             )
         if ids.numel() == 0:
@@ -246,6 +250,8 @@ class GPT2(nn.Module):
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Rows of ids, padded on the right: ids `(B, T)`, with 0 for padding, and positions `(B, T)`, with -1 for it."""
+    if not rows or not all(rows):
+        raise ValueError(f"expected one row or more, each with one id or more, got {[len(row) for row in rows]} ids")
     longest = max(len(row) for row in rows)
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
     steps = torch.arange(longest)
@@ -256,9 +262,8 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 class Cache:
     """Keys and values of the tokens a model has seen, one row a text: slot p of a row is that row's position p.
 
-    `lengths` `(B,)` says how many tokens each row holds, and the next ones follow there. It is the caller's to set:
-    after prompts padded on the right, to the prompts' true lengths; to go back to a shared prefix, to the prefix's.
-    What lies in slots beyond a row's length is never seen and is overwritten.
+    `lengths` `(B,)` says how many tokens each row holds, and the next ones follow there. `keep` shortens it: after prompts
+    padded on the right, to the prompts' true lengths; to go back to a shared prefix, to the prefix's.
     """
 
     def __init__(self, model: GPT2, rows: int, capacity: int) -> None:
@@ -267,7 +272,9 @@ class Cache:
             raise ValueError(
                 f"expected a cache for 1 to {c.n_positions} positions, the model's context, got {capacity}; shorten the text"
             )
-        self.capacity = capacity
+        if rows < 1:
+            raise ValueError(f"expected a cache for one row or more, got {rows}")
+        self.config, self.capacity = c, capacity
         shape = (c.n_layer, rows, capacity, c.n_head, c.n_embd // c.n_head)
         self.k, self.v = w.new_zeros(shape), w.new_zeros(shape)  # (L, B, S, H, K)
         self.lengths = torch.zeros(rows, dtype=torch.int64)  # on the CPU: it decides shapes
@@ -275,8 +282,22 @@ class Cache:
         self._positions: Tensor = self._rows  # (B, T), where this call's tokens go
         self._mask: Tensor | None = None  # (B, 1, T, S), true where a token may look
 
-    def reserve(self, ids: Tensor) -> Tensor:
-        """Positions `(B, T)` for the tokens `ids` `(B, T)` that come next; the model calls this once a call."""
+    def keep(self, lengths: Tensor) -> None:
+        """Hold only the first `lengths` `(B,)` tokens of each row, and forget the rest."""
+        new = torch.as_tensor(lengths, device="cpu")
+        if new.shape != self.lengths.shape or new.is_floating_point() or bool(((new < 0) | (new > self.lengths)).any()):
+            raise ValueError(
+                f"expected a length for each row, from 0 to what it holds, {self.lengths.tolist()}, got {new.tolist()}"
+            )
+        for row, (start, end) in enumerate(zip(new.tolist(), self.lengths.tolist())):
+            # a masked slot counts 0 times its value, which is NaN for an infinity
+            self.k[:, row, start:end] = self.v[:, row, start:end] = 0
+        self.lengths = new.to(torch.int64, copy=True)
+
+    def reserve(self, config: GPT2Config, ids: Tensor) -> Tensor:
+        """Positions `(B, T)` for the tokens `ids` `(B, T)` that come next; the model calls this before its blocks."""
+        if config != self.config:
+            raise ValueError(f"expected a cache made for this model, {config}, got one for {self.config}")
         if ids.shape[0] != len(self.lengths):
             raise ValueError(f"expected {len(self.lengths)} rows, as the cache was made for, got {ids.shape[0]}")
         longest = int(self.lengths.max())
@@ -293,21 +314,31 @@ class Cache:
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Store this call's `(B, T, H, K)` keys and values; return all `(B, S, H, K)` and the mask, none if causal."""
-        self.k[layer][self._rows, self._positions] = k
-        self.v[layer][self._rows, self._positions] = v
+        slots = (self._rows, self._positions)
+        self.k[layer].index_put_(slots, k.detach())
+        self.v[layer].index_put_(slots, v.detach())
         if self._mask is None:
             return k, v, None
         end = self._mask.shape[-1]
-        return self.k[layer, :, :end], self.v[layer, :, :end], self._mask
+        all_k, all_v = self.k[layer, :, :end], self.v[layer, :, :end]
+        if k.requires_grad:
+            all_k, all_v = all_k.index_put(slots, k), all_v.index_put(slots, v)
+        return all_k, all_v, self._mask
 
 
 class Sites:
     """What one call adds and records, checked before anything is computed. Made by the model, gone after the call."""
 
     def __init__(
-        self, config: GPT2Config, ids: Tensor, depth: int, adds: Mapping[Site, Add] | None, tape: Tape | None
+        self,
+        model: GPT2,
+        ids: Tensor,
+        adds: Mapping[Site, Add] | None = None,
+        tape: Tape | None = None,
+        depth: int | None = None,
     ) -> None:
-        self.config, self.depth = config, depth
+        self.n_layer = model.config.n_layer
+        self.depth = self.n_layer if depth is None else depth
         self.adds = dict(adds or {})
         self.tape = tape
         recorded = list(tape) if tape else []
@@ -317,9 +348,9 @@ class Sites:
             self._check_site(site, heads=True)
         for site, add in self.adds.items():
             if not callable(add):
-                self._check_add(site, add, (*ids.shape, config.n_embd))
+                self._check_add(site, add, (*ids.shape, model.config.n_embd), model.wte.weight.dtype)
         if isinstance(tape, dict) and not tape:
-            recorded = [(name, i) for i in range(depth) for name in ("pre", "mid")] + [("pre", depth)]
+            recorded = [(name, i) for i in range(self.depth) for name in ("pre", "mid")] + [("pre", self.depth)]
         # in a list, the entries a site will fill are settled before the first is overwritten
         self._wanted = {site: [j for j, other in enumerate(recorded) if other == site] for site in recorded}
 
@@ -329,7 +360,7 @@ class Sites:
             add = self.adds[site]
             if callable(add):
                 add = add(x)
-                self._check_add(site, add, tuple(x.shape))
+                self._check_add(site, add, tuple(x.shape), x.dtype)
             x = x + add.to(x)
         if self.records(site):
             self.record(site, x)
@@ -352,17 +383,18 @@ class Sites:
             isinstance(site, tuple)
             and len(site) == 2
             and site[0] in names
-            and isinstance(site[1], int)
-            and 0 <= site[1] < n + (site[0] == "pre")
+            and isinstance(site[1], (int, Integral))
+            and site[1] in range(n + (site[0] == "pre"))
         )
         if not known:
+            got = "a tensor: a list of sites serves one call" if isinstance(site, Tensor) else repr(site)
             extra = f', or ("head", i) with i from 0 to {n - 1}' if heads else ""
             raise ValueError(
                 f'expected a site ("pre", i) with i from 0 to {n} or ("mid", i) with i from 0 to {n - 1}{extra}, '
-                f"got {site!r}; this call runs {n} of the model's {self.config.n_layer} layers"
+                f"got {got}; this call runs {n} of the model's {self.n_layer} layers"
             )
 
-    def _check_add(self, site: Site, add: Any, shape: tuple[int, ...]) -> None:
+    def _check_add(self, site: Site, add: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         rows, tokens, width = shape
         if not isinstance(add, Tensor):
             raise ValueError(  # noqa: TRY004 - one kind of error for everything a user can get wrong
@@ -376,7 +408,7 @@ class Sites:
                 f"expected a tensor ({width},), ({rows}, 1, {width}) or ({rows}, {tokens}, {width}) to add at {site}, "
                 f"got {tuple(add.shape)}; was the vector read from this model?"
             )
-        if not bool(torch.isfinite(add).all()):
+        if not bool(torch.isfinite(add.to(dtype)).all()):
             raise ValueError(
-                f"expected finite values to add at {site}, got NaN or infinity; check how the vector was made"
+                f"expected finite values to add at {site}, got NaN or infinity in {dtype}; check how the vector was made"
             )

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ministeer.experiment import write_text
+from ministeer.files import read_json, write_text
 
 # Okabe and Ito's palette, told apart under the common colour-vision deficiencies
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
@@ -119,7 +118,7 @@ INTRODUCTION = {
 
 def report(folder: Path) -> str:
     """The HTML page of all experiments in a results folder, figures inside. Raises `ValueError` if there are none."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("[0-9][0-9]_*.json"))]
+    found = [read_json(path) for path in sorted(folder.glob("[0-9][0-9]_*.json"))]
     done = [experiment for experiment in found if experiment["page"]]
     if not done:
         raise ValueError(f"{folder}: expected results of at least one experiment, got none; run `make reproduce` first")

@@ -11,31 +11,19 @@ are [in, out]; ours, as everywhere else in torch, [out, in]. They are turned onc
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
-import threading
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .model import GPT2, GPT2Config
-from .tokenizer import Tokenizer
+from ministeer.files import read_json
+from ministeer.model import GPT2, GPT2Config
+from ministeer.tokenizer import Tokenizer
 
-# repository and revision, so that everyone measures the same file; each hash is stated by several public projects
-HUB = {
-    "gpt2": ("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e"),
-    "gpt2-medium": ("openai-community/gpt2-medium", "6dcaa7a952f72f9298047fd5137cd6e4f05f41da"),
-    "gpt2-large": ("openai-community/gpt2-large", "32b71b12589c2f8d625668d2335a01cac3249519"),
-    "gpt2-xl": ("openai-community/gpt2-xl", "15ea56dee5df4983c59b2538573817e1667135e2"),
-}
-NO_NETWORK_SECONDS = 8.0
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FILE_DTYPES = ("F32", "BF16", "F16")
-RECORD = "ministeer-sha256.json"
 SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
 # what else a GPT-2 config can ask for, and the one value of each that the model here computes
 VARIANTS = {
@@ -127,6 +115,8 @@ def _locate(name: str | Path) -> Path:
     if name == "nano":
         installed, clone = Path(__file__).parent / "nano", Path(__file__).parents[1] / "weights" / "nano"
         return _locate(installed if installed.is_dir() else clone)
+    from ministeer.hub import HUB, fetch  # here, so that `python -m ministeer.hub` is its only copy
+
     if isinstance(name, str) and name in HUB:
         return fetch(name)
     path = Path(name)
@@ -156,106 +146,7 @@ def _locate(name: str | Path) -> Path:
     return path
 
 
-def fetch(name: str) -> Path:
-    """The weights file of a named GPT-2 in Hugging Face's cache, downloaded if need be; its SHA-256 is checked.
-
-    HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and the proxy variables mean what they mean to huggingface_hub.
-    """
-    try:
-        from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
-        from huggingface_hub.errors import LocalEntryNotFoundError
-    except ImportError as error:
-        raise ImportError(f"downloading {name} needs huggingface_hub: pip install 'ministeer[hub]'") from error
-    repository, revision = HUB[name]
-
-    def get(cached: bool) -> Path:
-        hf_hub_download(repository, "config.json", revision=revision, local_files_only=cached)
-        return Path(hf_hub_download(repository, "model.safetensors", revision=revision, local_files_only=cached))
-
-    try:
-        path = get(cached=True)
-    except LocalEntryNotFoundError:
-        if constants.HF_HUB_OFFLINE:
-            raise ConnectionError(
-                f"{name} is not in the cache {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set: unset it once to "
-                'download, or use load("nano"), which needs no network'
-            ) from None
-        answers: list[Exception | None] = []
-
-        def ask() -> None:
-            try:
-                get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision))
-                answers.append(None)
-            except Exception as error:  # noqa: BLE001 - passed on below, as the cause
-                answers.append(error)
-
-        # huggingface_hub tries for up to a minute to reach its server, and a name look-up alone can take that long:
-        # one question, asked in a thread that need not come back, says first whether anybody is there
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        thread.join(NO_NETWORK_SECONDS)
-        try:
-            refusal = answers[0] if answers else TimeoutError(f"no answer within {NO_NETWORK_SECONDS:.0f} seconds")
-            if refusal is not None:
-                raise refusal
-            path = get(cached=False)
-        except Exception as error:  # of several libraries, old and new
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ConnectionError(
-                f"could not download {name} ({repository}) from {constants.ENDPOINT} ({reason}): check the network, set "
-                f"HTTPS_PROXY to your proxy or HF_ENDPOINT to a mirror, then run `make weights MODEL={name}`; "
-                'load("nano") needs no network'
-            ) from error
-    recorded_sha256(path)
-    return path
-
-
-def recorded_sha256(path: Path) -> str:
-    """The SHA-256 of a file in Hugging Face's cache, equal to what the hub stated and to what was seen at first.
-
-    It is computed when the file is new or its size or time has changed, and remembered beside the snapshots: 6 GB take
-    several seconds to hash. A file that is not the one recorded is refused.
-    """
-    repository = path.parents[2]  # <cache>/models--openai-community--gpt2/snapshots/<revision>/model.safetensors
-    record, key = repository / RECORD, f"{path.parent.name}/{path.name}"
-    status = path.stat()
-    seen = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    records = _read_json(record) if record.is_file() else {}
-    if key in records and {name: records[key].get(name) for name in seen} == seen:
-        return str(records[key]["sha256"])
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    sha256 = digest.hexdigest()
-    # the cache names a large file by the SHA-256 the hub stated; where links are not possible, that name is not kept
-    stated = Path(os.readlink(path)).name if path.is_symlink() else ""
-    expected = records[key]["sha256"] if key in records else stated if re.fullmatch("[0-9a-f]{64}", stated) else sha256
-    if sha256 != expected:
-        raise ValueError(
-            f"{path}: expected SHA-256 {expected}, found {sha256}: the download is damaged or was changed; "
-            f"delete the folder {repository} and load again"
-        )
-    if os.access(repository, os.W_OK):  # in a cache shared read-only, the file is hashed each time instead
-        temporary = record.with_name(f".{os.getpid()}-{RECORD}")
-        temporary.write_text(json.dumps(records | {key: {"sha256": sha256, **seen}}, indent=2) + "\n", "utf-8")
-        os.replace(temporary, record)
-    return sha256
-
-
 # --- from files to a model ---
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, found something else ({error}); download or save it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(  # noqa: TRY004 - one kind of error for everything a file can get wrong
-            f"{path}: expected a JSON object, found a {type(content).__name__}; download or save it again"
-        )
-    return content
 
 
 def _read_config(weights: Path) -> GPT2Config:
@@ -265,7 +156,7 @@ def _read_config(weights: Path) -> GPT2Config:
         raise FileNotFoundError(
             f"{path}: expected the model's config.json beside {weights.name}, found none; copy it there"
         )
-    found = _read_json(path)
+    found = read_json(path)
     if found.get("model_type") != "gpt2":
         raise ValueError(
             f'{path}: expected model_type "gpt2", found {found.get("model_type")!r}; only GPT-2\'s architecture is supported'
@@ -299,7 +190,7 @@ def _read_headers(weights: Path) -> dict[str, Entry]:
 
     files = [weights]
     if weights.suffix == ".json":
-        index = _read_json(weights).get("weight_map")
+        index = read_json(weights).get("weight_map")
         if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
             raise ValueError(f"{weights}: expected a weight_map of names to files, found none; save the model again")
         files = [weights.with_name(file) for file in sorted(set(index.values()))]
@@ -396,12 +287,3 @@ def _read_tensor(entry: Entry) -> Tensor:
 def _all_finite(tensor: Tensor) -> bool:
     """Whether no value is NaN or infinite. Both show in the extremes, which cost one read, a 30th of `isfinite().all()`."""
     return all(bool(torch.isfinite(extreme)) for extreme in tensor.aminmax())
-
-
-if __name__ == "__main__":
-    import sys
-
-    if len(sys.argv) != 2 or sys.argv[1] not in HUB:
-        sys.exit(f"usage: python -m ministeer.weights {'|'.join(HUB)}")
-    file = fetch(sys.argv[1])
-    print(f"{file.parent}\nmodel.safetensors: {file.stat().st_size} bytes, SHA-256 {recorded_sha256(file)}")

@@ -18,7 +18,7 @@ from reference import (
 )
 from torch import Tensor
 
-from ministeer.model import GPT2, Cache
+from ministeer.model import GPT2, Cache, GPT2Config
 
 TINY = SHAPES["tiny"]
 LAYERS, WIDTH, CONTEXT = TINY["n_layer"], TINY["n_embd"], TINY["n_positions"]
@@ -38,7 +38,7 @@ def greedy(model: GPT2, prompts: list[list[int]], new: int, **kwargs: object) ->
     ids, lengths = right_padded(prompts)
     cache = Cache(model, len(prompts), ids.shape[1] + new)
     logits = model(ids, cache=cache, **kwargs)
-    cache.lengths = lengths
+    cache.keep(lengths)
     token = logits[torch.arange(len(prompts)), lengths - 1].argmax(-1)  # (B, V) -> (B,)
     out = [token]
     for _ in range(new - 1):
@@ -131,7 +131,7 @@ def test_unequal_prompts_in_one_batch_go_on_as_each_does_alone(
     logits = MODEL(ids, cache=cache)
     for b, n in enumerate(lengths):
         assert relative(logits[b, :n], expected[b][:n]) < TOLERANCE
-    cache.lengths = true_lengths
+    cache.keep(true_lengths)
     for t in range(more):
         token = torch.tensor([text[n + t] for text, n in zip(texts, lengths, strict=True)])[:, None]
         logits = MODEL(token, cache=cache)
@@ -147,7 +147,7 @@ def test_several_tokens_at_once_follow_prompts_of_unequal_length() -> None:
     ids, true_lengths = right_padded([text[:n] for text, n in zip(texts, lengths, strict=True)])
     cache = Cache(MODEL, 3, CONTEXT)
     MODEL(ids, cache=cache)
-    cache.lengths = true_lengths
+    cache.keep(true_lengths)
     logits = MODEL(torch.tensor([text[n:] for text, n in zip(texts, lengths, strict=True)]), cache=cache)
     for b, n in enumerate(lengths):
         assert relative(logits[b], expected[b][n:]) < TOLERANCE
@@ -160,7 +160,7 @@ def test_a_batch_with_its_longest_row_first_last_or_alone_at_the_context() -> No
         ids, true_lengths = right_padded([text[:-1] for text in texts])
         cache = Cache(MODEL, 3, CONTEXT)
         MODEL(ids, cache=cache)
-        cache.lengths = true_lengths
+        cache.keep(true_lengths)
         logits = MODEL(torch.tensor([text[-1:] for text in texts]), cache=cache)
         for row, expected in zip(logits, alone(MODEL, texts), strict=True):
             assert relative(row, expected[-1:]) < TOLERANCE
@@ -179,7 +179,7 @@ def test_a_prefix_is_computed_once_and_gone_back_to(prefix: int, tails: list[int
     MODEL(texts[0][:, :prefix], cache=cache)
     shared = cache.lengths
     for text in texts:
-        cache.lengths = shared
+        cache.keep(shared)
         assert relative(MODEL(text[:, prefix:], cache=cache), MODEL(text)[:, prefix:]) < TOLERANCE
     assert shared.tolist() == [prefix] * 2  # the caller's own tensor is not counted up in place
 
@@ -188,9 +188,9 @@ def test_rows_can_go_back_by_different_steps() -> None:
     texts = random_ids(MODEL, 3, 12)
     cache = Cache(MODEL, 3, 12)
     MODEL(random_ids(MODEL, 3, 12, seed=9), cache=cache)
-    cache.lengths = torch.tensor([0, 0, 0])
+    cache.keep(torch.tensor([0, 0, 0]))
     MODEL(texts[:, :8], cache=cache)
-    cache.lengths = torch.tensor([2, 7, 0])
+    cache.keep(torch.tensor([2, 7, 0]))
     piece = torch.stack([texts[0, 2:6], texts[1, 7:11], texts[2, 0:4]])
     logits = MODEL(piece, cache=cache)
     expected = MODEL(texts)
@@ -317,7 +317,7 @@ def test_more_tokens_than_the_cache_holds_are_refused() -> None:
 def test_it_is_the_longest_row_that_must_fit() -> None:
     cache = Cache(MODEL, 2, 6)
     MODEL(random_ids(MODEL, 2, 5), cache=cache)
-    cache.lengths = torch.tensor([1, 5])
+    cache.keep(torch.tensor([1, 5]))
     with pytest.raises(ValueError, match=r"at most 6 .* got 7"):
         MODEL(random_ids(MODEL, 2, 2), cache=cache)
 
@@ -375,3 +375,47 @@ def test_after_an_error_a_cache_goes_on_as_if_nothing_had_been_asked(before: int
         MODEL(**({"ids": random_ids(MODEL, 2, 3, seed=7), "cache": cache} | wrong))
     assert cache.lengths.tolist() == [before, before]
     assert relative(MODEL(ids[:, before:], cache=cache), MODEL(ids)[:, before:]) < TOLERANCE
+
+
+@pytest.mark.parametrize("lengths", [[4, 3], [-1, 3], [3], [[3, 3]], [1.0, 2.0]])
+def test_only_what_is_held_can_be_kept(lengths: list) -> None:
+    cache = Cache(MODEL, 2, 8)
+    MODEL(random_ids(MODEL, 2, 3), cache=cache)
+    with pytest.raises(ValueError, match=r"expected a length for each row, from 0 to what it holds, \[3, 3\], got"):
+        cache.keep(torch.tensor(lengths))
+    assert cache.lengths.tolist() == [3, 3]
+
+
+def test_infinities_that_are_forgotten_do_no_harm() -> None:
+    """A masked slot counts 0 times its value; 0 times infinity is not 0."""
+    texts = random_ids(MODEL, 2, 8)
+    cache = Cache(MODEL, 2, 12)
+    MODEL(texts, cache=cache)
+    cache.k[:, 0, 3:8] = cache.v[:, 0, 3:8] = torch.inf
+    cache.keep([3, 8])
+    logits = MODEL(texts[:, 3:5], cache=cache)
+    assert relative(logits[:1], MODEL(texts[:1, :5])[:, 3:]) < TOLERANCE
+
+
+def test_gradients_reach_the_calls_own_tokens_and_treat_what_is_held_as_constant() -> None:
+    """Twice, and each time as without a cache where only the later positions are steered."""
+    ids = random_ids(MODEL, 2, 9)
+    v = random_tensor(TINY["n_embd"]).requires_grad_()
+    cache = Cache(MODEL, 2, 9)
+    MODEL(ids[:, :4], adds={("pre", 1): v}, cache=cache)
+    assert not cache.k.requires_grad
+    for _ in range(2):
+        cache.keep([4, 4])
+        cached = MODEL(ids[:, 4:], adds={("pre", 1): v}, cache=cache)[..., 5].square().sum()
+        held = torch.where(torch.arange(9)[:, None] < 4, v.detach(), v)[None]  # (1, T, D)
+        whole = MODEL(ids, adds={("pre", 1): held})[:, 4:, 5].square().sum()
+        (ours,), (theirs,) = torch.autograd.grad(cached, v), torch.autograd.grad(whole, v)
+        assert relative(ours, theirs) < TOLERANCE
+
+
+def test_a_cache_of_another_model_or_of_no_rows_is_refused() -> None:
+    other = GPT2(GPT2Config(**{**TINY, "n_layer": LAYERS + 1}))
+    with pytest.raises(ValueError, match="expected a cache made for this model"):
+        MODEL(random_ids(MODEL, 1, 2), cache=Cache(other, 1, 4))
+    with pytest.raises(ValueError, match="expected a cache for one row or more, got 0"):
+        Cache(MODEL, 0, 4)

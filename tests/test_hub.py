@@ -18,11 +18,12 @@ import pytest
 import torch
 from hub_server import serve
 
+from ministeer import hub as named
 from ministeer import weights
 from ministeer.model import GPT2, GPT2Config
 
 ROOT = Path(weights.__file__).parents[1]
-REVISION = weights.HUB["gpt2"][1]
+REVISION = named.HUB["gpt2"][1]
 LOAD = """
 from ministeer import weights
 model, tok = weights.load("gpt2")
@@ -75,14 +76,14 @@ def test_a_named_model_is_downloaded_once_and_then_needs_no_network(shelf, tmp_p
         assert {path for _, path, _ in hub.requests} == {
             f"/openai-community/gpt2/resolve/{REVISION}/{file}" for file in ("config.json", "model.safetensors")
         }
-        record = json.loads(next(tmp_path.rglob(weights.RECORD)).read_text())
+        record = json.loads(next(tmp_path.rglob(named.RECORD)).read_text())
         sha256 = hashlib.sha256((shelf / "model.safetensors").read_bytes()).hexdigest()
         assert record[f"{REVISION}/model.safetensors"]["sha256"] == sha256
         hub.requests.clear()
         status, out, err = run(tmp_path, hub.url, "-c", LOAD)
         assert (status, out.strip(), hub.requests) == (0, expected(shelf), []), err
         # the command prints where, how large and which
-        status, out, err = run(tmp_path, hub.url, "-m", "ministeer.weights", "gpt2")
+        status, out, err = run(tmp_path, hub.url, "-m", "ministeer.hub", "gpt2")
         assert status == 0, err
         assert re.search(rf"{REVISION}\n.*{(shelf / 'model.safetensors').stat().st_size} bytes.*{sha256}", out)
         assert hub.requests == []
@@ -132,21 +133,21 @@ def test_a_file_that_changed_after_its_first_download_is_refused(shelf, tmp_path
     blob.write_bytes(b"first")
     pointer.symlink_to(os.path.relpath(blob, pointer.parent))
     sha256 = hashlib.sha256(b"first").hexdigest()
-    assert weights.recorded_sha256(pointer) == sha256
+    assert named.recorded_sha256(pointer) == sha256
     os.utime(blob, ns=(1, 1))  # a new time alone costs a new hash, no more
-    assert weights.recorded_sha256(pointer) == sha256
+    assert named.recorded_sha256(pointer) == sha256
     blob.write_bytes(b"other")
     with pytest.raises(ValueError, match=f"expected SHA-256 {sha256}.*delete the folder"):
-        weights.recorded_sha256(pointer)
+        named.recorded_sha256(pointer)
 
 
 def test_an_unchanged_file_is_not_hashed_again(tmp_path, monkeypatch):
     pointer = tmp_path / "models--openai-community--gpt2" / "snapshots" / "r" / "model.safetensors"
     pointer.parent.mkdir(parents=True)
     pointer.write_bytes(b"weights")
-    first = weights.recorded_sha256(pointer)
-    monkeypatch.setattr(weights.hashlib, "sha256", lambda: pytest.fail("hashed again"))
-    assert weights.recorded_sha256(pointer) == first
+    first = named.recorded_sha256(pointer)
+    monkeypatch.setattr(named.hashlib, "sha256", lambda: pytest.fail("hashed again"))
+    assert named.recorded_sha256(pointer) == first
 
 
 @pytest.mark.parametrize("how", ["refused", "silent", "unknown name"])
@@ -197,7 +198,7 @@ def test_without_huggingface_hub_it_says_what_to_install(monkeypatch):
 
 
 def test_every_named_model_is_pinned():
-    assert set(weights.HUB) == {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}
-    for name, (repository, revision) in weights.HUB.items():
+    assert set(named.HUB) == {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}
+    for name, (repository, revision) in named.HUB.items():
         assert repository == f"openai-community/{name}"
         assert re.fullmatch("[0-9a-f]{40}", revision)

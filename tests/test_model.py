@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from reference import (
 from torch import Tensor
 
 import ministeer.model as model_file
-from ministeer.model import GPT2, Cache, GPT2Config
+from ministeer.model import GPT2, Cache, GPT2Config, Linear, pad
 
 TINY = SHAPES["tiny"]
 LAYERS, WIDTH = TINY["n_layer"], TINY["n_embd"]
@@ -521,6 +522,20 @@ def test_gradients_flow_through_an_add_as_through_the_loop_by_hand(site: tuple[s
     assert float(by_adds.norm()) > 1e-3
 
 
+def test_one_token_through_strips_of_the_matrix_is_a_linear_map_and_so_is_its_gradient() -> None:
+    linear, plain = Linear(16, 48), torch.nn.Linear(16, 48)
+    plain.load_state_dict(linear.state_dict())
+    x = random_tensor(1, 1, 16).requires_grad_()
+    for layer in (linear, plain):
+        layer(x).square().sum().backward()
+    assert relative(linear(x).detach(), plain(x).detach()) < TOLERANCE
+    for ours, theirs in zip(linear.parameters(), plain.parameters(), strict=True):
+        assert relative(ours.grad, theirs.grad) < TOLERANCE
+    (ours,) = torch.autograd.grad(linear(x).square().sum(), x)
+    (theirs,) = torch.autograd.grad(plain(x).square().sum(), x)
+    assert relative(ours, theirs) < TOLERANCE
+
+
 def test_the_gradient_of_a_function_add_is_the_slope() -> None:
     model = converted(TINY_PAIR.theirs).double()
     c = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
@@ -643,9 +658,9 @@ def test_a_site_past_the_depth_is_refused(add: bool) -> None:
             assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("depth", [-1, LAYERS + 1])
+@pytest.mark.parametrize("depth", [-1, LAYERS + 1, 1.0])
 def test_a_depth_that_the_model_has_not_is_refused(depth: int) -> None:
-    with pytest.raises(ValueError, match=f"expected a depth from 0 to {LAYERS}, got {depth}"):
+    with pytest.raises(ValueError, match=f"expected a depth, a whole number from 0 to {LAYERS}, got {depth}"):
         MODEL.stream(IDS, depth=depth)
 
 
@@ -654,6 +669,7 @@ def test_a_depth_that_the_model_has_not_is_refused(depth: int) -> None:
     [
         (torch.tensor([[0, 61]]), ["0 to 60", "61", "tokenizer"]),
         (torch.tensor([[0, -1]]), ["0 to 60", "-1"]),
+        ([[1, 2, 3]], ["tensor", "list", "torch.tensor([ids])"]),
         (torch.tensor([1, 2, 3]), ["(B, T)", "(3,)", "torch.tensor([ids])"]),
         (torch.tensor(1), ["(B, T)", "()"]),
         (torch.tensor([[[1]]]), ["(B, T)", "(1, 1, 1)"]),
@@ -669,6 +685,35 @@ def test_wrong_ids_are_refused(ids: Tensor, words: list[str]) -> None:
         MODEL(ids)
     for word in ["expected", "got", *words]:
         assert word in str(caught.value)
+
+
+def test_an_add_that_overflows_in_the_models_dtype_is_refused() -> None:
+    """1e6 is finite in float32, and infinity where it is added."""
+    model = GPT2(MODEL.config).half()
+    for add in (torch.full((WIDTH,), 1e6), lambda x: torch.full((WIDTH,), 1e6)):
+        with pytest.raises(ValueError, match=r"expected finite values .* infinity in torch\.float16"):
+            model(IDS, adds={("pre", 1): add})
+
+
+def test_a_list_tape_given_twice_is_refused() -> None:
+    tape: list = [("pre", 1)]
+    MODEL(IDS, tape=tape)
+    with pytest.raises(ValueError, match="got a tensor: a list of sites serves one call"):
+        MODEL(IDS, tape=tape)
+
+
+def test_a_layer_can_be_a_numpy_integer() -> None:
+    site = ("pre", np.int64(1))
+    tape = [site]
+    steered = MODEL(IDS, adds={site: V}, tape=tape)
+    assert torch.equal(steered, MODEL(IDS, adds={("pre", 1): V}))
+    assert tape[0].shape == (*IDS.shape, WIDTH)
+
+
+@pytest.mark.parametrize("rows", [[], [[]], [[1], []]])
+def test_padding_nothing_is_refused(rows: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="expected one row or more, each with one id or more, got"):
+        pad(rows)
 
 
 def test_a_refused_call_computes_nothing_and_fills_no_tape() -> None:
