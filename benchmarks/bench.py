@@ -33,6 +33,7 @@ from torch import Tensor
 from ministeer.extract import streams
 from ministeer.generate import generate
 from ministeer.model import GPT2, GPT2Config, Linear
+from ministeer.pack import Packed, pack, supported
 from ministeer.vectors import Steer
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -147,9 +148,9 @@ def decode_row(ours: GPT2, theirs: Any, repetitions: int, target: float | None) 
     if dtype == torch.float32 and found[0] != found[1]:
         raise RuntimeError(f"the two sides do not compute the same, timing them says nothing: {found}")
     times = in_turns(repetitions, run_ours, run_theirs)
-    read = sum(p.numel() for name, p in ours.named_parameters() if p.ndim == 2 and "wpe" not in name) * dtype.itemsize
+    read = sum(p.numel() for name, p in ours.state_dict().items() if p.ndim == 2 and "wpe" not in name) * dtype.itemsize
     return Row(
-        f"steered decoding, {NEW} tokens from {PROMPT}",
+        f"steered decoding, {NEW} tokens from {PROMPT}{_packed(ours)}",
         _name(dtype),
         *times,
         about=f"`generate` with a `Steer` against transformers' `generate` (use_cache) with a forward pre-hook, both "
@@ -188,9 +189,9 @@ def extract_row(ours: GPT2, theirs: Any, repetitions: int, pairs: int, target: f
     if error > (1e-3 if dtype == torch.float32 else 0.1):
         raise RuntimeError(f"the two sides do not compute the same, timing them says nothing: error {error:.1e}")
     times = in_turns(repetitions, run_ours, run_theirs)
-    matrices = sum(p.numel() for p in ours.blocks.parameters() if p.ndim == 2)
+    matrices = sum(p.numel() for p in ours.blocks.state_dict().values() if p.ndim == 2)
     return Row(
-        f"contrastive extraction, {pairs} pairs of {TOKENS} tokens, all layers",
+        f"contrastive extraction, {pairs} pairs of {TOKENS} tokens, all layers{_packed(ours)}",
         _name(dtype),
         *times,
         about=f"`extract.streams` against GPT2LMHeadModel with output_hidden_states, both in batches of {BATCH}, then "
@@ -284,6 +285,10 @@ def machine() -> str:
     return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB"
 
 
+def _packed(ours: GPT2) -> str:
+    return ", `pack`ed" if isinstance(ours.blocks[0].mlp.c_fc, Packed) else ""
+
+
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -316,6 +321,10 @@ def main() -> None:
         pair = build(config, dtype)
         add(decode_row(*pair, many, decode_target))
         add(extract_row(*pair, (many + 1) // 2, pairs, extract_target))
+        if dtype == torch.bfloat16 and supported():
+            pack(pair[0])
+            add(decode_row(*pair, many, decode_target))
+            add(extract_row(*pair, (many + 1) // 2, pairs, extract_target))
         del pair
         gc.collect()
     load.append(os.getloadavg()[0])
@@ -330,7 +339,8 @@ def main() -> None:
 {table(rows)}
 
 Medians of repetitions in which the two sides take turns, the slowest and the fastest in brackets. Limits were measured
-in the same run; memory was read at {read_bandwidth() / 1e9:.1f} GB/s.
+in the same run; memory was read at {read_bandwidth() / 1e9:.1f} GB/s. `pack`ed: after `ministeer.pack.pack`, whose result is
+the same to rounding; transformers is run again beside it.
 
 {chr(10).join(notes)}
 """

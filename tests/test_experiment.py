@@ -1,0 +1,119 @@
+"""Experiments on disk: what is measured once is not measured again, and whatever changed is."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from ministeer import extract
+from ministeer.experiment import Experiment
+from ministeer.model import GPT2, GPT2Config
+from ministeer.weights import save_model
+
+NANO = Path(__file__).parents[1] / "weights" / "nano"
+PAGE = {"title": "T", "question": "Q?", "protocol": "P.", "finding": "F."}
+calls: list[object] = []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small model with nano's tokenizer."""
+    calls.clear()
+    write_model(tmp_path / "small", seed=0)
+    return tmp_path / "small"
+
+
+def write_model(folder: Path, seed: int) -> None:
+    model = GPT2(GPT2Config(4500, 32, 16, 2, 2))
+    model.initialize(torch.Generator().manual_seed(seed))
+    save_model(model, folder)
+    shutil.copy(NANO / "vocab.tiktoken", folder)
+
+
+def lab(folder: Path, **settings: str) -> Experiment:
+    return Experiment("01_test", str(folder), results=folder.parent / "results", **settings)
+
+
+def measure(model, tokenizer, *, text, **settings):
+    calls.append((text, settings))
+    if text == "stop":
+        raise KeyboardInterrupt
+    return [{"norm": model(torch.tensor([tokenizer.encode(text)])).norm().item()}]
+
+
+def test_a_cell_is_measured_once_and_read_back_the_same(folder):
+    first = lab(folder).cell(measure, text="hot")
+    again = lab(folder)
+    assert again.cell(measure, text="hot") == again.cell(measure, text="hot") == first
+    assert len(calls) == 1
+
+
+def test_what_changed_is_measured_again(folder):
+    lab(folder).cell(measure, text="hot", layer=1)
+    lab(folder).cell(measure, text="hot", layer=2)  # a setting
+    lab(folder, dtype="bfloat16").cell(measure, text="hot", layer=1)  # the dtype
+    write_model(folder, seed=1)
+    lab(folder).cell(measure, text="hot", layer=1)  # the weights
+    assert len(calls) == 4
+
+    def measured(model, tokenizer, *, text):  # the code
+        calls.append(text)
+        return []
+
+    lab(folder).cell(measured, text="hot")
+    assert len(calls) == 5
+
+
+def test_an_interrupted_run_continues(folder):
+    cut = lab(folder)
+    cut.cell(measure, text="hot")
+    with pytest.raises(KeyboardInterrupt):
+        cut.cell(measure, text="stop")
+    assert [path.name for path in cut.folder.iterdir()] == ["01_test.json"]  # nothing half-written beside it
+    calls.clear()
+    again = lab(folder)
+    again.cell(measure, text="hot")
+    again.cell(measure, text="cold")
+    assert [text for text, _ in calls] == ["cold"]
+
+
+def test_the_file_says_what_its_rows_depend_on_and_holds_this_runs_cells_only(folder, capsys):
+    lab(folder).cell(measure, text="hot", seed=3)
+    run = lab(folder)
+    run.cell(measure, text="cold", seed=4)
+    run.save(**PAGE)
+    found = json.loads(run.path.read_text())
+    assert (found["model"], found["dtype"], found["device"]) == (str(folder), "float32", "cpu")
+    assert found["weights"] == run.weights
+    assert [cell["settings"] for cell in found["cells"]] == [{"text": "cold", "seed": 4}]
+    assert found["page"]["finding"] == "F."
+    assert "F." in capsys.readouterr().out
+
+
+def test_a_vector_is_made_once_and_says_where_it_comes_from(folder):
+    run = lab(folder)
+    settings = {"positive": "Love", "negative": "Hate", "sites": [("pre", 1)]}
+    made = run.vector(extract.activation_addition, **settings)
+    read = lab(folder).vector(extract.activation_addition, **settings)
+    assert torch.equal(made["pre", 1], read["pre", 1])
+    assert len(list(run.folder.glob("*.safetensors"))) == 1
+    run.cell(measure, text="hot", vector=made)
+    run.cell(measure, text="hot", vector=-made)
+    assert len(calls) == 2  # another vector is another cell
+
+
+def test_settings_that_cannot_be_written_down_are_refused(folder):
+    with pytest.raises(ValueError, match="expected settings that JSON can hold, or steering vectors, got Tensor"):
+        lab(folder).cell(measure, text="hot", weights=torch.ones(2))
+    assert not calls
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_file_is_refused_and_left_alone(folder, content):
+    path = lab(folder).path
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"01_test\.json: expected"):
+        lab(folder)
+    assert path.read_text() == content
