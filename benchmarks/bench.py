@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -252,8 +253,9 @@ def import_row(repetitions: int) -> Row:
 # --- limits ----------------------------------------------------------------------------------------------------------
 
 
+@cache
 def read_bandwidth() -> float:
-    """Bytes a second at which a tensor far larger than the caches is summed: the fastest of several."""
+    """Bytes a second at which a tensor far larger than the caches is summed: the fastest of several, measured once a run."""
     x = torch.ones(2**27)  # 512 MiB
     return x.numel() * 4 / min(seconds(x.sum) for _ in range(8))
 

@@ -9,9 +9,8 @@ norm do nothing of the kind.
 # %% What is read: the valence of the next word, and sampled text
 import torch
 
-from ministeer import Steer, data, extract, generate, metrics, report
+from ministeer import Steer, data, extract, generate, metrics, prefill, report
 from ministeer.experiment import Experiment
-from ministeer.generate import prefill
 
 PROMPTS = [f"{thing} is" for thing in ("The world", "My life", "Our home", "This garden", "This letter", "My job")]
 PROMPTS += ["Today I am", "I feel", "We are", "You are", "I think you are", "I went to the school and it was"]
@@ -27,18 +26,15 @@ def valence(model, tokenizer, *, vector, layer, coefficients, prompts, pleasant,
 
 
 def completions(model, tokenizer, *, vector, layer, coefficients, prompts, seed, max_new_tokens):
-    """A sampled continuation of each prompt at each coefficient; sampled as in the ActAdd paper."""
-    ids = [[tokenizer.eot, *tokenizer.encode(prompt)] for prompt in prompts]
-    found = []
-    for c in coefficients:
-        generators = [torch.Generator().manual_seed(seed) for _ in prompts]
-        steer = Steer(vector, ("pre", layer), c, where="front")
-        texts = generate(
-            model, ids, steer=steer, max_new_tokens=max_new_tokens, top_p=0.3, frequency_penalty=1.0,
-            generator=generators, stop=[tokenizer.eot],
-        )  # fmt: skip
-        found.append({"texts": [tokenizer.decode(text[len(i) :]) for text, i in zip(texts, ids, strict=True)]})
-    return found
+    """Of each prompt, a text sampled as in the ActAdd paper at each coefficient: one batch, a coefficient a row."""
+    ids = [[tokenizer.eot, *tokenizer.encode(prompt)] for prompt in prompts for _ in coefficients]
+    steer = Steer(vector, ("pre", layer), [c for _ in prompts for c in coefficients], where="front")
+    texts = generate(
+        model, ids, steer=steer, max_new_tokens=max_new_tokens, top_p=0.3, frequency_penalty=1.0,
+        generator=[torch.Generator().manual_seed(seed) for _ in ids], stop=[tokenizer.eot],
+    )  # fmt: skip
+    found = iter(tokenizer.decode(text[len(i) :]) for text, i in zip(texts, ids, strict=True))
+    return [{"prompt": prompt, "texts": [next(found) for _ in coefficients]} for prompt in prompts]
 
 
 # %% Measure it
@@ -46,8 +42,7 @@ lab = Experiment.from_command_line(__file__)
 depth = lab.model.config.n_layer
 layer = max(1, depth // 8)  # 6 of GPT-2 XL's 48, as published
 layers = sorted({*range(0, depth, max(1, depth // 12)), layer})
-sites = [("pre", i) for i in layers]
-vector = lab.vector(extract.activation_addition, positive="Love", negative="Hate", sites=sites)
+vector = lab.vector(extract.activation_addition, positive="Love", negative="Hate", sites=[("pre", i) for i in layers])
 vectors = {"Love - Hate": vector, **{f"random {s}": extract.random_like(vector, seed=s) for s in range(5)}}
 pleasant, unpleasant = ([w["word"] for w in data.read("valence.tsv") if w["sign"] == sign] for sign in ("1", "-1"))
 settings = {"coefficients": COEFFICIENTS, "prompts": PROMPTS, "pleasant": pleasant, "unpleasant": unpleasant}
@@ -61,35 +56,31 @@ samples = lab.cell(completions, vector=vector, layer=layer, seed=0, max_new_toke
 # %% Show it
 plus, minus = COEFFICIENTS.index(5.0), COEFFICIENTS.index(-5.0)
 effects = {key: [a - b for a, b in zip(v[plus], v[minus], strict=True)] for key, v in measured.items()}
-real = {i: metrics.bootstrap(effects["Love - Hate", i], seed=0) for i in layers}
-chance = {i: metrics.bootstrap([x for s in range(5) for x in effects[f"random {s}", i]], seed=0) for i in layers}
-mean, low, high = real[layer]
-largest = max((metrics.bootstrap(effects[f"random {s}", layer], seed=0)[0] for s in range(5)), key=abs)
+real = [metrics.bootstrap(effects["Love - Hate", i], seed=0) for i in layers]
+means = [[sum(effects[f"random {s}", i]) / len(PROMPTS) for s in range(5)] for i in layers]
+chance = [(sum(m) / len(m), min(m), max(m)) for m in means]
+(mean, low, high), random = real[layers.index(layer)], chance[layers.index(layer)]
 curves = {name: [metrics.bootstrap(x, seed=0) for x in measured[name, layer]] for name in ("Love - Hate", "random 0")}
-valences = "valence of the next word (nats)"
+coefficients = report.lines(
+    lab.folder / "01_coefficients", COEFFICIENTS, curves, xlabel="coefficient", ylabel="valence of the next word (nats)",
+    caption=f"Layer {layer}, {len(PROMPTS)} prompts, 95 % bootstrap intervals over prompts.",
+)  # fmt: skip
+sweep = report.lines(
+    lab.folder / "01_layers", layers, {"Love - Hate": real, "random, all of 5": chance},
+    xlabel="layer whose input is steered", ylabel="effect of +5 against -5 (nats)",
+    caption="The vector is read and added at the same layer. Bands: 95 % over prompts; the range of the 5 random vectors.",
+)  # fmt: skip
 lab.save(
     title="1. Activation addition: Love - Hate",
     question="Does the difference between two words, added at the start of a prompt, change the valence of what follows?",
     protocol=f"Stream over 'Love' minus stream over 'Hate', added once to the first positions of {len(PROMPTS)} prompts; "
     "log-odds of pleasant against unpleasant next words; 5 random vectors of equal norm; 95 % bootstrap over prompts.",
     finding=f"At layer {layer}, coefficient 5 against -5 moves the valence of the next word by {mean:.2f} nats "
-    f"[{low:.2f}, {high:.2f}]; the largest effect of 5 random vectors is {largest:.2f}.",
-    figures=[
-        report.lines(
-            lab.folder / "01_coefficients", COEFFICIENTS, curves, xlabel="coefficient", ylabel=valences,
-            caption=f"Layer {layer}, 12 prompts, 95 % bootstrap intervals over prompts.",
-        ),
-        report.lines(
-            lab.folder / "01_layers", layers, {"Love - Hate": real.values(), "random, 5 seeds": chance.values()},
-            xlabel="layer whose input is steered", ylabel="effect of +5 against -5 (nats)",
-            caption="The vector is read and added at the same layer.",
-        ),
-    ],
-    tables=[
-        {
-            "caption": f"Sampled text by coefficient at layer {layer} (top-p 0.3, frequency penalty 1, seed 0).",
-            "columns": ["prompt", "-5", "0", "+5"],
-            "rows": [[p, *texts] for p, *texts in zip(shown["prompts"], *(s["texts"] for s in samples), strict=True)],
-        }
-    ],
+    f"[{low:.2f}, {high:.2f}]; 5 random vectors by {random[1]:.2f} to {random[2]:.2f}.",
+    figures=[coefficients, sweep],
+    tables=[{
+        "caption": f"Sampled text by coefficient at layer {layer} (top-p 0.3, frequency penalty 1, seed 0).",
+        "columns": ["prompt", "-5", "0", "+5"],
+        "rows": [[row["prompt"], *row["texts"]] for row in samples],
+    }],
 )  # fmt: skip

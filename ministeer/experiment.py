@@ -1,8 +1,8 @@
 """One experiment's measurements on disk: `results/<model>/NN_name.json`, with everything they depend on.
 
 An experiment is cut into cells. A cell is a function of the model and of settings that can be written down, so its key
-(the function's source, its settings, the weights and their dtype) says all that decides its rows. A cell whose key is in
-the file is not computed again: an interrupted run continues, and whatever changed is computed anew.
+(the function's source and this package's, its settings, the weights, their dtype and device) says what decides its rows.
+A cell whose key is in the file is not computed again: an interrupted run continues, and whatever changed is computed anew.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ministeer.files import read_json, write_text
 from ministeer.model import GPT2
 from ministeer.tokenizer import Tokenizer
-from ministeer.vectors import SteeringVector, fingerprint
+from ministeer.vectors import SteeringVector, fingerprint, vector_hash
 from ministeer.weights import load
 
 Row = dict[str, Any]
@@ -49,6 +50,7 @@ class Experiment:
         cells = read_json(self.path).get("cells", []) if self.path.exists() else []
         self._known: dict[str, Row] = {cell["key"]: cell for cell in cells}
         self._used: dict[str, Row] = {}
+        self._vectors: set[Path] = set()
 
     @classmethod
     def from_command_line(cls, script: str) -> Experiment:
@@ -80,18 +82,20 @@ class Experiment:
                 "key": key,
                 "measure": measure.__name__,
                 "settings": {name: _short(value) for name, value in settings.items()},
+                **self._where(),
                 "seconds": round(seconds, 2),
                 "rows": rows,
             }
+            # cells of an earlier run that were not asked for yet stay in the file: this run may be cut off as well
+            self._write(self._known.values())
         self._used[key] = self._known[key]
-        # cells of an earlier run that were not asked for yet stay in the file: this run may be cut off as well
-        self._write({**self._used, **self._known}.values())
         found: list[Row] = self._known[key]["rows"]
         return found
 
     def vector(self, make: Callable[..., SteeringVector], **settings: Any) -> SteeringVector:
         """The vector `make(model, tokenizer, **settings)`, kept beside the rows as `<name>.<key>.safetensors`."""
         path = self.folder / f"{self.name}.{self._key(make, settings)}.safetensors"
+        self._vectors.add(path)
         if not path.exists():
             make(self.model, self.tokenizer, **settings).save(path)
         return SteeringVector.load(path, self.model)
@@ -115,7 +119,7 @@ class Experiment:
         figures: Sequence[Row] = (),
         tables: Sequence[Row] = (),
     ) -> None:
-        """Write the file with its page of the report, and with only the cells that this run used; print the finding.
+        """Write the file with its page of the report, keep of cells and vectors only those this run used; print the finding.
 
         figures: {"file", "alt", "caption"}, the file in this experiment's folder. tables: {"caption", "columns", "rows"}.
         """
@@ -129,19 +133,22 @@ class Experiment:
             "command": f"python examples/{self.name}.py --model {self.model_name} --dtype {self.dtype}",
         }
         self._write(self._used.values())
+        for path in set(self.folder.glob(f"{self.name}.*.safetensors")) - self._vectors:
+            path.unlink()
         print(f"{self.name}: {finding} -> {self.path}")
 
     def _key(self, function: Callable[..., Any], settings: dict[str, Any]) -> str:
-        device = self.device.split(":")[0]
-        return _digest([function.__name__, inspect.getsource(function), settings, self.weights, self.dtype, device])
+        return _digest([function.__name__, inspect.getsource(function), settings, self._where(), _code()])
+
+    def _where(self) -> Row:
+        """What the model is and what it runs on."""
+        return {"weights": self.weights, "dtype": self.dtype, "device": self.device.split(":")[0]}
 
     def _write(self, cells: Iterable[Row]) -> None:
         everything = {
             "name": self.name,
             "model": self.model_name,
-            "weights": self.weights,
-            "dtype": self.dtype,
-            "device": self.device,
+            **self._where(),
             "page": self.page,
             "cells": list(cells),
         }
@@ -152,9 +159,16 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
 
 
+@cache
+def _code() -> str:
+    """A hash of the package's source, but for the pages of the report, which no row depends on."""
+    files = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name != "report.py")
+    return _digest([path.read_text("utf-8") for path in files])
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, SteeringVector):
-        return {"sites": value.sites, **asdict(value.provenance)}
+        return {"sites": value.sites, **asdict(value.provenance), "sha256": vector_hash(value)}
     raise ValueError(f"expected settings that JSON can hold, or steering vectors, got {type(value).__name__}")
 
 

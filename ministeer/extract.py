@@ -132,7 +132,7 @@ def random_like(vector: SteeringVector, *, seed: int) -> SteeringVector:
     tensors = {}
     for site, tensor in vector.tensors.items():
         noise = torch.randn(tensor.shape, generator=generator)  # (D,) or (P, D)
-        tensors[site] = noise * (tensor.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
+        tensors[site] = noise * (tensor.float().cpu().norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
     method = f"random, of the norm of ({vector.provenance.method})"
     return SteeringVector(tensors, replace(vector.provenance, method=method, seed=seed))
 
@@ -156,18 +156,19 @@ def _read_at(plus: Sequence[int], minus: Sequence[int], token: str, number: int)
 
 
 def _sites(sites: Site | Sequence[Site]) -> list[Site]:
-    if not sites:
-        raise ValueError("expected at least one site, got none")
-    wanted: list[Site] = [sites] if isinstance(sites[0], str) else list(sites)  # type: ignore[list-item, arg-type]
+    given: Any = sites
+    wanted = [given] if isinstance(given, tuple) and given and isinstance(given[0], str) else given
+    if not isinstance(wanted, Sequence) or isinstance(wanted, str) or not len(wanted):
+        raise ValueError(f'expected a site ("pre", i) or ("mid", i), or a list of them, got {given!r}')
     for site in wanted:
-        if site[0] == "head":
+        if not isinstance(site, tuple) or len(site) != 2 or site[0] not in ("pre", "mid"):
             raise ValueError(f'expected a site of the stream, ("pre", i) or ("mid", i), got {site!r}')
-    return wanted
+    return list(wanted)
 
 
 def _depth(model: GPT2, sites: Sequence[Site]) -> int:
     """How many blocks to run for the highest of the sites; all of them for one that the model refuses in better words."""
-    highest = max(layer + (name != "pre") for name, layer in sites)
+    highest = int(max(layer + (name != "pre") for name, layer in sites))
     return highest if 0 <= highest <= model.config.n_layer else model.config.n_layer
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,24 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path}: expected JSON, found something else ({error}); make it or download it again"
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(  # noqa: TRY004 - one kind of error for everything a file can get wrong
+        raise ValueError(
             f"{path}: expected a JSON object, found a {type(content).__name__}; make it or download it again"
         )
     return content
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it: an interruption leaves the old one."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; it becomes `path` when the block ends well, and is gone when it does not."""
     unfinished = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        yield unfinished
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file, or leave the old one."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

@@ -6,7 +6,7 @@ Letters: B rows, T tokens of the longest prompt, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -61,6 +61,7 @@ def penalize(logits: Tensor, counts: Tensor, *, frequency_penalty: float, repeti
     The frequency penalty is subtracted once for each occurrence; the repetition penalty divides a positive logit and
     multiplies a negative one, once (CTRL, Keskar et al. 2019, section 4.1).
     """
+    logits = logits.float()
     logits = torch.where((counts > 0) & (logits > 0), logits / repetition_penalty, logits)
     logits = torch.where((counts > 0) & (logits < 0), logits * repetition_penalty, logits)
     return logits - frequency_penalty * counts
@@ -69,9 +70,18 @@ def penalize(logits: Tensor, counts: Tensor, *, frequency_penalty: float, repeti
 def prefill(
     model: GPT2, prompts: Sequence[Sequence[int]], cache: Cache | None = None, steers: Sequence[Steer] = ()
 ) -> Tensor:
-    """Read prompts of any lengths, into an empty cache if one is given; the logits after each one's last, `(B, V)`."""
-    lengths = torch.tensor([len(p) for p in prompts])
+    """Read prompts of any lengths, into an empty cache if one is given; the logits after each one's last, `(B, V)`.
+
+    Raises `ValueError` for a cache that holds tokens, and for an intervention that touches no position: without a cache
+    nothing is generated, so "generated" is one.
+    """
+    if cache is not None and bool(cache.lengths.any()):
+        raise ValueError(
+            f"expected an empty cache to read prompts into, got one that holds {cache.lengths.tolist()} tokens"
+        )
     ids, positions = pad(prompts)
+    lengths = torch.tensor([len(p) for p in prompts])
+    check_steers(model, steers, lengths, max_new_tokens=1 if cache is None else 2)
     device = model.wte.weight.device
     x = model.stream(ids.to(device), adds_at(steers, positions, lengths), cache=cache)  # (B, T, D)
     if cache is not None:
@@ -83,6 +93,18 @@ def decode(model: GPT2, ids: Tensor, cache: Cache, steers: Sequence[Steer], leng
     """One token a row, ids `(B,)`, behind what the cache holds; the logits after it, `(B, V)`. lengths: the prompts'."""
     adds = adds_at(steers, cache.lengths[:, None], lengths)
     return model.unembed(model.stream(ids[:, None], adds, cache=cache)[:, 0])
+
+
+def check_steers(model: GPT2, steers: Sequence[Steer], lengths: Tensor, max_new_tokens: int) -> None:
+    """Raise `ValueError` for interventions that this model, or prompts of these `lengths` `(B,)`, have no place for."""
+    for steer in steers:
+        if not isinstance(steer, Steer):
+            raise ValueError(
+                f'expected a Steer or several, got {type(steer).__name__}; write Steer(vector, ("pre", 6), 5.0)'
+            )
+        steer.check(lengths.tolist(), max_new_tokens)
+        first = lengths[:, None].to(model.wte.weight.device)  # (B, 1), where the first new token will stand
+        Sites(model, first, {steer.site: steer.delta(lengths[:, None], lengths)})  # checks site, width and dtype
 
 
 @torch.no_grad()
@@ -104,39 +126,38 @@ def generate(
     """Continue one text (a list of ids) or several (a list of lists of any lengths, or a tensor `(B, T)`).
 
     Returns ids of the same kind, prompt included: a list for a list, else a list of lists. Each row is what it would be
-    alone: by argmax, or with a list of generators, one a row. A row ends after `max_new_tokens` or with the
-    first id that is in `stop`, which it keeps.
+    alone: by argmax, or with a list of generators, one a row (in bfloat16 up to rounding, which can turn a near tie).
+    A row ends after `max_new_tokens` or with the first id that is in `stop`, which it keeps.
 
     steer: one `Steer` or several. on_token: called with (row, id) as each token is chosen.
     temperature, top_p, top_k: see `sample`. frequency_penalty, repetition_penalty: see `penalize`.
     generator: where randomness comes from; torch's global one if none is given.
 
     Raises `ValueError` before anything is computed: an empty prompt, ids outside the vocabulary, a text longer than the
-    context, an intervention that would touch no position, a setting out of its range.
+    context, an intervention that would touch no position, a setting out of its range; and where the logits become NaN.
     """
-    given: list[Any] = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    one = not given or not isinstance(given[0], Sequence | Tensor)
-    rows_given = [given] if one else given
-    prompts: list[list[int]] = [row.tolist() if isinstance(row, Tensor) else list(row) for row in rows_given]
-    steers = [] if steer is None else [steer] if isinstance(steer, Steer) else list(steer)
+    prompts, one = _prompts(ids)
+    steers = [] if steer is None else [steer] if not isinstance(steer, Sequence) else list(steer)
     _check_settings(
-        max_new_tokens, temperature, top_p, top_k, frequency_penalty, repetition_penalty, generator, len(prompts)
+        max_new_tokens, temperature, top_p, top_k, frequency_penalty, repetition_penalty, generator, stop, len(prompts)
     )
     _check_prompts(model, prompts, max_new_tokens)
     lengths = torch.tensor([len(p) for p in prompts])
-    for one_steer in steers:
-        one_steer.check(lengths.tolist(), max_new_tokens)
-        first = lengths[:, None]  # (B, 1), the first generated token's; checks site and width, whatever `where` says
-        Sites(model, first, {one_steer.site: one_steer.delta(first, lengths)})
+    check_steers(model, steers, lengths, max_new_tokens)
 
     cache = Cache(model, len(prompts), int(lengths.max()) + max_new_tokens - 1)  # the last token is never read
     logits = prefill(model, prompts, cache, steers)  # (B, V)
     counts = None
     if frequency_penalty != 0.0 or repetition_penalty != 1.0:
-        counts = torch.stack([torch.bincount(torch.tensor(p), minlength=logits.shape[1]) for p in prompts]).to(logits)
+        counts = torch.stack([torch.bincount(torch.tensor(p), minlength=logits.shape[1]) for p in prompts])
+        counts = counts.to(logits.device, torch.float32)  # (B, V); bfloat16 could not count past 256
     rows = [list(p) for p in prompts]
     running = set(range(len(rows)))
     for step in range(max_new_tokens):
+        if bool(logits.isnan().any()):
+            raise ValueError(
+                f"expected finite logits, got NaN after {step} new tokens; is a coefficient too large for {logits.dtype}?"
+            )
         if counts is not None:
             logits = penalize(
                 logits, counts, frequency_penalty=frequency_penalty, repetition_penalty=repetition_penalty
@@ -157,6 +178,20 @@ def generate(
     return rows[0] if one else rows
 
 
+def _prompts(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> tuple[list[list[int]], bool]:
+    """The prompts as lists of ids, and whether `ids` was one text rather than a list of them."""
+    if isinstance(ids, str):
+        raise ValueError("expected token ids, got a text; write tokenizer.encode(text)")
+    given = [_plain(row) for row in _plain(ids)]
+    one = not given or not isinstance(given[0], Sequence)
+    return [list(row) for row in ([given] if one else given)], one
+
+
+def _plain(row: Any) -> Any:
+    """A tensor of torch or an array of numpy as a list; anything else as it is."""
+    return row.tolist() if hasattr(row, "tolist") else row
+
+
 def _check_settings(
     max_new_tokens: int,
     temperature: float,
@@ -165,8 +200,14 @@ def _check_settings(
     frequency_penalty: float,
     repetition_penalty: float,
     generator: torch.Generator | Sequence[torch.Generator] | None,
+    stop: Sequence[int],
     rows: int,
 ) -> None:
+    for name, number in (("max_new_tokens", max_new_tokens), ("top_k", top_k)):
+        if number is not None and not isinstance(number, int):
+            raise ValueError(f"expected {name} to be a whole number, got {number!r}")
+    if not isinstance(stop, Collection):
+        raise ValueError(f"expected stop to be a list of ids, got {stop!r}; write [{stop!r}]")
     for name, value, good, wanted in (
         ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
         ("temperature", temperature, temperature >= 0, "0 (argmax) or more"),

@@ -5,7 +5,9 @@ Letters: B rows, T tokens, V vocabulary, N items (the unit that intervals are ov
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +19,9 @@ Array = npt.NDArray[np.float64]
 
 def log_odds(logits: Tensor, positive: Sequence[int], negative: Sequence[int]) -> Tensor:
     """log p(next token is in `positive`) - log p(it is in `negative`), `(B,)`, in nats, from logits `(B, V)`."""
+    _check(logits, positive, negative)
     for name, ids in (("positive", positive), ("negative", negative)):
-        if not ids:
+        if not len(ids):
             raise ValueError(f"expected at least one {name} token, got none")
     logits = logits.float()
     plus, minus = (list(dict.fromkeys(ids)) for ids in (positive, negative))  # sets: a token named twice counts once
@@ -27,6 +30,7 @@ def log_odds(logits: Tensor, positive: Sequence[int], negative: Sequence[int]) -
 
 def logit_difference(logits: Tensor, positive: Sequence[int], negative: Sequence[int]) -> Tensor:
     """Logit of each row's own positive token minus that of its negative one, `(B,)`, from logits `(B, V)`."""
+    _check(logits, positive, negative)
     if len(positive) != len(logits) or len(negative) != len(logits):
         raise ValueError(
             f"expected a positive and a negative token for each of {len(logits)} rows, "
@@ -34,6 +38,16 @@ def logit_difference(logits: Tensor, positive: Sequence[int], negative: Sequence
         )
     rows = torch.arange(len(logits), device=logits.device)
     return logits[rows, list(positive)].float() - logits[rows, list(negative)].float()
+
+
+def _check(logits: Tensor, *tokens: Sequence[int]) -> None:
+    if logits.ndim != 2:
+        raise ValueError(
+            f"expected the logits of one position a row, (B, V), got {tuple(logits.shape)}; of (B, T, V) take logits[:, -1]"
+        )
+    for ids in tokens:
+        if len(ids) and not 0 <= min(ids) <= max(ids) < logits.shape[1]:
+            raise ValueError(f"expected token ids from 0 to {logits.shape[1] - 1}, got {min(ids)} to {max(ids)}")
 
 
 def kl(logits: Tensor, reference: Tensor) -> Tensor:
@@ -74,10 +88,20 @@ def steerability(multipliers: Sequence[float], differences: npt.ArrayLike) -> Ar
 def bootstrap(
     values: npt.ArrayLike, *, seed: int, level: float = 0.95, draws: int = 2000
 ) -> tuple[float, float, float]:
-    """Mean over N items and its percentile-bootstrap interval (Efron 1979): (mean, low, high), in the items' units."""
+    """Mean over N items and its bootstrap interval: (mean, low, high), in the items' units.
+
+    Percentiles of the means of resamples (Efron 1979), further out for few items by what Student's t exceeds the normal
+    (the expanded percentile interval of Hesterberg 2015): the plain ones of 7 items hold the truth 87 times in 100, not 95.
+    """
     items = np.asarray(values, dtype=np.float64)
-    if items.ndim != 1 or not len(items):
-        raise ValueError(f"expected one value an item, (N,), got {items.shape}")
-    picks = np.random.default_rng(seed).integers(0, len(items), (draws, len(items)))
-    low, high = np.quantile(items[picks].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    if items.ndim != 1 or len(items) < 2:
+        raise ValueError(f"expected one value an item, (N,), of two items or more, got {items.shape}")
+    n, free = len(items), len(items) - 1
+    x = NormalDist().inv_cdf((1 + level) / 2)
+    # Student's quantile from the normal one x: Abramowitz and Stegun 1964, equation 26.7.5
+    t = x + (x**3 + x) / (4 * free) + (5 * x**5 + 16 * x**3 + 3 * x) / (96 * free**2)
+    t += (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / (384 * free**3)
+    tail = NormalDist().cdf(-t * math.sqrt(n / free))  # resamples vary by (n - 1) / n of the variance
+    picks = np.random.default_rng(seed).integers(0, n, (draws, n))
+    low, high = np.quantile(items[picks].mean(1), [tail, 1 - tail])
     return float(items.mean()), float(low), float(high)

@@ -9,14 +9,15 @@ The forward pass is plain enough to write by hand, and steering is a `+` in it:
         x = block(x)                           # (B, T, D) -> (B, T, D)
     logits = model.unembed(x)                  # (B, T, D) -> (B, T, V)
 
-`model(ids, adds={("pre", 6): 5.0 * v})` is the same computation, to the bit.
+`model(ids, adds={("pre", 6): 5.0 * v})` is the same computation, to the bit (with v in the model's dtype and on its device;
+`adds` brings it there).
 
 Sites, the one convention of the project: `("pre", i)` is the stream that enters block i, `("mid", i)` the stream between
 its attention and its MLP, `("pre", n_layer)` the stream that leaves the last block, before the final norm.
 `("head", i)` can be recorded, not added to: what each head of block i writes into the stream.
 
 Batches of texts of unequal length are padded on the right. Attention is causal, so no real token ever sees the padding,
-position p of a row is always its p-th token, and there is no mask to get wrong.
+position p of a row is always its p-th token, and there is no padding mask to get wrong.
 
 Letters: B rows, T tokens in this call, S slots of a cache, D width, H heads, K = D / H head size, V vocabulary.
 
@@ -28,7 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral  # numpy's too
 from typing import Any
 
 import torch
@@ -203,7 +204,7 @@ class GPT2(nn.Module):
         plain = adds is None and tape is None
         sites = None if plain else Sites(self, ids, adds, tape, depth)
         if cache is not None:
-            positions = cache.reserve(self.config, ids)  # (B, T)
+            positions = cache.reserve(self, ids)  # (B, T)
         elif ids.shape[1] > self.config.n_positions:
             raise ValueError(
                 f"expected at most {self.config.n_positions} tokens, the model's context, got {ids.shape[1]}; cut the text"
@@ -240,6 +241,8 @@ class GPT2(nn.Module):
             )
         if ids.numel() == 0:
             raise ValueError(f"expected at least one token in each row, got ids of shape {tuple(ids.shape)}")
+        if ids.device != (home := self.wte.weight.device):
+            raise ValueError(f'expected ids on the model\'s device {home}, got {ids.device}; write ids.to("{home}")')
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.config.vocab_size:
             raise ValueError(
@@ -250,20 +253,20 @@ class GPT2(nn.Module):
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Rows of ids, padded on the right: ids `(B, T)`, with 0 for padding, and positions `(B, T)`, with -1 for it."""
-    if not rows or not all(rows):
-        raise ValueError(f"expected one row or more, each with one id or more, got {[len(row) for row in rows]} ids")
-    longest = max(len(row) for row in rows)
+    lengths = torch.tensor([len(row) for row in rows])
+    if not len(rows) or not bool(lengths.all()):
+        raise ValueError(f"expected one row or more, each with one id or more, got rows of {lengths.tolist()} ids")
+    longest = int(lengths.max())
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
     steps = torch.arange(longest)
-    lengths = torch.tensor([len(row) for row in rows])
     return ids, torch.where(steps < lengths[:, None], steps, -1)
 
 
 class Cache:
     """Keys and values of the tokens a model has seen, one row a text: slot p of a row is that row's position p.
 
-    `lengths` `(B,)` says how many tokens each row holds, and the next ones follow there. `keep` shortens it: after prompts
-    padded on the right, to the prompts' true lengths; to go back to a shared prefix, to the prefix's.
+    `lengths` `(B,)` says how many tokens each row holds, and the next ones follow there. `keep(lengths)` forgets all behind:
+    call it after prompts padded on the right, with their true lengths, or to return to a shared prefix, with its length.
     """
 
     def __init__(self, model: GPT2, rows: int, capacity: int) -> None:
@@ -294,10 +297,14 @@ class Cache:
             self.k[:, row, start:end] = self.v[:, row, start:end] = 0
         self.lengths = new.to(torch.int64, copy=True)
 
-    def reserve(self, config: GPT2Config, ids: Tensor) -> Tensor:
+    def reserve(self, model: GPT2, ids: Tensor) -> Tensor:
         """Positions `(B, T)` for the tokens `ids` `(B, T)` that come next; the model calls this before its blocks."""
-        if config != self.config:
-            raise ValueError(f"expected a cache made for this model, {config}, got one for {self.config}")
+        w = model.wte.weight
+        if (model.config, w.dtype, w.device) != (self.config, self.k.dtype, self.k.device):
+            raise ValueError(
+                f"expected a cache made for this model, {model.config} in {w.dtype} on {w.device}, "
+                f"got one for {self.config} in {self.k.dtype} on {self.k.device}; make a new Cache"
+            )
         if ids.shape[0] != len(self.lengths):
             raise ValueError(f"expected {len(self.lengths)} rows, as the cache was made for, got {ids.shape[0]}")
         longest = int(self.lengths.max())
@@ -337,6 +344,15 @@ class Sites:
         tape: Tape | None = None,
         depth: int | None = None,
     ) -> None:
+        if not isinstance(adds, Mapping | None):
+            raise ValueError(
+                f"expected adds as a dictionary {{site: what to add}}, got {type(adds).__name__}; "
+                "of a SteeringVector it is its .tensors"
+            )
+        if not isinstance(tape, dict | list | None):
+            raise ValueError(
+                f"expected a tape that can be filled, a dictionary or a list of sites, got {type(tape).__name__}"
+            )
         self.n_layer = model.config.n_layer
         self.depth = self.n_layer if depth is None else depth
         self.adds = dict(adds or {})
@@ -383,7 +399,7 @@ class Sites:
             isinstance(site, tuple)
             and len(site) == 2
             and site[0] in names
-            and isinstance(site[1], (int, Integral))
+            and isinstance(site[1], Integral)
             and site[1] in range(n + (site[0] == "pre"))
         )
         if not known:
@@ -397,7 +413,7 @@ class Sites:
     def _check_add(self, site: Site, add: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         rows, tokens, width = shape
         if not isinstance(add, Tensor):
-            raise ValueError(  # noqa: TRY004 - one kind of error for everything a user can get wrong
+            raise ValueError(
                 f"expected a tensor or a function that returns one to add at {site}, got {type(add).__name__}"
             )
         fits = tuple(add.shape) == (width,) or (

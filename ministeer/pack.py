@@ -1,4 +1,4 @@
-"""GPT-2's matrices in the order in which oneDNN reads them fastest: quicker bfloat16 on a CPU, nothing else changed."""
+"""GPT-2's matrices in the order in which oneDNN reads them fastest: quicker inference in bfloat16 on a CPU."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Packed(nn.Module):
 def pack(model: GPT2) -> GPT2:
     """Pack the blocks' matrices, in place, and return the model; for inference in bfloat16 on a CPU.
 
-    The result is the same to rounding, and the model's hash and what `save_model` writes are the same to the bit;
+    What it computes is the same to rounding; its fingerprint and what `save_model` writes are the same to the bit;
     `make bench` shows what decoding gains. It takes one matrix's memory while it runs, none after.
 
     Raises `ValueError` for another dtype or device, or where torch has no bfloat16 in oneDNN.

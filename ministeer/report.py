@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ministeer.files import read_json, write_text
+from ministeer.files import read_json, replacing, write_text
 
 # Okabe and Ito's palette, told apart under the common colour-vision deficiencies
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
@@ -54,10 +54,9 @@ def figure(path: Path, draw: Callable[[Any, Look], None], *, width: float = 6.4,
         with plt.rc_context(style):
             drawn, axes = plt.subplots(figsize=(width, height), layout="constrained")
             draw(axes, look)
-            unfinished = path.with_name(f"{path.name}{suffix}.tmp")
-            drawn.savefig(unfinished, dpi=160, format="png")
+            with replacing(path.with_name(path.name + suffix)) as unfinished:
+                drawn.savefig(unfinished, dpi=160, format="png")
             plt.close(drawn)
-        unfinished.replace(path.with_name(path.name + suffix))
     return path.name + ".png"
 
 
@@ -77,7 +76,7 @@ def lines(
 
     def draw(axes: Any, look: Look) -> None:
         axes.axhline(0, color=look.ink, linewidth=0.8)
-        for (name, points), colour in zip(series.items(), look.lines, strict=False):
+        for (name, points), colour in zip(series.items(), look.lines[: len(series)], strict=True):
             mean, low, high = zip(*points, strict=True)
             style = "--" if name.startswith(("random", "unsteered")) else "-"
             axes.plot(x, mean, color=colour, label=name, linestyle=style, marker="o", markersize=4)
@@ -118,11 +117,16 @@ INTRODUCTION = {
 
 def report(folder: Path) -> str:
     """The HTML page of all experiments in a results folder, figures inside. Raises `ValueError` if there are none."""
-    found = [read_json(path) for path in sorted(folder.glob("[0-9][0-9]_*.json"))]
-    done = [experiment for experiment in found if experiment["page"]]
+    everything = [read_json(path) for path in sorted(folder.glob("[0-9][0-9]_*.json"))]
+    done = [experiment for experiment in everything if experiment["page"]]
     if not done:
         raise ValueError(f"{folder}: expected results of at least one experiment, got none; run `make reproduce` first")
     first = done[0]
+    for key in ("model", "weights", "dtype", "device"):
+        if len(found := sorted({experiment[key] for experiment in done})) > 1:
+            raise ValueError(
+                f"{folder}: expected experiments of one {key}, got {', '.join(found)}; run `make reproduce` again"
+            )
     introduction = INTRODUCTION.get(
         first["model"], f"Measured on {first['model']}; a result for this model is a result for this model."
     )

@@ -135,12 +135,16 @@ class Tokenizer:
         return ids[0]
 
 
+def byte_letters() -> list[str]:
+    """The character by which GPT-2's JSON files spell each byte: printable Latin-1 by itself, the other 68 by those from 256 on."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
+
+
 def _from_json(vocab: Path, merges: Path) -> Tokenizer:
     """From the hub's `vocab.json` and `merges.txt`, whose tokens spell each byte as a printable character."""
-    # GPT-2's table: printable Latin-1 stands for itself, the other 68 bytes in order are the characters from 256 on
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    to_byte = {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+    to_byte = {letter: byte for byte, letter in enumerate(byte_letters())}
     try:
         ids: dict[str, int] = json.loads(vocab.read_text("utf-8"))
         eot = ids.pop(END)

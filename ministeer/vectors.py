@@ -13,10 +13,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ministeer.files import replacing
 from ministeer.model import GPT2, Site
 
 WHERES = ("all", "prompt", "last", "generated", "front")
@@ -25,7 +27,8 @@ WHERES = ("all", "prompt", "last", "generated", "front")
 def fingerprint(model: GPT2) -> str:
     """Which weights these are: 16 hex digits of the SHA-256 of all tensors, by name, rounded to bfloat16.
 
-    Rounded, so that a checkpoint has one fingerprint whether it was loaded in float32 or in bfloat16.
+    Rounded, so that a checkpoint has one fingerprint whether it was loaded in float32 or in bfloat16; float16 rounds
+    otherwise, and has another.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -51,7 +54,7 @@ class Provenance:
     seed: int | None = None  # of whatever was drawn; None if nothing was
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SteeringVector:
     """Directions in the residual stream, one tensor a site: `(D,)`, or `(P, D)` for one vector a position (ActAdd).
 
@@ -72,7 +75,7 @@ class SteeringVector:
         for site, tensor in self.tensors.items():
             if not bool(torch.isfinite(tensor).all()):
                 raise ValueError(
-                    f"expected finite values at {site}, got NaN or infinity; check the texts it was read from"
+                    f"expected finite values at {site}, got NaN or infinity; check the texts it was read from, or the number it was scaled by"
                 )
 
     @property
@@ -99,12 +102,12 @@ class SteeringVector:
         return self._combine(other, "-", torch.sub)
 
     def __mul__(self, number: float) -> SteeringVector:
-        return self._scale(f"{number:g} * ({self.provenance.method})", lambda t: t * number)
+        return self._scale(f"{number} * ({self.provenance.method})", lambda t: t * number)
 
     __rmul__ = __mul__
 
     def __truediv__(self, number: float) -> SteeringVector:
-        return self._scale(f"({self.provenance.method}) / {number:g}", lambda t: t / number)
+        return self._scale(f"({self.provenance.method}) / {number}", lambda t: t / number)
 
     def __neg__(self) -> SteeringVector:
         return self._scale(f"-({self.provenance.method})", torch.neg)
@@ -146,12 +149,8 @@ class SteeringVector:
             f"{name}.{layer}": t.detach().cpu().clone(memory_format=torch.contiguous_format)
             for (name, layer), t in self.tensors.items()
         }
-        unfinished = target.with_name(target.name + ".tmp")
-        try:
+        with replacing(target) as unfinished:
             save_file(tensors, unfinished, metadata)
-            os.replace(unfinished, target)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: GPT2 | None = None) -> SteeringVector:
@@ -194,7 +193,16 @@ class SteeringVector:
         return vector
 
 
-@dataclass(frozen=True)
+def vector_hash(vector: SteeringVector) -> str:
+    """16 hex digits of the SHA-256 of a vector's tensors, site by site, to the bit."""
+    digest = hashlib.sha256()
+    for site, tensor in vector.tensors.items():
+        digest.update(f"{site} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
 class Steer:
     """Add `coeff * vector` to the stream at `site`, at the positions `where` says.
 
@@ -207,7 +215,7 @@ class Steer:
 
     vector: Tensor | SteeringVector
     site: Site
-    coeff: float | Sequence[float] = 1.0
+    coeff: float | Sequence[float] | Tensor = 1.0
     where: str | Sequence[int] = "all"
 
     def __post_init__(self) -> None:
@@ -224,9 +232,7 @@ class Steer:
                 "for the last token use where='last'"
             )
         if not isinstance(self.site, tuple):
-            raise ValueError(  # noqa: TRY004 - one kind of error for everything a user can get wrong
-                f'expected a site ("pre", i) or ("mid", i), got {self.site!r}'
-            )
+            raise ValueError(f'expected a site ("pre", i) or ("mid", i), got {self.site!r}')
         if not isinstance(self.tensor, Tensor) or not self.tensor.is_floating_point():
             got = self.tensor.dtype if isinstance(self.tensor, Tensor) else type(self.tensor).__name__
             raise ValueError(f"expected a vector that is a tensor of floating-point numbers, got {got}")
@@ -236,10 +242,10 @@ class Steer:
         if not bool(torch.isfinite(self.tensor).all()):
             raise ValueError("expected a vector of finite values, got NaN or infinity; check how it was made")
         try:
-            finite = all(math.isfinite(c) for c in self.coeffs)
+            fine = not isinstance(self.coeff, str) and self.coeffs and all(math.isfinite(c) for c in self.coeffs)
         except (TypeError, ValueError):
-            finite = False
-        if not finite:
+            fine = False
+        if not fine:
             raise ValueError(f"expected finite coefficients, a number or a list of one a row, got {self.coeff!r}")
 
     @property
@@ -248,7 +254,8 @@ class Steer:
 
     @property
     def coeffs(self) -> list[float]:
-        return [float(c) for c in self.coeff] if isinstance(self.coeff, Sequence) else [float(self.coeff)]
+        given: Any = self.coeff.tolist() if hasattr(self.coeff, "tolist") else self.coeff  # of torch, of numpy
+        return list(map(float, given)) if isinstance(given, Sequence) else [float(given)]
 
     def touches(self, positions: Tensor, lengths: Tensor) -> Tensor:
         """Which positions are steered, `(B, T)`: of absolute `positions` `(B, T)`, -1 for padding, in rows whose
@@ -307,5 +314,5 @@ def adds_at(steers: Sequence[Steer], positions: Tensor, lengths: Tensor) -> dict
     for steer in steers:
         if bool(steer.touches(positions, lengths).any()):
             delta = steer.delta(positions, lengths)
-            adds[steer.site] = adds[steer.site] + delta if steer.site in adds else delta
+            adds[steer.site] = adds[steer.site] + delta.to(adds[steer.site].device) if steer.site in adds else delta
     return adds

@@ -3,7 +3,7 @@
     model, tok = load("nano")                    # the bundled model: no network
     model, tok = load("gpt2-xl")                 # downloaded once, 6 GB, into Hugging Face's cache
     model, tok = load("my/folder", dtype="bfloat16", device="cuda")
-    save_model(model, "another/folder")          # transformers' GPT2LMHeadModel loads it
+    save_model(model, "another/folder")          # the weights; transformers' GPT2LMHeadModel loads them
 
 The layout: `config.json` with `model.safetensors`, or with `model.safetensors.index.json` and its shards. Its matrices
 are [in, out]; ours, as everywhere else in torch, [out, in]. They are turned once, here: memory is then read in order.
@@ -12,13 +12,12 @@ are [in, out]; ours, as everywhere else in torch, [out, in]. They are turned onc
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ministeer.files import read_json
+from ministeer.files import read_json, replacing
 from ministeer.model import GPT2, GPT2Config
 from ministeer.tokenizer import Tokenizer
 
@@ -63,10 +62,15 @@ def load_model(
     return _read_model(weights, _read_config(weights), device, dtype)
 
 
-def save_model(model: GPT2, folder: str | Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write `config.json` and `model.safetensors`; the same model gives the same bytes, an interruption no half files."""
+def save_model(model: GPT2, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
+    """Write `config.json` and `model.safetensors`; the same model gives the same bytes, an interruption no half files.
+
+    dtype: of the file, the model's own unless told; as in `load_model`. No tokenizer is written: for a vocabulary that is
+    not GPT-2's, put its `vocab.tiktoken` beside, or read the folder with `load_model`.
+    """
     from safetensors.torch import save_file
 
+    kind = _dtype(dtype, model.wte.weight.dtype)
     config, folder = model.config, Path(folder)
     settings = {
         "architectures": ["GPT2LMHeadModel"],
@@ -80,22 +84,23 @@ def save_model(model: GPT2, folder: str | Path, *, dtype: torch.dtype = torch.bf
         "initializer_range": 0.02,
         **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
         **dict.fromkeys(("bos_token_id", "eos_token_id"), config.vocab_size - 1),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(kind).removeprefix("torch."),
     }
     tensors = {}
     for name, weight in model.state_dict().items():
         turned = weight.t() if _is_turned(name) else weight
-        tensors[_hub_name(name)] = turned.to("cpu", dtype).contiguous()
+        tensors[_hub_name(name)] = turned.to("cpu", kind).contiguous()
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = [folder / f".{os.getpid()}-{name}" for name in ("config.json", "model.safetensors")]
-    try:
-        temporary[0].write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-        save_file(tensors, temporary[1], metadata={"format": "pt"})
-        for path in temporary:
-            os.replace(path, folder / path.name.partition("-")[2])
-    finally:
-        for path in temporary:
-            path.unlink(missing_ok=True)
+    with replacing(folder / "config.json") as sizes, replacing(folder / "model.safetensors") as weights:
+        sizes.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+        save_file(tensors, weights, metadata={"format": "pt"})
+
+
+def _dtype(asked: str | torch.dtype | None, default: torch.dtype) -> torch.dtype:
+    kind = default if asked is None else DTYPES.get(asked) if isinstance(asked, str) else asked
+    if kind is None or kind not in DTYPES.values():
+        raise ValueError(f"expected dtype {', '.join(map(repr, DTYPES))} or the torch dtype, got {asked!r}")
+    return kind
 
 
 def _hub_name(name: str) -> str:
@@ -224,9 +229,13 @@ def _read_model(
     weights: Path, config: GPT2Config, device: str | torch.device | None, dtype: str | torch.dtype | None
 ) -> GPT2:
     """All headers are checked before any tensor is read; then each tensor goes straight to its final memory."""
-    kind = torch.float32 if dtype is None else DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if kind not in DTYPES.values():
-        raise ValueError(f"expected dtype {', '.join(map(repr, DTYPES))} or the torch dtype, got {dtype!r}")
+    kind = _dtype(dtype, torch.float32)
+    try:
+        home = torch.empty(0, device=device or "cpu").device
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by what is missing
+        raise ValueError(
+            f'expected a device that torch can use here, such as "cpu", got "{device}" ({error})'
+        ) from error
     headers = _read_headers(weights)
     with torch.device("meta"):
         model = GPT2(config)
@@ -247,7 +256,7 @@ def _read_model(
         entry = headers[_hub_name(name)]
         source = _read_tensor(entry)
         source = source.t() if _is_turned(name) else source  # [in, out] -> [out, in]
-        target = torch.empty(source.shape, dtype=kind, device=device or "cpu").copy_(source)
+        target = torch.empty(source.shape, dtype=kind, device=home).copy_(source)
         if not _all_finite(target):
             damaged = not _all_finite(source)
             found = "NaN or infinity" if damaged else f"values beyond {kind}"

@@ -1,5 +1,7 @@
 """A cache changes how much is computed, never what: the same numbers however a text is cut into calls and rows."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -417,5 +419,7 @@ def test_a_cache_of_another_model_or_of_no_rows_is_refused() -> None:
     other = GPT2(GPT2Config(**{**TINY, "n_layer": LAYERS + 1}))
     with pytest.raises(ValueError, match="expected a cache made for this model"):
         MODEL(random_ids(MODEL, 1, 2), cache=Cache(other, 1, 4))
+    with pytest.raises(ValueError, match="expected a cache made for this model.*float32.*bfloat16"):
+        MODEL(random_ids(MODEL, 1, 2), cache=Cache(copy.deepcopy(MODEL).bfloat16(), 1, 4))
     with pytest.raises(ValueError, match="expected a cache for one row or more, got 0"):
         Cache(MODEL, 0, 4)

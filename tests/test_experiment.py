@@ -10,6 +10,7 @@ import torch
 from ministeer import extract
 from ministeer.experiment import Experiment
 from ministeer.model import GPT2, GPT2Config
+from ministeer.vectors import SteeringVector
 from ministeer.weights import save_model
 
 NANO = Path(__file__).parents[1] / "weights" / "nano"
@@ -66,6 +67,30 @@ def test_what_changed_is_measured_again(folder):
     assert len(calls) == 5
 
 
+def test_what_the_package_computes_it_with_changed_is_measured_again(folder, monkeypatch):
+    lab(folder).cell(measure, text="hot")
+    monkeypatch.setattr("ministeer.experiment._code", lambda: "another release")
+    lab(folder).cell(measure, text="hot")
+    assert len(calls) == 2
+
+
+def test_a_vector_is_its_numbers_and_not_only_where_they_come_from(folder):
+    run = lab(folder)
+    vector = run.vector(extract.activation_addition, positive="Love", negative="Hate", sites=[("pre", 1)])
+    other = SteeringVector({("pre", 1): 2 * vector["pre", 1]}, vector.provenance)
+    for v in (vector, other, vector):
+        run.cell(measure, text="hot", vector=v)
+    assert len(calls) == 2
+
+
+def test_each_cell_says_what_it_was_measured_on(folder):
+    """Also where a run in another dtype was cut off between them."""
+    lab(folder).cell(measure, text="hot")
+    other = lab(folder, dtype="bfloat16")
+    other.cell(measure, text="hot")
+    assert [cell["dtype"] for cell in json.loads(other.path.read_text())["cells"]] == ["float32", "bfloat16"]
+
+
 def test_an_interrupted_run_continues(folder):
     cut = lab(folder)
     cut.cell(measure, text="hot")
@@ -102,6 +127,11 @@ def test_a_vector_is_made_once_and_says_where_it_comes_from(folder):
     run.cell(measure, text="hot", vector=made)
     run.cell(measure, text="hot", vector=-made)
     assert len(calls) == 2  # another vector is another cell
+    last = lab(folder)
+    kept = last.vector(extract.activation_addition, positive="Love", negative="Love !", sites=[("pre", 1)])
+    last.save(**PAGE)  # the first is no part of these results any more
+    (path,) = last.folder.glob("*.safetensors")
+    assert torch.equal(SteeringVector.load(path)["pre", 1], kept["pre", 1])
 
 
 def test_settings_that_cannot_be_written_down_are_refused(folder):

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from reference import SHAPES, TOLERANCE, pair, random_tensor, reference_run, relative, residual_sites
@@ -116,6 +117,12 @@ def test_a_site_named_twice_is_read_once() -> None:
     assert all(relative(twice[site], once[site]) < 1e-5 for site in once.sites)
 
 
+def test_a_layer_can_be_a_numpy_integer() -> None:
+    plain = contrastive(MODEL, BYTES, PAIRS, [("pre", 1), ("mid", 1)])
+    found = contrastive(MODEL, BYTES, PAIRS, [("pre", np.int64(1)), ("mid", np.int64(1))])
+    assert torch.equal(found["pre", 1], plain["pre", 1]) and torch.equal(found["mid", 1], plain["mid", 1])
+
+
 def test_one_site_may_come_alone() -> None:
     assert contrastive(MODEL, BYTES, PAIRS, ("mid", 1)).sites == [("mid", 1)]
 
@@ -218,7 +225,11 @@ def test_nothing_stays_changed_and_no_gradient_is_kept() -> None:
         ([("a", "")], {}, "continues the other in pair 0"),
         ([("a", "")], {"token": "last"}, "an empty one in pair 0"),
         ([("a", "b")], {"token": "first"}, "'answer' or 'last', got 'first'"),
-        ([("a", "b")], {"sites": []}, "at least one site"),
+        ([("a", "b")], {"sites": []}, "a list of them, got \\[\\]"),
+        ([("a", "b")], {"sites": 1}, "a list of them, got 1"),
+        ([("a", "b")], {"sites": [1]}, "site of the stream.*got 1"),
+        ([("a", "b")], {"sites": "pre"}, "a list of them, got 'pre'"),
+        ([("a", "b")], {"sites": [("pre", 0, 1)]}, "site of the stream"),
         ([("a", "b")], {"sites": ("post", 1)}, "\\('post', 1\\)"),
         ([("a", "b")], {"sites": [("pre", 0), ("pre", 4)]}, "i from 0 to 3 .*\\('pre', 4\\)"),
         ([("a", "b")], {"sites": ("mid", 3)}, "\\('mid', 3\\)"),
@@ -349,7 +360,7 @@ def test_provenance_of_an_activation_addition() -> None:
         ("Love", "Love  ", {}, "two texts that differ, also once the shorter is filled"),
         ("", "", {}, "two texts that differ"),
         ("Love", "Hate!", {"filler": ".."}, "expected one token, got 2"),
-        ("Love", "Hate", {"sites": []}, "at least one site"),
+        ("Love", "Hate", {"sites": []}, "a list of them, got \\[\\]"),
         ("Love", "Hate", {"sites": ("pre", 4)}, "\\('pre', 4\\)"),
         ("Love", "Hate", {"sites": ("head", 0)}, "\\('head', 0\\)"),
         ("Love" * 12, "Hate", {}, "at most 48 tokens"),

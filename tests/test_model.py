@@ -695,6 +695,19 @@ def test_an_add_that_overflows_in_the_models_dtype_is_refused() -> None:
             model(IDS, adds={("pre", 1): add})
 
 
+def test_ids_on_another_device_are_refused() -> None:
+    with pytest.raises(ValueError, match=r'model\'s device cpu, got meta; write ids.to\("cpu"\)'):
+        MODEL(torch.zeros(1, 2, dtype=torch.int64, device="meta"))
+
+
+def test_adds_and_tapes_of_another_kind_are_refused() -> None:
+    ids = random_ids(MODEL, 1, 2)
+    with pytest.raises(ValueError, match="adds as a dictionary.*got list"):
+        MODEL(ids, adds=[("pre", 1)])
+    with pytest.raises(ValueError, match="a tape that can be filled.*got tuple"):
+        MODEL(ids, tape=(("pre", 1),))
+
+
 def test_a_list_tape_given_twice_is_refused() -> None:
     tape: list = [("pre", 1)]
     MODEL(IDS, tape=tape)

@@ -62,6 +62,15 @@ def test_experiments_are_in_order_and_unfinished_ones_are_left_out(tmp_path):
     assert "03_c" not in page
 
 
+@pytest.mark.parametrize("key", ["weights", "dtype"])
+def test_experiments_on_different_models_make_no_page(tmp_path, key):
+    folder = results(results(tmp_path / "nano", "01_a"), "02_b")
+    other = json.loads((folder / "02_b.json").read_text()) | {key: "other"}
+    (folder / "02_b.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match=f"expected experiments of one {key}, got .*other.*make reproduce"):
+        report.report(folder)
+
+
 def test_no_results_is_an_error_that_says_what_to_run(tmp_path):
     with pytest.raises(ValueError, match="got none; run `make reproduce` first"):
         report.report(tmp_path)

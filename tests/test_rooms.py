@@ -28,7 +28,7 @@ ROOMS = {
     "files.py": Room(set(), set()),
     "hub.py": Room({"files"}, {"huggingface_hub"}),
     "weights.py": Room({"files", "hub", "model", "tokenizer"}, {"torch", "safetensors"}),
-    "vectors.py": Room({"model"}, {"torch", "safetensors"}),
+    "vectors.py": Room({"files", "model"}, {"torch", "safetensors"}),
     "generate.py": Room({"model", "vectors"}, {"torch"}),
     "extract.py": Room({"model", "vectors", "tokenizer"}, {"torch", "numpy"}),
     "heads.py": Room({"model", "vectors", "tokenizer"}, {"torch", "numpy"}),

@@ -123,6 +123,25 @@ def test_one_coefficient_serves_every_row_and_a_list_gives_each_its_own() -> Non
     assert torch.equal(swept, torch.tensor([2, -1.5])[:, None, None] * V.expand(2, 3, -1))
 
 
+def test_coefficients_may_lie_in_a_tensor_or_an_array() -> None:
+    sweep = torch.linspace(-1, 1, 3)
+    for coeff in (sweep, sweep.numpy()):
+        assert Steer(V, ("pre", 1), coeff).coeffs == [-1.0, 0.0, 1.0]
+    assert Steer(V, ("pre", 1), sweep[2]).coeffs == [1.0]
+
+
+def test_vectors_and_interventions_can_be_compared_and_kept_in_a_set() -> None:
+    """By identity: of tensors, Python's == makes no yes or no."""
+    for one, twin in ((some_vector(1), some_vector(1)), (Steer(V, ("pre", 1)), Steer(V, ("pre", 1)))):
+        assert one in [one] and one not in [twin]
+        assert len({one, one, twin}) == 2
+
+
+def test_a_number_close_to_another_leaves_another_provenance() -> None:
+    vector = some_vector(1)
+    assert (0.12345671 * vector).provenance != (0.12345672 * vector).provenance
+
+
 def test_a_coefficient_is_not_rounded_away() -> None:
     assert torch.equal(Steer(V, ("pre", 1), 0.1).delta(torch.tensor([[0]]), torch.tensor([1]))[0, 0], 0.1 * V)
 
@@ -176,7 +195,9 @@ def test_a_steering_vector_gives_its_tensor_at_the_site() -> None:
         ({"vector": V / 0.0}, ["finite values"]),
         ({"coeff": math.nan}, ["finite coefficients", "nan"]),
         ({"coeff": [1.0, math.inf]}, ["finite coefficients", "[1.0, inf]"]),
-        ({"coeff": torch.tensor([1.0, 2.0])}, ["list of one a row", "tensor"]),
+        ({"coeff": []}, ["list of one a row", "[]"]),
+        ({"coeff": "10"}, ["list of one a row", "'10'"]),
+        ({"coeff": torch.tensor([1.0, math.nan])}, ["finite coefficients", "nan"]),
         ({"coeff": "strong"}, ["list of one a row", "strong"]),
         ({"coeff": None}, ["list of one a row", "None"]),
         ({"site": ["pre", 1]}, ['("pre", i)', "['pre', 1]"]),
@@ -196,7 +217,6 @@ def test_a_steer_that_means_nothing_is_refused_as_it_is_made(change: dict, words
         (Steer(V, ("pre", 1), where="generated"), [5, 1, 4], 1, ["one new token", "where='last'"]),
         (Steer(V, ("pre", 1), where=[0, 4]), [5, 4, 9], 3, ["below 4", "[0, 4]"]),
         (Steer(V, ("pre", 1), [1.0, 2.0]), [5, 1, 4], 3, ["each of 3 rows", "got 2"]),
-        (Steer(V, ("pre", 1), []), [5], 3, ["each of 1 rows", "got 0"]),
     ],
 )
 def test_a_run_in_which_less_would_be_steered_than_asked_for_is_refused(

@@ -117,6 +117,25 @@ def test_saved_and_loaded_is_bit_equal_in_the_saved_dtype(dtype, tmp_path):
     assert {weight.dtype for weight in weights.load_model(tmp_path).parameters()} == {torch.float32}
 
 
+def test_a_model_is_saved_in_its_own_dtype_unless_told(tmp_path):
+    model = make()
+    weights.save_model(model, tmp_path)
+    again = weights.load_model(tmp_path)
+    assert all(map(torch.equal, model.state_dict().values(), again.state_dict().values()))
+    weights.save_model(make().bfloat16(), tmp_path / "half")
+    weights.save_model(model, tmp_path / "named", dtype="bfloat16")
+    files = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("half", "named")]
+    assert files[0] == files[1]
+    with pytest.raises(ValueError, match="expected dtype 'float32'.*got torch.float64"):
+        weights.save_model(model, tmp_path, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_sentence(device, saved):
+    with pytest.raises(ValueError, match=f'expected a device that torch can use here, such as "cpu", got "{device}"'):
+        weights.load_model(saved, device=device)
+
+
 def test_the_same_model_gives_the_same_bytes_and_no_other_files(tmp_path):
     for folder in ("a", "b", "b"):
         weights.save_model(make(), tmp_path / folder)
