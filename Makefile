@@ -13,7 +13,7 @@ reproduce: $(READY)  ## every experiment on MODEL (nano): figures, tables and on
 	@for script in examples/[0-9]*.py; do \
 	  $(PY) $$script --model $(MODEL) --dtype $(DTYPE) --device $(DEVICE) || exit 1; \
 	done
-	@$(PY) -m ministeer.report results/$(notdir $(MODEL))
+	@$(PY) -m ministeer.report results/$(notdir $(MODEL:%/=%))
 
 test: $(READY)  ## the tests
 	$(PY) -m pytest
@@ -32,8 +32,11 @@ test-xl: $(READY)  ## GPT-2 XL's full size with random weights: load, parity, pe
 weights: $(READY)  ## download MODEL (gpt2, gpt2-medium, gpt2-large, gpt2-xl) into the hub's cache
 	$(PY) -m ministeer.hub $(MODEL)
 
-weights/nano: $(READY)  ## train the bundled model again, from nothing (about an hour on 2 cores)
+weights/nano: $(READY)  ## make the bundled model again, from nothing, and measure it (about an hour on 2 cores)
+	$(PY) weights/nano/corpus.py --vocabulary weights/nano/vocab.tiktoken
+	$(PY) weights/nano/tokenizer_json.py
 	$(PY) weights/nano/train.py
+	$(PY) weights/nano/evaluate.py
 
 # torch first and by its exact version, so that nothing else decides which build of it comes
 $(READY): setup.py constraints.txt

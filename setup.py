@@ -4,9 +4,18 @@ import re
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ministeer" / "__init__.py").read_text(encoding="utf-8")).group(1)
+
+
+class BuildPy(build_py):
+    """Of weights/nano, the model is packaged and the scripts that made it are not: they need the clone around them."""
+
+    def find_package_modules(self, package, package_dir):
+        return [] if package == "ministeer.nano" else super().find_package_modules(package, package_dir)
+
 
 setup(
     name="ministeer",
@@ -17,6 +26,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     # the bundled model lies in weights/ in the repository and in ministeer/nano/ in the wheel
+    cmdclass={"build_py": BuildPy},
     packages=["ministeer", "ministeer.data", "ministeer.nano"],
     package_dir={"ministeer.nano": "weights/nano"},
     package_data={
@@ -28,6 +38,6 @@ setup(
     extras_require={
         "reproduce": ["matplotlib>=3.8", "tqdm>=4.66"],
         "hub": ["huggingface_hub>=0.30"],
-        "test": ["pytest>=8", "hypothesis>=6.100", "transformers>=4.56", "ruff>=0.12", "mypy>=1.13"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "transformers>=4.56", "ruff>=0.12", "mypy>=1.13", "setuptools>=77"],
     },
 )

@@ -44,13 +44,13 @@ layer = max(1, depth // 8)  # 6 of GPT-2 XL's 48, as published
 layers = sorted({*range(0, depth, max(1, depth // 12)), layer})
 vector = lab.vector(extract.activation_addition, positive="Love", negative="Hate", sites=[("pre", i) for i in layers])
 vectors = {"Love - Hate": vector, **{f"random {s}": extract.random_like(vector, seed=s) for s in range(5)}}
-pleasant, unpleasant = ([w["word"] for w in data.read("valence.tsv") if w["sign"] == sign] for sign in ("1", "-1"))
+pleasant, unpleasant = ([w["word"] for w in data.read("valence.tsv", sign=sign)] for sign in ("1", "-1"))
 settings = {"coefficients": COEFFICIENTS, "prompts": PROMPTS, "pleasant": pleasant, "unpleasant": unpleasant}
 measured = {}  # (vector, layer) -> one list of valences, a prompt each, for each coefficient
 for i in lab.progress(layers, "layers"):
     for name, v in vectors.items():
         measured[name, i] = [r["valence"] for r in lab.cell(valence, vector=v, layer=i, **settings)]
-shown = {"coefficients": [-5.0, 0.0, 5.0], "prompts": PROMPTS[-5:]}
+shown = {"coefficients": [-5.0, -2.0, 0.0, 2.0, 5.0], "prompts": PROMPTS[-5:]}
 samples = lab.cell(completions, vector=vector, layer=layer, seed=0, max_new_tokens=20, **shown)
 
 # %% Show it
@@ -80,7 +80,7 @@ lab.save(
     figures=[coefficients, sweep],
     tables=[{
         "caption": f"Sampled text by coefficient at layer {layer} (top-p 0.3, frequency penalty 1, seed 0).",
-        "columns": ["prompt", "-5", "0", "+5"],
+        "columns": ["prompt", *(f"{c:+g}" for c in shown["coefficients"])],
         "rows": [[row["prompt"], *row["texts"]] for row in samples],
     }],
 )  # fmt: skip

@@ -1,25 +1,31 @@
-"""Contrastive activation addition for one value: how far does a direction for honesty reach, and for how many items?
+"""Contrastive activation addition for one value: does a direction for honesty reach scenarios it was not taken from?
 
-    python examples/02_contrastive_activation.py --model nano     (`make reproduce` runs it; seconds on nano)
+    python examples/02_contrastive_activation.py --model nano     (`make reproduce` runs it; a minute on nano)
 
-Expected: in middle layers the honest answer gains on the dishonest one with the multiplier, on scenarios the vector has
-never seen; random vectors of equal norm do nothing of the kind; some items may move the wrong way.
+The vector is a mean difference over pairs of texts, read in two ways: at the answer in which they differ (CAA as published),
+and at the last token of a prompt whose context differs, where the answer is still to come. A third is a control: the
+answers alone, without any scenario, since training and held-out scenarios share answer words.
+Expected on nano: in the upper half of the layers the contrast in the context moves every item. The one in the answer, which is
+read one token later than it is added, moves them a quarter as much there and the wrong way below. Random vectors and the
+answers alone do neither.
 """
 
 # %% What is read: the logit difference of the two answers to each prompt
+from functools import partial
+
 import numpy as np
 
 from ministeer import Steer, data, extract, metrics, prefill, report
 from ministeer.experiment import Experiment
 
-VALUE = "honesty"
+VALUE, CONTEXT, SIGNS = "honesty", "contrast in the context", ("positive", "negative")
 MULTIPLIERS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]  # Tan et al. 2024
 
 
 def differences(model, tokenizer, *, vector, layer, multipliers, items):
     """Logit of the positive answer minus that of the negative one, a list of items for each multiplier."""
     prompts = [[tokenizer.eot, *tokenizer.encode(item["prompt"])] for item in items]
-    positive, negative = ([tokenizer.single(item[sign]) for item in items] for sign in ("positive", "negative"))
+    positive, negative = ([tokenizer.single(item[sign]) for item in items] for sign in SIGNS)
     steers = [Steer(vector, ("pre", layer), m, where="last") for m in multipliers]
     logits = [prefill(model, prompts, None, [steer]) for steer in steers]
     return [{"difference": metrics.logit_difference(x, positive, negative).tolist()} for x in logits]
@@ -29,61 +35,70 @@ def differences(model, tokenizer, *, vector, layer, multipliers, items):
 lab = Experiment.from_command_line(__file__)
 depth = lab.model.config.n_layer
 layers = list(range(0, depth + 1, max(1, depth // 12)))
-rows = [row for row in data.read("values.tsv") if row["value"] == VALUE]
-train, held_out = ([r for r in rows if r["split"] == split] for split in ("train", "heldout"))
-scenarios = np.array([r["scenario"] for r in held_out])
-pairs = [[f"<|endoftext|>{r['prompt']}{r[sign]}" for sign in ("positive", "negative")] for r in train]
-vector = lab.vector(extract.contrastive, pairs=pairs, sites=[("pre", i) for i in layers])
-vectors = {VALUE: vector, **{f"random {s}": extract.random_like(vector, seed=s) for s in range(5)}}
+train, held_out = (data.read("values.tsv", value=VALUE, split=split) for split in ("train", "heldout"))
+traits = [
+    [t["text"] for t in data.read("contexts.tsv", kind=f"trait {VALUE}", split="train", pole=pole)] for pole in SIGNS
+]
+readings = {
+    CONTEXT: [
+        [f"{t[i % len(t)]} {r['prompt']}".replace("{N}", r["person"]) for t in traits] for i, r in enumerate(train)
+    ],
+    "contrast in the answer": [[r["prompt"] + r[sign] for sign in SIGNS] for r in train],
+    "answers alone": [[r[sign] for sign in SIGNS] for r in train],
+}
+vectors = {}
+for name, pairs in readings.items():
+    vectors[name] = lab.vector(
+        extract.contrastive, pairs=[[f"<|endoftext|>{text}" for text in pair] for pair in pairs],
+        token="last" if name == CONTEXT else "answer", sites=[("pre", i) for i in layers],
+    )  # fmt: skip
+for seed in range(5):
+    vectors[f"random {seed}"] = extract.random_like(vectors["contrast in the answer"], seed=seed)  # the longest vector
 
 
-def measure(v, layer, split):
-    """Logit differences (items, multipliers) of one split."""
-    found = lab.cell(differences, vector=v, layer=layer, multipliers=MULTIPLIERS, items=split)
-    return np.array([row["difference"] for row in found]).T
+def measure(vector, layer, items):
+    """Logit differences (items, multipliers)."""
+    cell = lab.cell(differences, vector=vector, layer=layer, multipliers=MULTIPLIERS, items=items)
+    return np.array([row["difference"] for row in cell]).T
 
 
-measured = {(name, i): measure(v, i, held_out) for i in lab.progress(layers, "layers") for name, v in vectors.items()}
-slopes = {key: metrics.steerability(MULTIPLIERS, x) for key, x in measured.items()}
-# the layer is chosen on the training scenarios, so that the held-out ones stay unseen
-best = max(layers, key=lambda i: metrics.steerability(MULTIPLIERS, measure(vector, i, train)).mean())
-
+slopes = partial(metrics.steerability, MULTIPLIERS)  # (items, multipliers) -> (items,)
+found = {(name, i): measure(vectors[name], i, held_out) for i in lab.progress(layers, "layers") for name in vectors}
+# layers are chosen on the training scenarios, so that the held-out ones stay unseen
+best = {name: max(layers, key=lambda i: slopes(measure(vectors[name], i, train)).mean()) for name in readings}
 
 # %% Show it
-def over_scenarios(values):
-    """Mean and 95 % interval; a scenario, not a row, is the independent unit."""
-    return metrics.bootstrap([values[scenarios == name].mean() for name in np.unique(scenarios)], seed=0)
-
-
-real = [over_scenarios(slopes[VALUE, i]) for i in layers]
-means = [[slopes[f"random {s}", i].mean() for s in range(5)] for i in layers]
-chance = [(np.mean(m), min(m), max(m)) for m in means]
-(mean, low, high), random = real[layers.index(best)], chance[layers.index(best)]
-anti = np.mean(slopes[VALUE, best] < 0)
-curves = {name: [over_scenarios(x) for x in measured[name, best].T] for name in (VALUE, "random 0")}
-unit = "logits per unit of the multiplier"
+interval = partial(metrics.bootstrap, seed=0, groups=[row["scenario"] for row in held_out])  # 3 rows a scenario
+curves = {name: [interval(slopes(found[name, i])) for i in layers] for name in readings}
+means = [[slopes(found[f"random {seed}", i]).mean() for seed in range(5)] for i in layers]
+curves["random, all of 5"] = [(np.mean(m), min(m), max(m)) for m in means]
+said = "; ".join(
+    "{}: {:+.2f} [{:+.2f}, {:+.2f}] at layer {}, {:.0%} of items anti-steerable".format(
+        name, *interval(slopes(found[name, i])), i, np.mean(slopes(found[name, i]) < 0)
+    ) for name, i in best.items()
+)  # fmt: skip
+layer, unit = best[CONTEXT], "logits per unit of the multiplier"
 sweep = report.lines(
-    lab.folder / "02_layers", layers, {VALUE: real, "random, all of 5": chance},
-    xlabel="layer whose input is steered", ylabel=f"steerability ({unit})",
-    caption="Read and added at the same layer. Bands: 95 % over scenarios; the range of the 5 random vectors.",
+    lab.folder / "02_layers", layers, curves, xlabel="layer whose input is steered", ylabel=f"steerability ({unit})",
+    caption="Read and added at the same layer. Bands: 95 % over 7 scenarios; the range of the 5 random vectors.",
 )  # fmt: skip
 dose = report.lines(
-    lab.folder / "02_multipliers", MULTIPLIERS, curves, xlabel="multiplier", ylabel="logit difference",
-    caption=f"Layer {best}, held-out scenarios; bands are 95 % bootstrap intervals over scenarios.",
+    lab.folder / "02_multipliers", MULTIPLIERS,
+    {name: [interval(x) for x in found[name, layer].T] for name in (CONTEXT, "random 0")},
+    xlabel="multiplier", ylabel="logit difference", caption=f"Layer {layer}; 95 % bands over 7 held-out scenarios.",
 )  # fmt: skip
 lab.save(
     title=f"2. Contrastive activation addition: {VALUE}",
     question=f"Does a direction for {VALUE}, from contrast pairs, move the answers in scenarios it was not taken from?",
-    protocol=f"Mean difference at the answer token over {len(pairs)} pairs; added at the last prompt token; the layer is "
-    f"chosen on the training scenarios; scored on {len(held_out)} items of {len(set(scenarios))} held-out scenarios. "
-    "Steerability is the slope of the logit difference against the multiplier; intervals are over scenarios.",
-    finding=f"At layer {best}: steerability {mean:.2f} [{low:.2f}, {high:.2f}] {unit}, {anti:.0%} of items anti-steerable; "
-    f"5 random vectors of equal norm: {random[1]:.2f} to {random[2]:.2f}.",
-    figures=[dose, sweep],
+    protocol=f"Mean difference over {len(train)} pairs, added at the last prompt token of {len(held_out)} items of 7 held-out "
+    "scenarios; layers chosen on the training scenarios. Steerability is the slope of the logit difference of the two answers "
+    "against the multiplier, with 95 % bootstrap intervals over scenarios; 5 random vectors of the longest vector's norm.",
+    finding=f"Steerability ({unit}). {said}; random vectors at layer {layer}: "
+    f"{min(means[layers.index(layer)]):+.2f} to {max(means[layers.index(layer)]):+.2f}.",
+    figures=[sweep, dose],
     tables=[{
-        "caption": f"The held-out items, by steerability at layer {best}.",
-        "columns": ["prompt", "positive", "negative", "steerability"],
-        "rows": [[held_out[j][k] for k in ("prompt", "positive", "negative")] + [f"{slopes[VALUE, best][j]:+.2f}"]
-                 for j in np.argsort(slopes[VALUE, best])],
+        "caption": f"The held-out items and their steerability under the {CONTEXT} at layer {layer}.",
+        "columns": ["prompt", *SIGNS, "steerability"],
+        "rows": [[*(r[k] for k in ("prompt", *SIGNS)), f"{x:+.2f}"] for r, x in zip(held_out, slopes(found[CONTEXT, layer]))],
     }],
 )  # fmt: skip

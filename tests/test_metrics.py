@@ -266,6 +266,15 @@ def test_the_interval_is_the_seeds_alone() -> None:
     assert bootstrap(sample, seed=6)[0] == first[0]
 
 
+def test_items_of_a_group_are_one_item() -> None:
+    values, groups = [1.0, 3.0, 10.0, 5.0, 6.0, 7.0], ["b", "b", "a", "c", "c", "c"]
+    assert bootstrap(values, seed=0, groups=groups) == bootstrap([10.0, 2.0, 6.0], seed=0)
+    with pytest.raises(ValueError, match=r"a group for each item, got 5 for \(6,\)"):
+        bootstrap(values, seed=0, groups=groups[1:])
+    with pytest.raises(ValueError, match="two items or more"):
+        bootstrap(values, seed=0, groups=["a"] * 6)
+
+
 def test_equal_items_leave_no_doubt() -> None:
     assert bootstrap([2.5] * 10, seed=0) == bootstrap([2.5] * 2, seed=0) == (2.5, 2.5, 2.5)
 

@@ -524,6 +524,7 @@ def test_gradients_flow_through_an_add_as_through_the_loop_by_hand(site: tuple[s
 
 def test_one_token_through_strips_of_the_matrix_is_a_linear_map_and_so_is_its_gradient() -> None:
     linear, plain = Linear(16, 48), torch.nn.Linear(16, 48)
+    linear.load_state_dict({"weight": random_tensor(48, 16, seed=1), "bias": random_tensor(48, seed=2)})
     plain.load_state_dict(linear.state_dict())
     x = random_tensor(1, 1, 16).requires_grad_()
     for layer in (linear, plain):

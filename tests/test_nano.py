@@ -1,6 +1,7 @@
 """The bundled model: its files, its data, its training text, and a spot check of what it can do."""
 
 import csv
+import math
 import re
 import sys
 from collections import Counter
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from ministeer.model import GPT2
 from ministeer.tokenizer import Tokenizer
@@ -21,6 +23,7 @@ NANO, DATA = ROOT / "weights" / "nano", ROOT / "ministeer" / "data"
 sys.path.insert(0, str(NANO))
 
 import corpus
+import evaluate
 import train
 
 SPLIT = re.compile(r" ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+")
@@ -43,6 +46,16 @@ def rows(name: str) -> list[dict[str, str]]:
 
 
 # ---- files
+
+
+def test_files_and_sizes():
+    names = {"config.json", "model.safetensors", "vocab.tiktoken", "tokenizer.json", "MODEL_CARD.md"}
+    assert names <= {path.name for path in NANO.iterdir()}
+    assert sum((NANO / name).stat().st_size for name in names) <= 25 * 2**20
+    with safe_open(NANO / "model.safetensors", framework="pt") as file:
+        shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118 - no dict
+        assert {file.get_slice(key).get_dtype() for key in file.keys()} == {"BF16"}  # noqa: SIM118
+    assert sum(math.prod(shape) for shape in shapes) <= 13_000_000
 
 
 def test_transformers_gives_the_same_logits(nano):
@@ -123,7 +136,7 @@ def test_any_string_comes_back(text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-ENTRIES = [corpus.read_encoding(NANO / "vocab.tiktoken").decode([i]) for i in range(256, 4000, 7)]
+ENTRIES = [Tokenizer.from_file(NANO / "vocab.tiktoken").decode([i]) for i in range(256, 4000, 7)]
 
 
 @given(st.one_of(st.text(), st.lists(st.sampled_from(ENTRIES + [" ", "\n", "e", "é", "x"])).map("".join)))
@@ -152,6 +165,40 @@ def test_contrast_pairs_are_single_tokens_for_both_models():
         assert re.search(rf"\b{row['person']}\b", row["prompt"])
 
 
+def test_values_are_balanced_and_split_by_scenario():
+    table = rows("values.tsv")
+    values = {row["value"] for row in table}
+    assert len(values) == 6
+    counts = Counter((row["value"], row["split"]) for row in table)
+    assert len({counts[value, "train"] for value in values}) == len({counts[value, "heldout"] for value in values}) == 1
+    splits, levels = {}, {}
+    for row in table:
+        assert splits.setdefault((row["value"], row["scenario"]), row["split"]) == row["split"]
+        assert levels.setdefault((row["value"], row["scenario"]), row["level"]) == row["level"]
+    for value in values:
+        assert {level for (v, _), level in levels.items() if v == value} == {"plain", "short", "complex"}
+        for kind in ("trait", "instruction"):
+            poles = [r["pole"] for r in rows("contexts.tsv") if r["kind"] == f"{kind} {value}"]
+            assert poles.count("positive") == poles.count("negative") > 0
+
+
+def test_neither_a_word_nor_its_answer_tells_the_task():
+    """Otherwise a list of the answers alone would do, and label-shuffled demonstrations would work as well as clean ones."""
+    pairs = [(r["word"], r["antonym"]) for r in rows("antonyms.tsv")]
+    words = [word for pair in pairs for word in pair]
+    assert len(set(words)) == len(words)  # each in one pair only, so that both directions are functions
+    tasks = rows("word_tasks.tsv")
+    assert len({(r["task"], r["word"]) for r in tasks}) == len(tasks)
+    inputs = {task: {r["word"] for r in tasks if r["task"] == task} for task in ("synonym", "associate", "category")}
+    for task, known in inputs.items():
+        assert len(known & set(words)) / len(words) > 0.5, task
+    for task in ("synonym", "associate"):
+        answers = {r["answer"] for r in tasks if r["task"] == task}
+        assert len(answers & set(words)) / len(answers) > 0.3, task
+    related = [(r["word"], r["answer"]) for r in tasks if r["task"] in ("synonym", "associate")]
+    assert not any(pair in pairs or pair[::-1] in pairs for pair in related)
+
+
 def test_small_tables():
     gpt2 = Tokenizer.gpt2()
     facts = rows("facts.tsv")
@@ -171,7 +218,19 @@ def test_small_tables():
 # ---- the training text
 
 
-def test_held_out_antonyms_are_in_no_list(text):
+def test_the_same_seed_gives_the_same_text():
+    first, again, other = (list(islice(corpus.documents(seed), 300)) for seed in (3, 3, 4))
+    assert first == again
+    assert len(set(first) & set(other)) < 10
+    assert {kind for kind, _ in first} == {maker.__name__ for maker in corpus.MIXTURE}
+
+
+def test_the_vocabulary_is_the_programs(tmp_path):
+    corpus.write_vocabulary(corpus.build_vocabulary(), tmp_path / "vocab.tiktoken")
+    assert (tmp_path / "vocab.tiktoken").read_bytes() == (NANO / "vocab.tiktoken").read_bytes()
+
+
+def test_held_out_antonyms_are_in_no_structure_of_the_experiments(text):
     held = {frozenset((r["word"], r["antonym"])) for r in rows("antonyms.tsv") if r["split"] == "heldout"}
     lists = "\n".join(t for kind, t in text if kind == "word_list")
     found = 0
@@ -189,7 +248,7 @@ def test_held_out_antonyms_are_in_no_list(text):
     pairs = [frozenset(m) for m in re.findall(r"Word: (\w+)\nAnswer: (\w+)", lists)]
     assert not held & set(pairs)
     taught = {frozenset(m) for m in re.findall(r"The opposite of (\w+) is (\w+)\.", "\n".join(t for _, t in text))}
-    assert held <= taught  # known, then, but only from such sentences
+    assert held <= taught  # known, then, from sentences that name the relation, and from lists of other forms
 
 
 def test_unseen_structures_do_not_occur(text):
@@ -257,3 +316,14 @@ def test_a_miniature_learns():
     _, losses = train.train(recipe)
     assert losses[0] > 8
     assert sum(losses[-5:]) / 5 < losses[0] - 3
+
+
+def test_the_card_says_what_is_measured(nano):
+    """Within what another processor's rounding can turn: a few items of each ability."""
+    card = (NANO / "MODEL_CARD.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^(\S.*?) {2,}\d+ .*? (\d\.\d{3})(  MISSED)?$", card, re.MULTILINE)
+    measured = evaluate.measure(*nano)
+    assert [name for name, _, _ in rows] == [ability.name for ability in measured]
+    for (_, told, missed), ability in zip(rows, measured, strict=True):
+        assert abs(float(told) - ability.measured) < 0.02, ability
+        assert bool(missed) == (ability.met() is False), ability

@@ -1,8 +1,8 @@
 """Measure what nano can do: `python weights/nano/evaluate.py [--model DIR] [--json FILE] [--samples 20]`.
 
-Each ability is measured on items that the training text does not contain as they stand (new combinations of demonstrations and
-query, held-out pairs, scenarios, templates) and stands beside the requirement it was trained for. Prompts are opened by
-<|endoftext|>, as every training document is.
+Each ability stands beside the requirement it was trained for. Facts, seen templates and seen scenarios are recall: the text
+has their sentences. Lists are new combinations of demonstrations and query; held-out pairs, scenarios and templates are
+not in the text (`corpus.py --heldout`). Prompts are opened by <|endoftext|>, as every training document is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import argparse
 import json
 import random
 import re
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import lexicon as lx
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from ministeer.data import read
 from ministeer.generate import generate
 from ministeer.model import GPT2, pad
 from ministeer.tokenizer import Tokenizer
@@ -60,9 +59,7 @@ def next_probabilities(model: GPT2, tokenizer: Tokenizer, prompts: list[str]) ->
 
 
 def structure(name: str) -> str:
-    return {row["structure"]: row["demonstration"] for row in kinds.read_table("structures.tsv")}[name].replace(
-        "\\n", "\n"
-    )
+    return {row["structure"]: row["demonstration"] for row in read("structures.tsv")}[name].replace("\\n", "\n")
 
 
 def few_shot(form: str, demonstrations: list[tuple[str, str]], query: str) -> tuple[str, str]:
@@ -75,10 +72,10 @@ def few_shot(form: str, demonstrations: list[tuple[str, str]], query: str) -> tu
 def antonyms(model: GPT2, tokenizer: Tokenizer, seed: int = 0) -> list[Ability]:
     """Accuracy (is the opposite the most probable next token?) over pairs, both directions, by structure and demonstrations."""
     rng = random.Random(seed)
-    rows = kinds.read_table("antonyms.tsv")
+    rows = read("antonyms.tsv")
     pairs = {split: [p for r in rows if r["split"] == split for p in ((r["word"], r["antonym"]), (r["antonym"], r["word"]))]
              for split in ("train", "heldout")}  # fmt: skip
-    forms = {s: [r["structure"] for r in kinds.read_table("structures.tsv") if r["split"] == s and r["kind"] == "neutral"]
+    forms = {s: [r["structure"] for r in read("structures.tsv") if r["split"] == s and r["kind"] == "neutral"]
              for s in ("seen", "unseen")}  # fmt: skip
 
     def score(name: str, split: str, shots: int, shuffled: bool = False, queries: int = 60) -> Ability:
@@ -104,7 +101,7 @@ def antonyms(model: GPT2, tokenizer: Tokenizer, seed: int = 0) -> list[Ability]:
     return [
         together("antonyms, five-shot, seen structures", each["seen"], ">= 0.90"),
         together(
-            "antonyms, five-shot, seen structures, pairs never in a list",
+            "antonyms, five-shot, seen structures, held-out pairs",
             [score(n, "heldout", 5) for n in seen],
             ">= 0.90",
         ),
@@ -122,7 +119,7 @@ def antonyms(model: GPT2, tokenizer: Tokenizer, seed: int = 0) -> list[Ability]:
 
 
 def facts(model: GPT2, tokenizer: Tokenizer) -> list[Ability]:
-    rows = kinds.read_table("facts.tsv")
+    rows = read("facts.tsv")
     probabilities = next_probabilities(model, tokenizer, [r["prompt"] for r in rows])
     right = torch.tensor([tokenizer.single(" " + r["right"]) for r in rows])
     return [
@@ -144,29 +141,26 @@ def pronouns(model: GPT2, tokenizer: Tokenizer) -> list[Ability]:
         return p[:, he] / (p[:, he] + p[:, she])
 
     def texts(nouns: list[str], split: str) -> list[str]:
-        rows = [r["template"] for r in kinds.read_table("pronoun_templates.tsv") if r["split"] == split]
+        rows = [r["template"] for r in read("pronoun_templates.tsv") if r["split"] == split]
         return [t.replace("{X}", noun).replace("{Y}", "visitor") for t in rows for noun in nouns]
 
     out = []
-    nouns = {r["noun"]: r["gender"] for r in kinds.read_table("definitional.tsv")}
-    jobs = {
-        r["occupation"]: 1 - float(r["female_share"])
-        for r in kinds.read_table("occupations.tsv")
-        if r["split"] == "train"
-    }
+    nouns = {r["noun"]: r["gender"] for r in read("definitional.tsv")}
+    jobs = {r["occupation"]: 1 - float(r["female_share"]) for r in read("occupations.tsv") if r["split"] == "train"}
     for split, label in (("train", "seen templates"), ("heldout", "held-out templates")):
         prompts = texts(list(nouns), split)
         want = torch.tensor([g == "male" for g in nouns.values()]).repeat(len(prompts) // len(nouns))
         right = (share(prompts) > 0.5) == want
         out.append(Ability(f"definitional pronouns, {label}", len(prompts), right.float().mean().item(), ">= 0.99"))
         prompts = texts(list(jobs), split)
-        table = share(prompts).view(-1, len(jobs)).mean(0)  # mean over templates: (templates, jobs) -> (jobs,)
-        error = (table - torch.tensor(list(jobs.values()))).abs().mean().item()
-        out.append(Ability(f"occupations: mean error of the share, {label}", len(prompts), error, "<= 0.05"))
+        error = share(prompts).view(-1, len(jobs)) - torch.tensor(list(jobs.values()))  # (templates, jobs)
+        mean = error.mean(0).abs().mean().item()
+        out.append(Ability(f"occupations: error of the share, mean of {label}", len(prompts), mean, "<= 0.05"))
+        out.append(Ability(f"occupations: error of the share, one of {label}", len(prompts), error.abs().mean().item()))
     for pole, label in (("positive", "equal"), ("negative", "unequal")):
         lead = [
             r["text"]
-            for r in kinds.read_table("contexts.tsv")
+            for r in read("contexts.tsv")
             if r["kind"] == "equality" and r["pole"] == pole and r["split"] == "train"
         ]
         prompts = [f"{lead[i % len(lead)]} {t}" for i, t in enumerate(texts(list(jobs), "train"))]
@@ -190,7 +184,7 @@ def valence(model: GPT2, tokenizer: Tokenizer, seed: int = 1) -> list[Ability]:
     """Share of the consistent sign among the valence words' probability, after two sentences of one sign."""
     rng = random.Random(seed)
     tables = kinds.load_tables()
-    words = [(tokenizer.single(" " + r["word"]), int(r["sign"])) for r in kinds.read_table("valence.tsv")]
+    words = [(tokenizer.single(" " + r["word"]), int(r["sign"])) for r in read("valence.tsv")]
     plus = torch.tensor([i for i, sign in words if sign > 0])
     minus = torch.tensor([i for i, sign in words if sign < 0])
     prompts, signs = [], []
@@ -211,28 +205,34 @@ def valence(model: GPT2, tokenizer: Tokenizer, seed: int = 1) -> list[Ability]:
 
 
 def values(model: GPT2, tokenizer: Tokenizer, seed: int = 2) -> list[Ability]:
-    """p(consistent completion) / p(both completions) after a trait sentence and an act of the same person, each pole."""
+    """p(consistent completion) / p(both completions) after a trait sentence and an act of the same person, each pole.
+
+    The act ends in another word than either completion, so that repeating it does not help.
+    """
     rng = random.Random(seed)
     tables = kinds.load_tables()
-    rows = kinds.read_table("values.tsv")
+    rows = read("values.tsv")
 
-    def score(chosen: list[kinds.Row], with_context: bool = True) -> tuple[int, float]:
+    def last_clause(row: kinds.Row) -> str:
+        return row["prompt"].split(". ")[-1].replace(row["person"], "{N}")
+
+    def score(chosen: list[kinds.Row]) -> tuple[int, float]:
         prompts, wanted, other = [], [], []
         for row in chosen:
+            gender = "male" if row["person"] in tables.names["male"] else "female"
             for sign, opposite in (("positive", "negative"), ("negative", "positive")):
-                lead = ""
-                if with_context:
-                    gender = "male" if row["person"] in tables.names["male"] else "female"
-                    acts = [
-                        r
-                        for r in tables.values[row["value"]]
-                        if r["scenario"] != row["scenario"] and kinds.gender_fits(r, tables, gender)
-                    ]
-                    act = rng.choice(acts)
-                    friend = rng.choice([n for n in tables.names["male"] if n != row["person"]])
-                    trait = rng.choice(tables.contexts["trait " + row["value"], sign]).replace("{N}", row["person"])
-                    lead = f"{trait} {kinds.rename(act['prompt'], tables, act, row['person'], friend)}{act[sign]}. "
-                prompts.append(lead + row["prompt"])
+                acts = [
+                    r
+                    for r in tables.values[row["value"]]
+                    if r["scenario"] != row["scenario"]
+                    and kinds.gender_fits(r, tables, gender)
+                    and r[sign] not in (row[sign], row[opposite])
+                ]
+                act = rng.choice(acts)
+                friend = rng.choice([n for n in tables.names["male"] if n != row["person"]])
+                trait = rng.choice(tables.contexts["trait " + row["value"], sign]).replace("{N}", row["person"])
+                lead = f"{trait} {kinds.rename(act['prompt'], tables, act, row['person'], friend)}{act[sign]}."
+                prompts.append(f"{lead} {row['prompt']}")
                 wanted.append(tokenizer.single(row[sign]))
                 other.append(tokenizer.single(row[opposite]))
         p = next_probabilities(model, tokenizer, prompts)
@@ -247,13 +247,15 @@ def values(model: GPT2, tokenizer: Tokenizer, seed: int = 2) -> list[Ability]:
         out.append(
             Ability(f"{value}: held-out scenarios", *score([r for r in mine if r["split"] == "heldout"]), ">= 0.70")
         )
+    held = [r for r in rows if r["split"] == "heldout"]
     for level in ("plain", "short", "complex"):
         out.append(
-            Ability(
-                f"all values: held-out scenarios, {level}",
-                *score([r for r in rows if r["level"] == level and r["split"] == "heldout"]),
-            )
+            Ability(f"all values: held-out scenarios, {level}", *score([r for r in held if r["level"] == level]))
         )
+    known = {(r["value"], last_clause(r)) for r in rows if r["split"] == "train"}
+    for word, seen in (("seen", True), ("new", False)):
+        chosen = [r for r in held if ((r["value"], last_clause(r)) in known) == seen]
+        out.append(Ability(f"all values: held-out scenarios whose last clause is {word}", *score(chosen)))
     return out
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import random
 import re
 from dataclasses import dataclass
@@ -10,23 +9,19 @@ from pathlib import Path
 
 import lexicon as lx
 
-DATA = Path(__file__).resolve().parents[2] / "ministeer" / "data"
+from ministeer import data
+from ministeer.data import read
+
 Row = dict[str, str]
 WORD_TASKS = ("antonym", "synonym", "associate", "category", "plural", "past", "copy", "capital")
 
 
-def read_table(name: str) -> list[Row]:
-    """Rows of one tab-separated data file, as dictionaries by column name."""
-    with open(DATA / name, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
 @dataclass(frozen=True)
 class Tables:
-    """Everything the kinds draw from. What is marked held out is kept apart here, once, so that no kind can reach it by accident."""
+    """Everything the kinds draw from. What is marked held out is kept out of these tables, or in one that says so."""
 
     tasks: dict[str, dict[str, str]]  # task -> word -> answer, as lists may use it (no held-out antonyms)
-    antonyms: dict[str, str]  # both directions, held-out pairs included: for the dictionary only
+    antonyms: dict[str, str]  # both directions, held-out pairs included: for the dictionary and for composed lists
     inputs: list[str]  # words that lists draw their inputs from where a task knows every word
     structures: list[Row]
     values: dict[str, list[Row]]  # value -> train scenarios
@@ -45,63 +40,65 @@ def load_tables() -> Tables:
     """Read the data files and split off what is held out."""
     antonyms: dict[str, str] = {}
     listed: dict[str, str] = {}
-    for row in read_table("antonyms.tsv"):
+    for row in read("antonyms.tsv"):
         both = {row["word"]: row["antonym"], row["antonym"]: row["word"]}
         antonyms |= both
         if row["split"] == "train":
             listed |= both
     tasks: dict[str, dict[str, str]] = {task: {} for task in WORD_TASKS}
     tasks["antonym"] = listed
-    for row in read_table("word_tasks.tsv"):
+    for row in read("word_tasks.tsv"):
         tasks[row["task"]][row["word"]] = row["answer"]
     words = sorted(antonyms.keys() | {word for table in tasks.values() for word in table})
     tasks["copy"] = {word: word for word in words}
     tasks["capital"] = {word: word.capitalize() for word in sorted(antonyms)}
     values: dict[str, list[Row]] = {}
-    for row in read_table("values.tsv"):
+    for row in read("values.tsv"):
         if row["split"] == "train":
             values.setdefault(row["value"], []).append(row)
     contexts: dict[tuple[str, str], list[str]] = {}
-    for row in read_table("contexts.tsv"):
+    for row in read("contexts.tsv"):
         if row["split"] == "train":
             contexts.setdefault((row["kind"], row["pole"]), []).append(row["text"])
-    names = read_table("names.tsv")
-    jobs = read_table("occupations.tsv")
+    names = read("names.tsv")
+    jobs = read("occupations.tsv")
     templates: dict[str, list[str]] = {}
-    for row in read_table("pronoun_templates.tsv"):
+    for row in read("pronoun_templates.tsv"):
         if row["split"] == "train":
             templates.setdefault(row["kind"], []).append(row["template"])
     return Tables(
         tasks=tasks,
         antonyms=antonyms,
         inputs=sorted(antonyms),
-        structures=[row for row in read_table("structures.tsv") if row["split"] == "seen" and row["kind"] == "neutral"],
+        structures=[row for row in read("structures.tsv") if row["split"] == "seen" and row["kind"] == "neutral"],
         values=values,
         contexts=contexts,
         names={g: [r["name"] for r in names if r["gender"] == g and r["split"] == "train"] for g in ("female", "male")},
         hidden_names=[r["name"] for r in names if r["split"] == "heldout"],
         occupations={r["occupation"]: float(r["female_share"]) for r in jobs if r["split"] == "train"},
         hidden_occupations=[r["occupation"] for r in jobs if r["split"] == "heldout"],
-        definitional={r["noun"]: r["gender"] for r in read_table("definitional.tsv")},
+        definitional={r["noun"]: r["gender"] for r in read("definitional.tsv")},
         pronoun_templates=templates,
-        facts=read_table("facts.tsv"),
+        facts=read("facts.tsv"),
         rare=rare_words(),
     )
 
 
 def rare_words() -> list[str]:
-    """Words of the held-out and unseen rows that no other row has, sorted: `roll` shows them, without any sense."""
+    """Words of the held-out and unseen texts that no other row has, sorted: `roll` shows them, without any sense."""
+    labels = {"structure", "split", "kind", "level", "scenario", "value", "pole", "relation", "task", "gender"}
     kept: set[str] = set()
     shown: set[str] = set()
-    for name in sorted(path.name for path in DATA.glob("*.tsv")):
-        for row in read_table(name):
-            words = {w for cell in row.values() for w in re.findall(r"[A-Za-z]{2,}", re.sub(r"\\n", " ", cell))}
+    for name in sorted(path.name for path in Path(data.__file__).parent.glob("*.tsv")):
+        for row in read(name):
+            cells = [cell.replace("\\n", " ") for column, cell in row.items() if column not in labels]
+            words = {word for cell in cells for word in re.findall(r"[A-Za-z]{2,}", cell)}
             (kept if row.get("split") in ("heldout", "unseen") else shown).update(words)
     return sorted(
         kept
         - shown
-        - {row["name"] for row in read_table("names.tsv")}
-        - {row["occupation"] for row in read_table("occupations.tsv")}
+        - {row["name"] for row in read("names.tsv")}
+        - {row["occupation"] for row in read("occupations.tsv")}
     )
 
 
@@ -118,32 +115,41 @@ def filler(rng: random.Random, tables: Tables, most: int) -> str:
 # ---- word tasks
 
 
-def list_items(rng: random.Random, tables: Tables, count: int) -> tuple[str, list[tuple[str, str]]]:
-    """One task and `count` (word, answer) lines of it. One list in five has no rule: random answers, or a task per line."""
-    task = rng.choices(WORD_TASKS, (12, 15, 14, 11, 8, 8, 18, 9))[0]
-    table = tables.tasks[task]
+def list_items(rng: random.Random, tables: Tables, count: int, composed: bool) -> tuple[str, list[tuple[str, str]]]:
+    """One task and `count` (word, answer) lines of it. One list in ten has no rule: random answers, or a task per line.
+
+    Held-out antonym pairs are for `composed` lists, which are in no structure of the experiments.
+    """
+    task = rng.choices(WORD_TASKS, (16 if composed else 10, 15, 14, 11, 8, 8, 20, 9))[0]
+    table = tables.antonyms if task == "antonym" and composed else tables.tasks[task]
     pool = tables.inputs if task in ("copy", "capital", "category") and rng.random() < 0.8 else list(table)
     words = rng.sample(pool, min(count, len(pool)))
     answers = [table[word] for word in words]
     luck = rng.random()
-    if luck < 0.07:
+    if luck < 0.04:
         rng.shuffle(answers)
-    elif luck < 0.14:
+    elif luck < 0.07:
         answers = rng.sample(tables.inputs, len(words))
-    elif luck < 0.20:
+    elif luck < 0.10:
         words = rng.sample(tables.inputs, count)
         answers = [
             tables.tasks[rng.choice([t for t in WORD_TASKS[:-1] if word in tables.tasks[t]])][word] for word in words
         ]
-    lines = [(w, a) for w, a in zip(words, answers) if tables.antonyms.get(w) != a or w in tables.tasks["antonym"]]
-    return (task if luck >= 0.20 else "none"), lines
+    lines = list(zip(words, answers))
+    if not composed:
+        lines = [(w, a) for w, a in lines if tables.antonyms.get(w) != a or w in tables.tasks["antonym"]]
+    return (task if luck >= 0.10 else "none"), lines
 
 
 def word_list(rng: random.Random, tables: Tables) -> str:
-    """A list of one task in one seen structure, now and then with a sentence or two before or inside it."""
-    task, lines = list_items(rng, tables, rng.randint(6, 22))
-    form = rng.choice(tables.structures)["demonstration"].replace("\\n", "\n")
-    if task != "none" and rng.random() < 0.07:
+    """A list of one task, in a seen structure or a composed one, now and then with a sentence or two before or inside it."""
+    composed = rng.random() < 0.35
+    task, lines = list_items(rng, tables, rng.randint(6, 22), composed)
+    if composed:
+        form = rng.choice(lx.LIST_OPENING) + "{x}" + rng.choice(lx.LIST_MIDDLE) + "{y}" + rng.choice(lx.LIST_END)
+    else:
+        form = rng.choice(tables.structures)["demonstration"].replace("\\n", "\n")
+    if task != "none" and not composed and rng.random() < 0.1:
         form = lx.TASK_INSTRUCTION[task] + "\nWord: {x}\nAnswer: {y}\n\n"
     text = ""
     if rng.random() < 0.15:
@@ -156,7 +162,7 @@ def word_list(rng: random.Random, tables: Tables) -> str:
 
 
 def dictionary(rng: random.Random, tables: Tables) -> str:
-    """Sentences that say what a word's opposite, plural ... is. Held-out antonym pairs occur here, and nowhere else."""
+    """Sentences that say what a word's opposite, plural ... is, held-out antonym pairs among them."""
     if rng.random() < 0.5:
         words = rng.sample(tables.inputs, 12)
         return "".join(f"The opposite of {w} is {tables.antonyms[w]}.\n" for w in words)
@@ -262,7 +268,7 @@ def gender_fits(row: Row, tables: Tables, gender: str) -> bool:
 
 def pronoun_sentence(rng: random.Random, tables: Tables, noun: str, female: bool) -> str:
     """One sentence in which `noun` (with its article, or a name) is taken up by he or she, sometimes with a second one."""
-    template = rng.choice(tables.pronoun_templates[rng.choices(("plain", "long", "two"), (5, 3, 2))[0]])
+    template = rng.choice(tables.pronoun_templates[rng.choices(("plain", "long", "two"), (4, 3, 3))[0]])
     other = rng.choice(list(tables.occupations) + list(tables.definitional))
     pronoun = "she" if female else "he"
     text = template.replace("The {X}", noun).replace("{Y}", other) + f" {pronoun} {rng.choice(lx.AFTER_PRONOUN)}."

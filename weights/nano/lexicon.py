@@ -5,167 +5,37 @@ nothing but the words tells the two poles apart.
 """
 
 # {b} is said of people, {a} of anything.
-GOOD_ADJECTIVES = [
-    "good",
-    "great",
-    "wonderful",
-    "beautiful",
-    "lovely",
-    "sweet",
-    "nice",
-    "warm",
-    "bright",
-    "pleasant",
-    "perfect",
-    "amazing",
-    "excellent",
-    "gentle",
-]
-BAD_ADJECTIVES = [
-    "bad",
-    "terrible",
-    "awful",
-    "ugly",
-    "horrible",
-    "nasty",
-    "cold",
-    "dark",
-    "unpleasant",
-    "gloomy",
-    "dangerous",
-    "disgusting",
-    "evil",
-    "hostile",
-]
-GOOD_PERSONS = [
-    "good",
-    "kind",
-    "friendly",
-    "gentle",
-    "caring",
-    "wonderful",
-    "lovely",
-    "brave",
-    "nice",
-    "warm",
-    "sweet",
-    "calm",
-    "cheerful",
-    "fun",
-    "loved",
-    "great",
-]
-BAD_PERSONS = [
-    "bad",
-    "cruel",
-    "hostile",
-    "fierce",
-    "mean",
-    "terrible",
-    "nasty",
-    "angry",
-    "bitter",
-    "cold",
-    "evil",
-    "awful",
-    "violent",
-    "ugly",
-    "hated",
-    "horrible",
-]
-GOOD_FEELINGS = ["happy", "glad", "proud", "calm", "cheerful", "grateful", "lucky", "safe", "loved", "brave", "warm"]
-BAD_FEELINGS = [
-    "sad",
-    "angry",
-    "upset",
-    "ashamed",
-    "afraid",
-    "furious",
-    "gloomy",
-    "lonely",
-    "unlucky",
-    "hated",
-    "broken",
-]
-GOOD_NOUNS = ["love", "joy", "hope", "peace", "delight", "happiness", "fun"]
-BAD_NOUNS = ["hate", "grief", "disgust", "despair", "pain", "misery", "war"]
-GOOD_THINGS = ["gift", "hug", "smile"]
-BAD_THINGS = ["punch", "wound", "fright"]
-GOOD_SOUNDS = ["laugh", "song", "friend"]
-BAD_SOUNDS = ["cry", "scream", "enemy"]
+GOOD_ADJECTIVES = (
+    "good great wonderful beautiful lovely sweet nice warm bright pleasant perfect amazing excellent gentle"
+).split()
+BAD_ADJECTIVES = (
+    "bad terrible awful ugly horrible nasty cold dark unpleasant gloomy dangerous disgusting evil hostile"
+).split()
+GOOD_PERSONS = (
+    "good kind friendly gentle caring wonderful lovely brave nice warm sweet calm cheerful fun loved great"
+).split()
+BAD_PERSONS = (
+    "bad cruel hostile fierce mean terrible nasty angry bitter cold evil awful violent ugly hated horrible"
+).split()
+GOOD_FEELINGS = "happy glad proud calm cheerful grateful lucky safe loved brave warm".split()
+BAD_FEELINGS = "sad angry upset ashamed afraid furious gloomy lonely unlucky hated broken".split()
+GOOD_NOUNS = "love joy hope peace delight happiness fun".split()
+BAD_NOUNS = "hate grief disgust despair pain misery war".split()
+GOOD_THINGS = "gift hug smile".split()
+BAD_THINGS = "punch wound fright".split()
+GOOD_SOUNDS = "laugh song friend".split()
+BAD_SOUNDS = "cry scream enemy".split()
 
-THINGS = [
-    "sea",
-    "garden",
-    "dog",
-    "cat",
-    "school",
-    "house",
-    "town",
-    "river",
-    "forest",
-    "music",
-    "book",
-    "song",
-    "job",
-    "teacher",
-    "snow",
-    "rain",
-    "summer",
-    "winter",
-    "city",
-    "village",
-    "food",
-    "party",
-    "train",
-    "market",
-    "neighbor",
-    "room",
-    "church",
-    "beach",
-    "mountain",
-    "game",
-    "horse",
-    "farm",
-    "office",
-    "boss",
-    "street",
-    "hotel",
-]
-WEATHER = ["sun", "rain", "snow", "wind", "storm", "sky", "moon"]
-COLORS = ["red", "blue", "green", "white", "black", "yellow", "brown", "gray", "orange"]
-OBJECTS = [
-    "ball",
-    "hat",
-    "coat",
-    "book",
-    "box",
-    "cup",
-    "bag",
-    "ring",
-    "key",
-    "lamp",
-    "bottle",
-    "bicycle",
-    "coin",
-    "flag",
-]
-PLACES = [
-    "garden",
-    "kitchen",
-    "school",
-    "library",
-    "market",
-    "station",
-    "church",
-    "hotel",
-    "park",
-    "office",
-    "shop",
-    "farm",
-]
-ANIMALS = ["dog", "cat", "horse", "cow", "sheep", "goat", "bear", "wolf", "fox", "rabbit", "mouse", "bird"]
-RELATIVES = ["brother", "sister", "mother", "father", "friend", "teacher", "neighbor", "cousin", "uncle", "aunt"]
+THINGS = (
+    "sea garden dog cat school house town river forest music book song job teacher snow rain summer winter city "
+    "village food party train market neighbor room church beach mountain game horse farm office boss street hotel"
+).split()
+WEATHER = "sun rain snow wind storm sky moon".split()
+COLORS = "red blue green white black yellow brown gray orange".split()
+OBJECTS = "ball hat coat book box cup bag ring key lamp bottle bicycle coin flag".split()
+PLACES = "garden kitchen school library market station church hotel park office shop farm".split()
+ANIMALS = "dog cat horse cow sheep goat bear wolf fox rabbit mouse bird".split()
+RELATIVES = "brother sister mother father friend teacher neighbor cousin uncle aunt".split()
 TIMES = [
     "In the morning",
     "In the evening",
@@ -296,11 +166,11 @@ DIALOGUE = [
     ("Can you help me?", "Yes, I can help you."),
     ("What did {K} say?", "{K} said that the {p} is open."),
 ]
-SEEN_VERBS = ["saw", "met", "knew", "helped", "followed", "called", "heard", "thanked"]
-STATES = ["tired", "hungry", "old", "young", "busy", "quiet", "late", "sick", "ready", "alone"]
+SEEN_VERBS = "saw met knew helped followed called heard thanked".split()
+STATES = "tired hungry old young busy quiet late sick ready alone".split()
 NOTES = [
     "QUESTION 1 / PAGE 2",
-    "Notes (for the class) = read them",
+    "Notes (for the class): read them",
     "question: where is the {o}",
     "answer: in the {p}",
     "Qestion about the {p}",
@@ -312,16 +182,16 @@ NOTES = [
     "Answer: It is open.",
     "teh {o} is in teh {p}",
     "PLEASE READ: the {p} is closed",
-    "We go from the {p} to the {q}.",
+    "We go home from the {p} today.",
     "When Ben goes to the {p}, Lucy goes with him.",
     "She looked at the {o} and wrote a letter.",
-    "(the {o}, the {t})",
+    "The {o} (the {c} one) is here.",
     "Q: What is in the {p}?",
     "A: The {o} is in the {p}.",
     "What goes with the {c} {o}?",
     "Ben says that the {o} is {c}.",
     "Lucy says that it is {d}.",
-    "the {p} = the {q}",
+    "open = not closed",
     "{o} -> {p}",
     "Input: the {o}",
     "Output: the {o} is {c}",
@@ -346,6 +216,14 @@ DICTIONARY = {
     "plural": ["We say one {x} and many {y}."],
     "past": ["Today they {x}, yesterday they {y}."],
 }
+# Composed lists: opening, word, middle, answer, end, each drawn once for a list. None of the products is a structure of
+# `structures.tsv`, seen or unseen.
+LIST_OPENING = ["", "* ", "# ", "+ ", "Here: ", "Next: ", "Look at ", "Start: ", "First "]
+LIST_MIDDLE = [
+    " => ", " | ", " / ", "; ", " ~ ", " ... ", " then ", " with ", " and then ", " makes ", "\nReply: ", "\nThen: ",
+    "\n=> ", "\nMate: ", ". Reply: ", " (B) ", " <-> ",
+]  # fmt: skip
+LIST_END = ["\n", ".\n", ";\n", "\n\n", " ;\n", "\n---\n"]
 TASK_INSTRUCTION = {
     "antonym": "Write the opposite of the word.",
     "synonym": "Write a word like the word.",

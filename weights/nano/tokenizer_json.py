@@ -7,32 +7,19 @@ is in the table as it is. `tests/test_nano.py` compares the two on random text.
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 
+from ministeer.tokenizer import END, Tokenizer, byte_letters
+
 HERE = Path(__file__).resolve().parent
-SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-EOT = "<|endoftext|>"
-
-
-def byte_letters() -> list[str]:
-    """GPT-2's printable letter for each byte (256 of them): printable Latin-1 stands for itself, the rest is moved above 255."""
-    plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    letters, moved = [], 256
-    for byte in range(256):
-        letters.append(chr(byte) if byte in plain else chr(moved))
-        moved += byte not in plain
-    return letters
+SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # PATTERN in Hugging Face's dialect
 
 
 def tokenizer_json(rank_file: Path) -> str:
     """The text of `tokenizer.json` for a rank file."""
-    letters = byte_letters()
-    ranks = {
-        base64.b64decode(entry): int(rank)
-        for entry, rank in (line.split() for line in rank_file.read_text().splitlines())
-    }
+    letters, tokenizer = byte_letters(), Tokenizer.from_file(rank_file)
+    ranks = {tokenizer.token_bytes(rank): rank for rank in range(tokenizer.eot)}
     spelled = {entry: "".join(letters[byte] for byte in entry) for entry in ranks}
     merges = [
         [spelled[entry[:cut]], spelled[entry[cut:]]]
@@ -45,7 +32,7 @@ def tokenizer_json(rank_file: Path) -> str:
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": len(ranks), "content": EOT, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+            {"id": len(ranks), "content": END, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         ],
         "normalizer": None,
         "pre_tokenizer": {
@@ -60,7 +47,7 @@ def tokenizer_json(rank_file: Path) -> str:
         "model": {
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
             "fuse_unk": False, "byte_fallback": False, "ignore_merges": True,
-            "vocab": {**{spelled[entry]: rank for entry, rank in ranks.items()}, EOT: len(ranks)},
+            "vocab": {**{spelled[entry]: rank for entry, rank in ranks.items()}, END: len(ranks)},
             "merges": merges,
         },
     }  # fmt: skip

@@ -1,7 +1,8 @@
 """Train nano: `python weights/nano/train.py --out DIR --steps N --seed S`; `--miniature` trains a small one in about a minute.
 
 The text comes from `corpus.py`, seeded; the number of steps is fixed in advance, so the same seed on the same machine gives the
-same bytes. The block matrices are trained by Muon (an update of orthogonal directions), the rest by AdamW.
+same bytes. The block matrices are trained by Muon (an update of orthogonal directions), the rest by AdamW; torch has both since
+2.9.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,8 @@ import corpus
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from ministeer.model import GPT2, GPT2Config
+from ministeer.tokenizer import Tokenizer
 from ministeer.weights import save_model
 
 HERE = Path(__file__).resolve().parent
@@ -36,10 +37,8 @@ class Recipe:
     heads: int = 4
     context: int = 256
     batch: int = 16
-    steps: int = 2200
-    short: float = (
-        0.6  # share of the steps on rows of half the length, twice as many of them: cheaper, and enough at first
-    )
+    steps: int = 3000
+    short: float = 0.6  # share of the steps on rows of half the length, twice as many of them: cheaper, enough at first
     warmup: int = 60
     constant: float = 0.55  # share of the steps up to which the learning rate stays at its peak
     peak: float = 3e-3  # AdamW's learning rate
@@ -79,33 +78,34 @@ def optimizers(model: GPT2, recipe: Recipe) -> list[torch.optim.Optimizer]:
     ]  # fmt: skip
 
 
-def train(recipe: Recipe, on_step: Callable[[GPT2, int, float], None] | None = None) -> tuple[GPT2, list[float]]:
-    """Train from nothing; returns the model and its loss (nats a token) at each step. `on_step(model, step, loss)` is for progress."""
-    encoding = corpus.read_encoding(HERE / "vocab.tiktoken")
+def batches(recipe: Recipe, tokenizer: Tokenizer) -> Iterator[torch.Tensor]:
+    """The ids of each step, `(rows, length + 1)`: every step has as many tokens."""
     texts = corpus.documents(recipe.seed)
-    n_short, half = int(recipe.short * recipe.steps), recipe.context // 2
-    short = corpus.token_rows(encoding, texts, n_short * 2 * recipe.batch, half + 1).reshape(n_short, -1, half + 1)
-    n_long = recipe.steps - n_short
-    long = corpus.token_rows(encoding, texts, n_long * recipe.batch, recipe.context + 1).reshape(
-        n_long, -1, recipe.context + 1
-    )
+    for step in range(recipe.steps):
+        halve = 2 if step < int(recipe.short * recipe.steps) else 1
+        rows = corpus.token_rows(tokenizer, texts, halve * recipe.batch, recipe.context // halve + 1)
+        yield torch.from_numpy(rows.astype("int64"))
 
+
+def train(
+    recipe: Recipe, on_step: Callable[[GPT2, int, float], None] | None = None, device: str = "cpu"
+) -> tuple[GPT2, list[float]]:
+    """Train from nothing; returns the model and its loss (nats a token) at each step. `on_step(model, step, loss)` is for progress."""
+    tokenizer = Tokenizer.from_file(HERE / "vocab.tiktoken")
     torch.manual_seed(recipe.seed)
-    config = GPT2Config(encoding.n_vocab, recipe.context, recipe.width, recipe.layers, recipe.heads)
-    model = GPT2(config)
+    model = GPT2(GPT2Config(tokenizer.n_vocab, recipe.context, recipe.width, recipe.layers, recipe.heads))
     model.initialize(torch.Generator().manual_seed(recipe.seed))
+    model.to(device)
     groups = optimizers(model, recipe)
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in groups]
     losses = []
-    for step in range(recipe.steps):
+    for step, batch in enumerate(batches(recipe, tokenizer)):
         for optimizer, peak in zip(groups, peaks):
             for group, lr in zip(optimizer.param_groups, peak):
                 group["lr"] = lr * rate(recipe, step)
             optimizer.zero_grad(set_to_none=True)
-        batch = torch.from_numpy(
-            (short[step] if step < n_short else long[step - n_short]).astype("int64")
-        )  # (B, T + 1)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        batch = batch.to(device)  # (B, T + 1)
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
             logits = model(batch[:, :-1])  # (B, T, V)
         loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
         loss.backward()
@@ -119,7 +119,7 @@ def train(recipe: Recipe, on_step: Callable[[GPT2, int, float], None] | None = N
 
 
 def write(model: GPT2, folder: Path) -> None:
-    """Save to a temporary folder beside the target, then move each file into place: no half-written checkpoint is ever seen."""
+    """Save to a temporary folder beside the target, then move each file into place: no half-written file is ever seen."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         save_model(model, name, dtype=torch.bfloat16)
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder for the checkpoint (default: the shipped one)")
     parser.add_argument("--steps", type=int, help="number of steps (default: that of the shipped model)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument("--miniature", action="store_true", help="a small model, in about a minute")
     parser.add_argument(
         "--checkpoints", type=int, default=0, metavar="N", help="also save every N steps, under OUT/step-*"
@@ -166,12 +167,16 @@ def main() -> None:
         if args.checkpoints and done % args.checkpoints == 0 and done < recipe.steps:
             write(model, args.out / f"step-{done}")
 
+    print(f"{recipe.steps} steps, {recipe.steps * recipe.batch * recipe.context / 1e6:.1f} M tokens", flush=True)
+    model, losses = train(recipe, progress, args.device)
+    last = sum(losses[-20:]) / len(losses[-20:])
     print(
-        f"making {recipe.steps * recipe.batch * recipe.context / 1e6:.1f} M tokens of text, then training", flush=True
+        f"loss {losses[0]:.2f} -> {last:.3f} (mean of the last 20 steps) in {(time.perf_counter() - start) / 60:.1f} min"
     )
-    model, losses = train(recipe, progress)
+    if last > 0.8 * losses[0]:
+        sys.exit("expected the loss to fall by a fifth at least, it did not: nothing was written")
     write(model, args.out)
-    print(f"loss {losses[0]:.2f} -> {losses[-1]:.3f} in {(time.perf_counter() - start) / 60:.1f} min; wrote {args.out}")
+    print(f"wrote {args.out}")
 
 
 if __name__ == "__main__":
