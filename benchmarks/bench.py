@@ -31,7 +31,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from ministeer.extract import streams
+from ministeer.extract import pair_streams
 from ministeer.generate import generate
 from ministeer.model import GPT2, GPT2Config, Linear
 from ministeer.pack import Packed, pack, supported
@@ -163,17 +163,21 @@ def decode_row(ours: GPT2, theirs: Any, repetitions: int, target: float | None) 
     )
 
 
-def extract_row(ours: GPT2, theirs: Any, repetitions: int, pairs: int, target: float | None) -> Row:
-    """The stream at the last token of each text, at the input of every block and the output of the last."""
+def extract_row(ours: GPT2, theirs: Any, repetitions: int, pairs: int, shared: int, target: float | None) -> Row:
+    """The stream at the last token of both texts of each pair, at the input of every block and the output of the last.
+
+    shared: tokens that the two begin with alike; contrast pairs as published differ in the last token alone.
+    """
     config, dtype = ours.config, ours.wte.weight.dtype
     ids = torch.randint(config.vocab_size, (2 * pairs, TOKENS), generator=torch.Generator().manual_seed(2))
+    ids[1::2, :shared] = ids[0::2, :shared]
     rows = ids.tolist()
     sites = [("pre", i) for i in range(config.n_layer + 1)]
-    last = [TOKENS - 1] * len(rows)
+    last = [(TOKENS - 1, TOKENS - 1)] * pairs
 
     def run_ours() -> list[Tensor]:
-        found = streams(ours, rows, last, sites, batch_size=BATCH)
-        return [(x[0::2] - x[1::2]).mean(0) for x in found.values()]
+        found = pair_streams(ours, list(zip(rows[0::2], rows[1::2], strict=True)), last, sites, batch_size=BATCH)
+        return [(x[:, 0] - x[:, 1]).mean(0) for x in found.values()]
 
     @torch.no_grad()
     def run_theirs() -> list[Tensor]:
@@ -191,14 +195,16 @@ def extract_row(ours: GPT2, theirs: Any, repetitions: int, pairs: int, target: f
         raise RuntimeError(f"the two sides do not compute the same, timing them says nothing: error {error:.1e}")
     times = in_turns(repetitions, run_ours, run_theirs)
     matrices = sum(p.numel() for p in ours.blocks.state_dict().values() if p.ndim == 2)
+    kind = f"that differ in the last {TOKENS - shared}" if shared else "with nothing in common"
     return Row(
-        f"contrastive extraction, {pairs} pairs of {TOKENS} tokens, all layers{_packed(ours)}",
+        f"contrastive extraction, {pairs} pairs of {TOKENS} tokens {kind}, all layers{_packed(ours)}",
         _name(dtype),
         *times,
-        about=f"`extract.streams` against GPT2LMHeadModel with output_hidden_states, both in batches of {BATCH}, then "
-        "the mean difference; the limit is the blocks' matrix products at the fastest rate of a product of their shapes.",
+        about=f"`extract.pair_streams`, which computes once what a pair begins with alike, against GPT2LMHeadModel with "
+        f"output_hidden_states, both in batches of {BATCH}, then the mean difference; the limit is the blocks' matrix products "
+        "for the tokens that differ, at the fastest rate of a product of their shapes.",
         target=target,
-        limit=2 * matrices * len(rows) * TOKENS / gemm_rate(config, dtype),
+        limit=2 * matrices * pairs * (2 * TOKENS - shared) / gemm_rate(config, dtype),
     )
 
 
@@ -322,11 +328,13 @@ def main() -> None:
     ):
         pair = build(config, dtype)
         add(decode_row(*pair, many, decode_target))
-        add(extract_row(*pair, (many + 1) // 2, pairs, extract_target))
+        add(extract_row(*pair, (many + 1) // 2, pairs, TOKENS - 1, extract_target))
+        if dtype == torch.float32:
+            add(extract_row(*pair, (many + 1) // 2, pairs, 0, None))
         if dtype == torch.bfloat16 and supported():
             pack(pair[0])
             add(decode_row(*pair, many, decode_target))
-            add(extract_row(*pair, (many + 1) // 2, pairs, extract_target))
+            add(extract_row(*pair, (many + 1) // 2, pairs, TOKENS - 1, extract_target))
         del pair
         gc.collect()
     load.append(os.getloadavg()[0])

@@ -66,8 +66,9 @@ class GPT2Config:
 class Linear(nn.Linear):
     """W x + b, the weight `(out, in)`: reading it row by row is how a CPU multiplies a vector fastest in bfloat16.
 
-    In float32 the matrix-vector product of torch's BLAS uses one core. A batch of strips of the matrix, the same product,
-    uses them all: `make bench` shows what that gains for one token.
+    In float32 the vector-matrix product of torch's BLAS uses one core. A batch of strips of the matrix, the same product,
+    uses them all: `make bench` shows what that gains for one token. The token stands on the left: on the right, as a
+    column, some processors read at half the speed.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,8 +76,8 @@ class Linear(nn.Linear):
         one_token = x.numel() == n and x.dtype == torch.float32 and x.device.type == "cpu"
         if not one_token or self.out_features % strips:
             return F.linear(x, self.weight, self.bias)  # (..., in) -> (..., out)
-        w, b = self.weight.view(strips, -1, n), self.bias.view(strips, -1, 1)  # (8, out / 8, in), (8, out / 8, 1)
-        return torch.baddbmm(b, w, x.reshape(1, n, 1).expand(strips, n, 1)).view(*x.shape[:-1], -1)
+        w, b = self.weight.view(strips, -1, n), self.bias.view(strips, 1, -1)  # (8, out / 8, in), (8, 1, out / 8)
+        return torch.baddbmm(b, x.reshape(1, 1, n).expand(strips, 1, n), w.mT).view(*x.shape[:-1], -1)
 
 
 class Attention(nn.Module):
@@ -193,18 +194,16 @@ class GPT2(nn.Module):
     ) -> Tensor:
         """As `forward`, without the unembedding: the stream at `("pre", depth)`, `(B, T, D)`, by default the last one.
 
-        The blocks from `depth` on are not run, so a cache, which needs them all, cannot be given with it.
+        The blocks from `depth` on are not run; a cache has to be one of that depth.
         """
         depth = self.config.n_layer if depth is None else depth
         if not isinstance(depth, Integral) or not 0 <= depth <= self.config.n_layer:
             raise ValueError(f"expected a depth, a whole number from 0 to {self.config.n_layer}, got {depth!r}")
-        if cache is not None and depth < self.config.n_layer:
-            raise ValueError("a cache needs every block to run: leave out `depth` or the cache")
         self._check_ids(ids)
         plain = adds is None and tape is None
         sites = None if plain else Sites(self, ids, adds, tape, depth)
         if cache is not None:
-            positions = cache.reserve(self, ids)  # (B, T)
+            positions = cache.reserve(self, ids, depth)  # (B, T)
         elif ids.shape[1] > self.config.n_positions:
             raise ValueError(
                 f"expected at most {self.config.n_positions} tokens, the model's context, got {ids.shape[1]}; cut the text"
@@ -267,9 +266,10 @@ class Cache:
 
     `lengths` `(B,)` says how many tokens each row holds, and the next ones follow there. `keep(lengths)` forgets all behind:
     call it after prompts padded on the right, with their true lengths, or to return to a shared prefix, with its length.
+    `depth` blocks are held, by default all.
     """
 
-    def __init__(self, model: GPT2, rows: int, capacity: int) -> None:
+    def __init__(self, model: GPT2, rows: int, capacity: int, depth: int | None = None) -> None:
         c, w = model.config, model.wte.weight
         if not 1 <= capacity <= c.n_positions:
             raise ValueError(
@@ -277,8 +277,8 @@ class Cache:
             )
         if rows < 1:
             raise ValueError(f"expected a cache for one row or more, got {rows}")
-        self.config, self.capacity = c, capacity
-        shape = (c.n_layer, rows, capacity, c.n_head, c.n_embd // c.n_head)
+        self.config, self.capacity, self.depth = c, capacity, c.n_layer if depth is None else depth
+        shape = (self.depth, rows, capacity, c.n_head, c.n_embd // c.n_head)
         self.k, self.v = w.new_zeros(shape), w.new_zeros(shape)  # (L, B, S, H, K)
         self.lengths = torch.zeros(rows, dtype=torch.int64)  # on the CPU: it decides shapes
         self._rows = torch.arange(rows, device=w.device)[:, None]  # (B, 1)
@@ -297,13 +297,17 @@ class Cache:
             self.k[:, row, start:end] = self.v[:, row, start:end] = 0
         self.lengths = new.to(torch.int64, copy=True)
 
-    def reserve(self, model: GPT2, ids: Tensor) -> Tensor:
-        """Positions `(B, T)` for the tokens `ids` `(B, T)` that come next; the model calls this before its blocks."""
+    def reserve(self, model: GPT2, ids: Tensor, depth: int) -> Tensor:
+        """Positions `(B, T)` for the tokens `ids` `(B, T)` that come next; the model calls this before its `depth` blocks."""
         w = model.wte.weight
         if (model.config, w.dtype, w.device) != (self.config, self.k.dtype, self.k.device):
             raise ValueError(
                 f"expected a cache made for this model, {model.config} in {w.dtype} on {w.device}, "
                 f"got one for {self.config} in {self.k.dtype} on {self.k.device}; make a new Cache"
+            )
+        if depth != self.depth:
+            raise ValueError(
+                f"expected a cache of the {depth} blocks that are run, got one of {self.depth}; make a Cache of that depth"
             )
         if ids.shape[0] != len(self.lengths):
             raise ValueError(f"expected {len(self.lengths)} rows, as the cache was made for, got {ids.shape[0]}")

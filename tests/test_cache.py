@@ -339,9 +339,21 @@ def test_another_number_of_rows_is_refused(rows: int) -> None:
         MODEL(random_ids(MODEL, rows, 3), cache=cache)
 
 
-def test_a_cache_and_a_depth_are_refused() -> None:
-    with pytest.raises(ValueError, match="cache needs every block.*depth"):
-        MODEL.stream(random_ids(MODEL, 1, 3), cache=Cache(MODEL, 1, 4), depth=1)
+@pytest.mark.parametrize(("held", "run"), [(None, 1), (1, None), (1, 2), (2, 1)])
+def test_a_cache_of_another_depth_is_refused(held: int | None, run: int | None) -> None:
+    with pytest.raises(
+        ValueError, match=f"a cache of the {run or LAYERS} blocks that are run, got one of {held or LAYERS}"
+    ):
+        MODEL.stream(random_ids(MODEL, 1, 3), cache=Cache(MODEL, 1, 4, held), depth=run)
+
+
+@pytest.mark.parametrize("depth", range(LAYERS + 1))
+def test_a_cache_of_some_blocks_serves_a_run_of_as_many(depth: int) -> None:
+    ids = random_ids(MODEL, 2, 5)
+    cache = Cache(MODEL, 2, 5, depth)
+    parts = [MODEL.stream(part, cache=cache, depth=depth) for part in (ids[:, :3], ids[:, 3:])]
+    assert relative(torch.cat(parts, 1), MODEL.stream(ids, depth=depth)) < TOLERANCE
+    assert len(cache.k) == depth
 
 
 def test_a_cache_and_the_full_depth_are_fine() -> None:
