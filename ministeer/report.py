@@ -100,7 +100,7 @@ a {{ color: var(--link); }} img {{ max-width: 100%; height: auto; }} figure {{ m
 figcaption, .small {{ font-size: .875rem; }} .scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: .9rem; min-width: 50%; }}
 caption {{ text-align: left; padding: .3rem 0; font-size: .875rem; }}
-th, td {{ text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }}
+th, td {{ text-align: left; min-width: 6rem; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }}
 .finding {{ background: var(--soft); padding: .8rem 1rem; border-left: 4px solid var(--link); }}
 code {{ font-size: .9em; background: var(--soft); padding: .1em .3em; }}
 </style></head><body><h1>{title}</h1>{body}</body></html>
