@@ -23,12 +23,14 @@ MULTIPLIERS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]  # Tan et al. 2024
 
 
 def differences(model, tokenizer, *, vector, layer, multipliers, items):
-    """Logit of the positive answer minus that of the negative one, a list of items for each multiplier."""
-    prompts = [[tokenizer.eot, *tokenizer.encode(item["prompt"])] for item in items]
-    positive, negative = ([tokenizer.single(item[sign]) for item in items] for sign in SIGNS)
-    steers = [Steer(vector, ("pre", layer), m, where="last") for m in multipliers]
-    logits = [prefill(model, prompts, None, [steer]) for steer in steers]
-    return [{"difference": metrics.logit_difference(x, positive, negative).tolist()} for x in logits]
+    """Logit of each item's positive answer minus that of its negative one: one batch, a multiplier a row."""
+    rows = [item for item in items for _ in multipliers]
+    prompts = [[tokenizer.eot, *tokenizer.encode(row["prompt"])] for row in rows]
+    steer = Steer(vector, ("pre", layer), multipliers * len(items), where="last")
+    logits = prefill(model, prompts, None, [steer])
+    answers = ([tokenizer.single(row[sign]) for row in rows] for sign in SIGNS)
+    found = metrics.logit_difference(logits, *answers).view(len(items), -1)  # (items * multipliers,)
+    return [{"differences": row.tolist()} for row in found]
 
 
 # %% Measure it
@@ -59,7 +61,7 @@ for seed in range(5):
 def measure(vector, layer, items):
     """Logit differences (items, multipliers)."""
     cell = lab.cell(differences, vector=vector, layer=layer, multipliers=MULTIPLIERS, items=items)
-    return np.array([row["difference"] for row in cell]).T
+    return np.array([row["differences"] for row in cell])
 
 
 slopes = partial(metrics.steerability, MULTIPLIERS)  # (items, multipliers) -> (items,)

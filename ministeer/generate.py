@@ -180,9 +180,11 @@ def generate(
 
 def _prompts(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> tuple[list[list[int]], bool]:
     """The prompts as lists of ids, and whether `ids` was one text rather than a list of them."""
-    if isinstance(ids, str):
-        raise ValueError("expected token ids, got a text; write tokenizer.encode(text)")
     given = [_plain(row) for row in _plain(ids)]
+    if given and isinstance(given[0], str):
+        raise ValueError(
+            "expected token ids, got a text; write [tok.eot, *tok.encode(text)] with the model's tokenizer"
+        )
     one = not given or not isinstance(given[0], Sequence)
     return [list(row) for row in ([given] if one else given)], one
 

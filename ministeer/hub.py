@@ -113,6 +113,11 @@ def recorded_sha256(path: Path) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1] not in HUB:
-        sys.exit(f"usage: python -m ministeer.hub {'|'.join(HUB)}")
-    file = fetch(sys.argv[1])
+        sys.exit(
+            f"expected one of {', '.join(HUB)}, got {' '.join(sys.argv[1:]) or 'none'}; write `make weights MODEL=gpt2-xl`"
+        )
+    try:
+        file = fetch(sys.argv[1])
+    except (ValueError, OSError) as error:
+        sys.exit(f"ministeer.hub: {error}")
     print(f"{file.parent}\nmodel.safetensors: {file.stat().st_size} bytes, SHA-256 {recorded_sha256(file)}")

@@ -78,6 +78,9 @@ class SteeringVector:
                     f"expected finite values at {site}, got NaN or infinity; check the texts it was read from, or the number it was scaled by"
                 )
 
+    def __repr__(self) -> str:
+        return f"SteeringVector({self.provenance.method}, width {self.width}, sites {self.sites})"
+
     @property
     def sites(self) -> list[Site]:
         return list(self.tensors)
@@ -88,7 +91,9 @@ class SteeringVector:
 
     def __getitem__(self, site: Site) -> Tensor:
         if site not in self.tensors:
-            raise ValueError(f"expected one of the vector's sites {self.sites}, got {site!r}; extract it there too")
+            raise ValueError(
+                f"expected one of the vector's sites {self.sites}, got {site!r}; take one of these, or extract it there too"
+            )
         return self.tensors[site]
 
     def norm(self) -> dict[Site, float]:
@@ -237,8 +242,11 @@ class Steer:
             got = self.tensor.dtype if isinstance(self.tensor, Tensor) else type(self.tensor).__name__
             raise ValueError(f"expected a vector that is a tensor of floating-point numbers, got {got}")
         if 0 in self.tensor.shape or self.tensor.ndim != (2 if self.where == "front" else 1):
-            wanted = "(P, D), a vector a position, for where='front'" if self.where == "front" else "(D,)"
-            raise ValueError(f"expected a vector {wanted}, got {tuple(self.tensor.shape)} with where={self.where!r}")
+            wanted = "(P, D), one a position, for where='front'" if self.where == "front" else "(D,)"
+            remedy = "; one a position, as ActAdd makes them, goes with where='front'" if self.where != "front" else ""
+            raise ValueError(
+                f"expected a vector {wanted}, got {tuple(self.tensor.shape)} with where={self.where!r}{remedy}"
+            )
         if not bool(torch.isfinite(self.tensor).all()):
             raise ValueError("expected a vector of finite values, got NaN or infinity; check how it was made")
         try:
@@ -288,7 +296,8 @@ class Steer:
         shortest = min(lengths)
         if len(self.coeffs) not in (1, len(lengths)):
             raise ValueError(
-                f"expected one coefficient, or one for each of {len(lengths)} rows, got {len(self.coeffs)}"
+                f"expected one coefficient, or one for each of {len(lengths)} rows, got {len(self.coeffs)}; "
+                "to sweep one prompt, give it once for each"
             )
         if self.where == "front" and len(self.tensor) > shortest:
             raise ValueError(

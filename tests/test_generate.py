@@ -652,7 +652,8 @@ def test_logits_that_are_no_numbers_are_not_sampled() -> None:
 @pytest.mark.parametrize(
     ("ids", "settings", "words"),
     [
-        ("hello", {}, "write tokenizer.encode"),
+        ("hello", {}, "got a text; write .*tok.encode"),
+        (["hello", "you"], {}, "got a text; write .*tok.encode"),
         ([1], {"stop": 3}, r"expected stop to be a list of ids, got 3; write \[3\]"),
         ([1], {"top_k": 2.0}, "top_k to be a whole number, got 2.0"),
         ([1], {"new": 2.0}, "max_new_tokens to be a whole number, got 2.0"),

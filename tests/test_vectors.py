@@ -137,6 +137,10 @@ def test_vectors_and_interventions_can_be_compared_and_kept_in_a_set() -> None:
         assert len({one, one, twin}) == 2
 
 
+def test_a_vector_shows_what_it_is_and_not_its_numbers() -> None:
+    assert re.fullmatch(r"SteeringVector\(\w+, width 16, sites \[.*\('mid', 1\).*\]\)", repr(some_vector(1)))
+
+
 def test_a_number_close_to_another_leaves_another_provenance() -> None:
     vector = some_vector(1)
     assert (0.12345671 * vector).provenance != (0.12345672 * vector).provenance
@@ -186,7 +190,7 @@ def test_a_steering_vector_gives_its_tensor_at_the_site() -> None:
         ({"where": [True, False]}, ["counted from 0", "[True, False]"]),
         ({"where": 3}, ["list of prompt positions", "3"]),
         ({"where": None}, ["list of prompt positions", "None"]),
-        ({"vector": FRONT}, ["(D,)", "(2, 16)", "'all'"]),
+        ({"vector": FRONT}, ["(D,)", "(2, 16)", "'all'", "goes with where='front'"]),
         ({"where": "front"}, ["(P, D)", "(16,)", "'front'"]),
         ({"vector": FRONT[:0], "where": "front"}, ["(P, D)", "(0, 16)"]),
         ({"vector": torch.tensor(1.0)}, ["(D,)", "()"]),
