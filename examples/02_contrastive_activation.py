@@ -70,7 +70,8 @@ found = {(name, i): measure(vectors[name], i, held_out) for i in lab.progress(la
 best = {name: max(layers, key=lambda i: slopes(measure(vectors[name], i, train)).mean()) for name in readings}
 
 # %% Show it
-interval = partial(metrics.bootstrap, seed=0, groups=[row["scenario"] for row in held_out])  # 3 rows a scenario
+scenarios = [row["scenario"] for row in held_out]
+interval, n = partial(metrics.bootstrap, seed=0, groups=scenarios), len(set(scenarios))
 curves = {name: [interval(slopes(found[name, i])) for i in layers] for name in readings}
 means = [[slopes(found[f"random {seed}", i]).mean() for seed in range(5)] for i in layers]
 curves["random, all of 5"] = [(np.mean(m), min(m), max(m)) for m in means]
@@ -82,17 +83,17 @@ said = "; ".join(
 layer, unit = best[CONTEXT], "logits per unit of the multiplier"
 sweep = report.lines(
     lab.folder / "02_layers", layers, curves, xlabel="layer whose input is steered", ylabel=f"steerability ({unit})",
-    caption="Read and added at the same layer. Bands: 95 % over 7 scenarios; the range of the 5 random vectors.",
+    caption=f"Read and added at the same layer. Bands: 95 % over {n} scenarios; the range of the 5 random vectors.",
 )  # fmt: skip
 dose = report.lines(
     lab.folder / "02_multipliers", MULTIPLIERS,
     {name: [interval(x) for x in found[name, layer].T] for name in (CONTEXT, "random 0")},
-    xlabel="multiplier", ylabel="logit difference", caption=f"Layer {layer}; 95 % bands over 7 held-out scenarios.",
+    xlabel="multiplier", ylabel="logit difference", caption=f"Layer {layer}; 95 % bands over {n} held-out scenarios.",
 )  # fmt: skip
 lab.save(
     title=f"2. Contrastive activation addition: {VALUE}",
     question=f"Does a direction for {VALUE}, from contrast pairs, move the answers in scenarios it was not taken from?",
-    protocol=f"Mean difference over {len(train)} pairs, added at the last prompt token of {len(held_out)} items of 7 held-out "
+    protocol=f"Mean difference over {len(train)} pairs, added at the last prompt token of {len(held_out)} items of {n} held-out "
     "scenarios; layers chosen on the training scenarios. Steerability is the slope of the logit difference of the two answers "
     "against the multiplier, with 95 % bootstrap intervals over scenarios; 5 random vectors of the longest vector's norm.",
     finding=f"Steerability ({unit}). {said}; random vectors at layer {layer}: "

@@ -33,9 +33,7 @@ def streams(
     Only the sites asked for are kept, no block above the highest is run, no logits are computed.
     on_batch: called with (texts done, N) after each batch, for a progress bar.
     """
-    for number, (row, position) in enumerate(zip(rows, positions, strict=True)):
-        if not 0 <= position < len(row):  # beyond lies padding, and -1 would be some of it
-            raise ValueError(f"expected a position from 0 to {len(row) - 1} in row {number}, got {position}")
+    _check_positions(rows, positions)
     sites = list(dict.fromkeys(sites))  # each once
     depth = _depth(model, sites)
     device = model.wte.weight.device
@@ -47,7 +45,7 @@ def streams(
         tape: list[Any] = list(sites)
         model.stream(ids.to(device), tape=tape, depth=depth)
         for site, x in zip(sites, tape, strict=True):
-            found[site].append(x[torch.arange(len(batch), device=device), at].float().cpu())  # (B, T, D) -> (B, D)
+            found[site].append(_at(x, at))
         if on_batch is not None:
             on_batch(start + len(batch), len(rows))
     return {site: torch.cat(parts) for site, parts in found.items()}
@@ -68,6 +66,8 @@ def pair_streams(
     Contrast pairs often differ in their last token alone, and then cost half as much as two texts.
     batch_size: pairs at a time. on_batch: called with (pairs done, N).
     """
+    for side in (0, 1):
+        _check_positions([pair[side] for pair in pairs], [at[side] for at in positions])
     sites = list(dict.fromkeys(sites))  # each once
     depth = _depth(model, sites)
     device = model.wte.weight.device
@@ -88,9 +88,7 @@ def pair_streams(
             tape: list[Any] = list(sites)
             model.stream(ids.to(device), tape=tape, cache=cache, depth=depth)
             for site, x in zip(sites, tape, strict=True):
-                found[site][batch, side] = (
-                    x[torch.arange(len(batch), device=device), at].float().cpu()
-                )  # (B, T, D) -> (B, D)
+                found[site][batch, side] = _at(x, at)
         if on_batch is not None:
             on_batch(start + len(batch), len(pairs))
     return found
@@ -175,6 +173,17 @@ def random_like(vector: SteeringVector, *, seed: int) -> SteeringVector:
         tensors[site] = noise * (tensor.float().cpu().norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
     method = f"random, of the norm of ({vector.provenance.method})"
     return SteeringVector(tensors, replace(vector.provenance, method=method, seed=seed))
+
+
+def _check_positions(rows: Sequence[Sequence[int]], positions: Sequence[int]) -> None:
+    for number, (row, position) in enumerate(zip(rows, positions, strict=True)):
+        if not 0 <= position < len(row):  # beyond lies padding, and -1 would be some of it
+            raise ValueError(f"expected a position from 0 to {len(row) - 1} in row {number}, got {position}")
+
+
+def _at(x: Tensor, positions: Tensor) -> Tensor:
+    """The stream `(B, T, D)` at one position of each row, `(B, D)` in float32 on the CPU."""
+    return x[torch.arange(len(x), device=x.device), positions].float().cpu()
 
 
 def _read_at(plus: Sequence[int], minus: Sequence[int], token: str, number: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,15 @@ def fingerprint(model: GPT2) -> str:
     Rounded, so that a checkpoint has one fingerprint whether it was loaded in float32 or in bfloat16; float16 rounds
     otherwise, and has another.
     """
+    return _hash((name, tensor.to(torch.bfloat16)) for name, tensor in sorted(model.state_dict().items()))
+
+
+def _hash(named: Iterable[tuple[object, Tensor]]) -> str:
+    """16 hex digits of the SHA-256 of tensors, to the bit, with their names and shapes; one is copied at a time."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in named:
         digest.update(f"{name} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().to(torch.bfloat16).contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())  # type: ignore[arg-type]
     return digest.hexdigest()[:16]
 
 
@@ -200,11 +205,7 @@ class SteeringVector:
 
 def vector_hash(vector: SteeringVector) -> str:
     """16 hex digits of the SHA-256 of a vector's tensors, site by site, to the bit."""
-    digest = hashlib.sha256()
-    for site, tensor in vector.tensors.items():
-        digest.update(f"{site} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return _hash(vector.tensors.items())
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import torch
 from reference import SHAPES, TOLERANCE, pair, random_tensor, reference_run, relative, residual_sites
 from torch import Tensor
 
-from ministeer.extract import activation_addition, contrastive, random_like, streams
+from ministeer.extract import activation_addition, contrastive, pair_streams, random_like, streams
 from ministeer.generate import generate
 from ministeer.model import GPT2
 from ministeer.tokenizer import Tokenizer
@@ -284,6 +284,12 @@ def test_a_position_beyond_its_text_is_refused_and_not_read_from_the_padding(row
     positions[row] = position
     with pytest.raises(ValueError, match=f"in row {row}, got {position}"):
         streams(MODEL, [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10]], positions, [("pre", 1)])
+
+
+@pytest.mark.parametrize("position", [(1, 2), (-1, 0)])
+def test_a_position_beyond_a_text_of_a_pair_is_refused(position: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="expected a position from 0 to 1 in row 0"):
+        pair_streams(MODEL, [([1, 2], [1, 3])], [position], SITES)
 
 
 def test_a_position_for_each_text() -> None:

@@ -116,7 +116,7 @@ def heldout_report() -> str:
     """What is kept out of the training text, by data file."""
 
     def pick(name: str, column: str, split: str = "heldout") -> list[str]:
-        return sorted({row[column] for row in read(name) if row["split"] == split})
+        return sorted({row[column] for row in read(name, split=split)})
 
     pairs = [f"{r['word']}-{r['antonym']}" for r in read("antonyms.tsv") if r["split"] == "heldout"]
     rows = {

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from ministeer.data import read
-from ministeer.generate import generate
-from ministeer.model import GPT2, pad
+from ministeer.generate import generate, prefill
+from ministeer.model import GPT2
 from ministeer.tokenizer import Tokenizer
 from ministeer.weights import load
 
@@ -51,10 +51,7 @@ def next_probabilities(model: GPT2, tokenizer: Tokenizer, prompts: list[str]) ->
     out = []
     for start in range(0, len(prompts), 64):
         rows = [[tokenizer.eot, *tokenizer.encode(p)] for p in prompts[start : start + 64]]
-        ids, _ = pad(rows)
-        last = torch.tensor([len(row) - 1 for row in rows])
-        logits = model.unembed(model.stream(ids)[torch.arange(len(rows)), last])  # (B, T, D) -> (B, D) -> (B, V)
-        out.append(logits.float().softmax(-1))
+        out.append(prefill(model, rows).float().softmax(-1))
     return torch.cat(out)
 
 

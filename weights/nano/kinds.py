@@ -70,7 +70,7 @@ def load_tables() -> Tables:
         tasks=tasks,
         antonyms=antonyms,
         inputs=sorted(antonyms),
-        structures=[row for row in read("structures.tsv") if row["split"] == "seen" and row["kind"] == "neutral"],
+        structures=read("structures.tsv", split="seen", kind="neutral"),
         values=values,
         contexts=contexts,
         names={g: [r["name"] for r in names if r["gender"] == g and r["split"] == "train"] for g in ("female", "male")},
