@@ -1,97 +1,30 @@
 """Texts -> steering vectors.
 
-Letters: N texts, D width, P positions of a per-position vector.
+Of pairs of texts, or of one kind of text alone, the stream is read at one token; a direction is found in what was read.
+`contrastive`, `pca`, `probe` and `private_mean` take pairs, and the same arguments, so that they can be compared;
+`activation_addition` one pair; `function_vector` prompts of one task. Each vector has its `health`.
+
+Letters: N texts or pairs, D width, P positions of a per-position vector.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ministeer.model import GPT2, Cache, Site, pad
+from ministeer.directions import logistic, mean_difference, principal, principal_centred
+from ministeer.model import GPT2, Site
+from ministeer.provenance import Health, Provenance, health
+from ministeer.reading import OnBatch, alike, as_sites, depth, pair_streams, streams
 from ministeer.tokenizer import Tokenizer
-from ministeer.vectors import Provenance, SteeringVector, data_hash, fingerprint
-
-
-@torch.no_grad()
-def streams(
-    model: GPT2,
-    rows: Sequence[Sequence[int]],
-    positions: Sequence[int],
-    sites: Sequence[Site],
-    *,
-    batch_size: int = 16,
-    on_batch: Callable[[int, int], None] | None = None,
-) -> dict[Site, Tensor]:
-    """The residual stream of each text at one of its positions, `{site: (N, D)}` in float32 on the CPU.
-
-    rows: N lists of ids, of any lengths. positions: N positions, counted from each row's first token.
-    Only the sites asked for are kept, no block above the highest is run, no logits are computed.
-    on_batch: called with (texts done, N) after each batch, for a progress bar.
-    """
-    _check_positions(rows, positions)
-    sites = list(dict.fromkeys(sites))  # each once
-    depth = _depth(model, sites)
-    device = model.wte.weight.device
-    found: dict[Site, list[Tensor]] = {site: [] for site in sites}
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        ids, _ = pad(batch)
-        at = torch.tensor(positions[start : start + batch_size], device=device)
-        tape: list[Any] = list(sites)
-        model.stream(ids.to(device), tape=tape, depth=depth)
-        for site, x in zip(sites, tape, strict=True):
-            found[site].append(_at(x, at))
-        if on_batch is not None:
-            on_batch(start + len(batch), len(rows))
-    return {site: torch.cat(parts) for site, parts in found.items()}
-
-
-@torch.no_grad()
-def pair_streams(
-    model: GPT2,
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
-    positions: Sequence[tuple[int, int]],
-    sites: Sequence[Site],
-    *,
-    batch_size: int = 16,
-    on_batch: Callable[[int, int], None] | None = None,
-) -> dict[Site, Tensor]:
-    """As `streams`, for the two texts of each of N pairs, `{site: (N, 2, D)}`; how the two begin alike is computed once.
-
-    Contrast pairs often differ in their last token alone, and then cost half as much as two texts.
-    batch_size: pairs at a time. on_batch: called with (pairs done, N).
-    """
-    for side in (0, 1):
-        _check_positions([pair[side] for pair in pairs], [at[side] for at in positions])
-    sites = list(dict.fromkeys(sites))  # each once
-    depth = _depth(model, sites)
-    device = model.wte.weight.device
-    shared = [min(_alike(*pair), *at) for pair, at in zip(pairs, positions, strict=True)]
-    order = sorted(range(len(pairs)), key=shared.__getitem__)  # pairs that share about as much come together
-    found = {site: torch.empty(len(pairs), 2, model.config.n_embd) for site in sites}
-    for start in range(0, len(pairs), batch_size):
-        batch = order[start : start + batch_size]
-        n = min(shared[i] for i in batch)
-        cache = Cache(model, len(batch), max(len(text) for i in batch for text in pairs[i]), depth)
-        if n:
-            head = torch.tensor([list(pairs[i][0][:n]) for i in batch], device=device)
-            model.stream(head, cache=cache, depth=depth)
-        for side in (0, 1):
-            cache.keep(torch.full((len(batch),), n))
-            ids, _ = pad([pairs[i][side][n:] for i in batch])
-            at = torch.tensor([positions[i][side] - n for i in batch], device=device)
-            tape: list[Any] = list(sites)
-            model.stream(ids.to(device), tape=tape, cache=cache, depth=depth)
-            for site, x in zip(sites, tape, strict=True):
-                found[site][batch, side] = _at(x, at)
-        if on_batch is not None:
-            on_batch(start + len(batch), len(pairs))
-    return found
+from ministeer.vectors import SteeringVector
 
 
 @torch.no_grad()
@@ -103,7 +36,7 @@ def activation_addition(
     Both texts begin with the end-of-text token; the shorter is lengthened on the right with `filler`, one token.
     For `Steer(..., where="front")` on prompts that begin with the end-of-text token too.
     """
-    wanted = _sites(sites)
+    wanted = as_sites(sites)
     rows = [[tokenizer.eot, *tokenizer.encode(text)] for text in (positive, negative)]
     longest = max(map(len, rows))
     rows = [row + [tokenizer.single(filler)] * (longest - len(row)) for row in rows]
@@ -113,17 +46,19 @@ def activation_addition(
             f"got {positive!r} and {negative!r}: their difference is zero"
         )
     tape: list[Any] = list(wanted)
-    model.stream(torch.tensor(rows, device=model.wte.weight.device), tape=tape, depth=_depth(model, wanted))
-    tensors = {site: (x[0] - x[1]).float().cpu() for site, x in zip(wanted, tape, strict=True)}  # (2, P, D) -> (P, D)
+    model.stream(torch.tensor(rows, device=model.wte.weight.device), tape=tape, depth=depth(model, wanted))
+    tensors = {
+        site: (x[0].float() - x[1].float()).cpu() for site, x in zip(wanted, tape, strict=True)
+    }  # (2, P, D) -> (P, D)
     return SteeringVector(
         tensors,
-        Provenance(
-            model=fingerprint(model),
-            method="activation_addition",
-            data=data_hash([positive, negative]),
-            token=f"every token, behind end-of-text, filler {filler!r}",
-            dtype=_dtype(model),
+        Provenance.of(
+            model, "activation_addition", [positive, negative], f"every token, behind end-of-text, filler {filler!r}"
         ),
+        {  # mean norm of the vectors over that of the streams
+            site: Health(float(tensors[site].norm(dim=-1).mean() / x.float().norm(dim=-1).mean()))
+            for site, x in zip(wanted, tape, strict=True)
+        },
     )
 
 
@@ -135,7 +70,7 @@ def contrastive(
     *,
     token: str = "answer",
     batch_size: int = 16,
-    on_batch: Callable[[int, int], None] | None = None,
+    on_batch: OnBatch | None = None,
 ) -> SteeringVector:
     """CAA (Panickssery et al. 2024, equation 1): mean over pairs of h(positive text) - h(negative text), `(D,)` a site.
 
@@ -146,27 +81,178 @@ def contrastive(
     batch_size, on_batch: see `pair_streams`.
     The texts are encoded as they are: begin them with "<|endoftext|>" yourself if the prompts to be steered do.
     """
-    if not pairs:
-        raise ValueError("expected at least one pair of texts, got none")
-    rows = [(tokenizer.encode(a, special=True), tokenizer.encode(b, special=True)) for a, b in pairs]
-    positions = [_read_at(plus, minus, token, number) for number, (plus, minus) in enumerate(rows)]
-    wanted = [("pre", i) for i in range(model.config.n_layer + 1)] if sites is None else _sites(sites)
-    found = pair_streams(model, rows, positions, wanted, batch_size=batch_size, on_batch=on_batch)
-    return SteeringVector(
-        {site: (x[:, 0] - x[:, 1]).mean(0) for site, x in found.items()},  # (N, 2, D) -> (D,)
-        Provenance(
-            model=fingerprint(model),
-            method="contrastive",
-            data=data_hash([text for pair in pairs for text in pair]),
-            token=token,
-            dtype=_dtype(model),
-        ),
+    return _from_pairs(model, tokenizer, pairs, sites, mean_difference, "contrastive", token, batch_size, on_batch)
+
+
+def pca(
+    model: GPT2,
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[str, str]],
+    sites: Site | Sequence[Site] | None = None,
+    *,
+    token: str = "answer",
+    batch_size: int = 16,
+    on_batch: OnBatch | None = None,
+) -> SteeringVector:
+    """The first principal direction of the pairs' differences, *not* centred, `(D,)` of length 1; arguments as `contrastive`.
+
+    Representation reading (Zou et al. 2023, section 3.1). The sign is that of the majority of differences. An exact
+    decomposition: nothing is drawn, so there is no seed.
+    """
+    return _from_pairs(model, tokenizer, pairs, sites, principal, "pca", token, batch_size, on_batch)
+
+
+def pca_centred(
+    model: GPT2,
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[str, str]],
+    sites: Site | Sequence[Site] | None = None,
+    *,
+    token: str = "answer",
+    batch_size: int = 16,
+    on_batch: OnBatch | None = None,
+) -> SteeringVector:
+    """`pca` after the differences' mean is subtracted, for comparison with tools that do so. It warns: that mean is what
+    the pairs share, so what remains is how they differ from one another."""
+    warnings.warn(
+        "centred PCA subtracts the mean difference, which is what steering needs; use pca or contrastive to steer",
+        stacklevel=2,
     )
+    return _from_pairs(model, tokenizer, pairs, sites, principal_centred, "pca_centred", token, batch_size, on_batch)
+
+
+def probe(
+    model: GPT2,
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[str, str]],
+    sites: Site | Sequence[Site] | None = None,
+    *,
+    token: str = "answer",
+    l2: float = 1.0,
+    batch_size: int = 16,
+    on_batch: OnBatch | None = None,
+) -> SteeringVector:
+    """The weights of a logistic regression that tells the two classes apart, `(D,)` of length 1; arguments as `contrastive`.
+
+    l2: the weight penalty, `l2 / 2 * |w|^2` against the sum of log losses, for streams centred and divided by their
+        standard deviation. The smaller, the more it looks at the pairs that are hardest to tell apart.
+    """
+    if not 0 < l2 < math.inf:
+        raise ValueError(f"expected l2 above 0 and finite, got {l2}: without it separable classes have no best weights")
+
+    def find(items: Tensor) -> Tensor:
+        return logistic(items, l2)
+
+    return _from_pairs(model, tokenizer, pairs, sites, find, f"probe, l2 {l2:g}", token, batch_size, on_batch)
+
+
+def private_mean(
+    model: GPT2,
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[str, str]],
+    sites: Site | Sequence[Site],
+    *,
+    clip: float,
+    epsilon: float,
+    delta: float,
+    seed: int,
+    token: str = "answer",
+    batch_size: int = 16,
+    on_batch: OnBatch | None = None,
+) -> SteeringVector:
+    """The mean difference with (epsilon, delta) differential privacy for the pairs (Goel et al., PSA).
+
+    Each difference is cut to length `clip`, and Gaussian noise of `private_noise(...)` is added to every entry of the mean.
+    The privacy holds for the whole vector, all its sites together, against the exchange of one pair; their number is public.
+
+    clip: choose it without looking at the private pairs, e.g. from the norms of public ones. seed: keep it secret: who
+    knows it can subtract the noise. So it is not written into the provenance; nor is a hash of the texts, by which a
+    guess could be checked, nor any health, which would have to be read off the texts.
+    """
+    wanted = as_sites(sites)
+    sigma = private_noise(len(pairs), clip=clip, epsilon=epsilon, delta=delta, sites=len(set(wanted)))
+    found = _read_pairs(model, tokenizer, pairs, wanted, token, batch_size, on_batch)
+    generator = _generator(seed)
+    tensors = {}
+    for site, x in found.items():
+        differences = x[:, 0] - x[:, 1]  # (N, D)
+        cut = (clip / differences.norm(dim=-1, keepdim=True)).clamp(max=1.0)  # (N, 1)
+        mean = (differences * cut).mean(0)
+        tensors[site] = mean + sigma * torch.randn(mean.shape, generator=generator)
+    method = f"private_mean, epsilon {epsilon:g}, delta {delta:g}, clip {clip:g}, sigma {sigma:.6g}, {len(pairs)} pairs"
+    return SteeringVector(tensors, replace(Provenance.of(model, method, [], token), data="private"))
+
+
+def private_noise(pairs: int, *, clip: float, epsilon: float, delta: float, sites: int = 1) -> float:
+    """Standard deviation of the noise for (epsilon, delta), in units of the stream (Goel et al.; Dwork and Roth 2014, theorem A.1).
+
+    2 clip sqrt(sites) sqrt(2 ln(1.25 / delta)) / (pairs epsilon): exchanging one pair moves the mean by at most 2 clip / pairs
+    at each of the sites, which are released as one vector. The theorem holds for epsilon below 1.
+    """
+    if pairs < 1 or sites < 1:
+        raise ValueError(f"expected at least one pair and one site, got {pairs} and {sites}")
+    if not 0 < epsilon < 1 or not 0 < delta < 1:
+        raise ValueError(
+            f"expected epsilon and delta between 0 and 1, where the Gaussian mechanism's theorem holds, got {epsilon} and {delta}"
+        )
+    if not 0 < clip < math.inf:
+        raise ValueError(f"expected a finite clip above 0, in units of the stream, got {clip}")
+    return 2 * clip * math.sqrt(sites) * math.sqrt(2 * math.log(1.25 / delta)) / (pairs * epsilon)
+
+
+@torch.no_grad()
+def function_vector(
+    model: GPT2,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sites: Site | Sequence[Site] | None = None,
+    *,
+    others: Sequence[Sequence[str]] = (),
+    batch_size: int = 16,
+    on_batch: OnBatch | None = None,
+) -> SteeringVector:
+    """The mean stream at the last token of few-shot prompts, `(D,)` a site (Todd et al. 2024, section 2, the layer average).
+
+    others: prompts of other tasks, a list for each. The mean of the tasks' means is then subtracted, so that what all
+        tasks have in common (that a word is due, in this format) goes, and what is particular to this one stays. Its health
+        is that of as many differences as the shortest list has prompts, each of one prompt of every task. Without others
+        there is nothing to compare with: any two halves share the mean stream, and no health but the norm is given.
+    For `Steer(..., where="last")`. sites, batch_size, on_batch and the encoding: see `contrastive`.
+    """
+    texts = [prompts, *others]
+    if any(isinstance(some, str) or not len(some) for some in texts):
+        raise ValueError(
+            f"expected lists of one prompt or more, got {[some if isinstance(some, str) else len(some) for some in texts]}"
+        )
+    wanted = _all_sites(model) if sites is None else as_sites(sites)
+    rows = [tokenizer.encode(text, special=True) for some in texts for text in some]
+    found = streams(model, rows, [len(row) - 1 for row in rows], wanted, batch_size=batch_size, on_batch=on_batch)
+    tensors, report = {}, {}
+    sizes = [len(some) for some in texts]
+    for site, x in found.items():
+        mine, *theirs = torch.split(x, sizes)  # of each task (N, D)
+        norm = float(mine.norm(dim=-1).mean())
+        tensors[site] = mine.mean(0)
+        if theirs:
+            tensors[site] = tensors[site] - torch.stack([y.mean(0) for y in theirs]).mean(0)
+            items = mine[: min(sizes)] - torch.stack([y[: min(sizes)] for y in theirs]).mean(0)
+            report[site] = health(tensors[site], items, _mean, norm)
+        else:
+            report[site] = Health(float(tensors[site].norm()) / norm)
+    _check_not_zero(tensors)
+    method = f"function_vector minus the mean of {len(others)} other tasks" if others else "function_vector"
+    return SteeringVector(
+        tensors, Provenance.of(model, method, [text for some in texts for text in some], "last"), report
+    )
+
+
+def _mean(items: Tensor) -> Tensor:
+    return items.mean(0)
 
 
 def random_like(vector: SteeringVector, *, seed: int) -> SteeringVector:
     """The control: directions drawn at random, of the vector's norm at every site and position."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = _generator(seed)
     tensors = {}
     for site, tensor in vector.tensors.items():
         noise = torch.randn(tensor.shape, generator=generator)  # (D,) or (P, D)
@@ -175,15 +261,55 @@ def random_like(vector: SteeringVector, *, seed: int) -> SteeringVector:
     return SteeringVector(tensors, replace(vector.provenance, method=method, seed=seed))
 
 
-def _check_positions(rows: Sequence[Sequence[int]], positions: Sequence[int]) -> None:
-    for number, (row, position) in enumerate(zip(rows, positions, strict=True)):
-        if not 0 <= position < len(row):  # beyond lies padding, and -1 would be some of it
-            raise ValueError(f"expected a position from 0 to {len(row) - 1} in row {number}, got {position}")
+def _from_pairs(
+    model: GPT2,
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[str, str]],
+    sites: Site | Sequence[Site] | None,
+    find: Callable[[Tensor], Tensor],
+    method: str,
+    token: str,
+    batch_size: int,
+    on_batch: OnBatch | None,
+) -> SteeringVector:
+    """The vector that `find` makes of the pairs' streams `(N, 2, D)` at each site."""
+    wanted = _all_sites(model) if sites is None else as_sites(sites)
+    found = _read_pairs(model, tokenizer, pairs, wanted, token, batch_size, on_batch)
+    tensors = {site: find(x) for site, x in found.items()}
+    _check_not_zero(tensors)
+    return SteeringVector(
+        tensors,
+        Provenance.of(model, method, [text for pair in pairs for text in pair], token),
+        {site: health(tensors[site], x, find) for site, x in found.items()},
+    )
 
 
-def _at(x: Tensor, positions: Tensor) -> Tensor:
-    """The stream `(B, T, D)` at one position of each row, `(B, D)` in float32 on the CPU."""
-    return x[torch.arange(len(x), device=x.device), positions].float().cpu()
+def _check_not_zero(tensors: dict[Site, Tensor]) -> None:
+    if not any(bool(tensor.any()) for tensor in tensors.values()):
+        raise ValueError(
+            f"expected texts that differ at one of {list(tensors)}, got a vector of zeros at all of them; read further up, or "
+            "at another token"
+        )
+
+
+def _read_pairs(
+    model: GPT2,
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[str, str]],
+    sites: Sequence[Site],
+    token: str,
+    batch_size: int,
+    on_batch: OnBatch | None,
+) -> dict[Site, Tensor]:
+    """The streams of both texts of each pair, `{site: (N, 2, D)}`."""
+    if not len(pairs):
+        raise ValueError("expected at least one pair of texts, got none")
+    for number, pair in enumerate(pairs):
+        if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise ValueError(f"expected pairs of two texts, positive and negative, got {pair!r} as number {number}")
+    rows = [(tokenizer.encode(a, special=True), tokenizer.encode(b, special=True)) for a, b in pairs]
+    positions = [_read_at(plus, minus, token, number) for number, (plus, minus) in enumerate(rows)]
+    return pair_streams(model, rows, positions, sites, batch_size=batch_size, on_batch=on_batch)
 
 
 def _read_at(plus: Sequence[int], minus: Sequence[int], token: str, number: int) -> tuple[int, int]:
@@ -195,7 +321,7 @@ def _read_at(plus: Sequence[int], minus: Sequence[int], token: str, number: int)
         return len(plus) - 1, len(minus) - 1
     if token != "answer":
         raise ValueError(f"expected token to be 'answer' or 'last', got {token!r}")
-    first = _alike(plus, minus)
+    first = alike(plus, minus)
     if first == min(len(plus), len(minus)):
         raise ValueError(
             f"expected two texts with a token in which they differ, got one that continues the other in pair {number}; "
@@ -204,28 +330,11 @@ def _read_at(plus: Sequence[int], minus: Sequence[int], token: str, number: int)
     return first, first
 
 
-def _alike(plus: Sequence[int], minus: Sequence[int]) -> int:
-    """How many tokens two texts begin with alike."""
-    differ = (i for i, (a, b) in enumerate(zip(plus, minus, strict=False)) if a != b)
-    return next(differ, min(len(plus), len(minus)))
+def _generator(seed: int) -> torch.Generator:
+    if not isinstance(seed, Integral):
+        raise ValueError(f"expected a seed, a whole number, got {seed!r}")
+    return torch.Generator().manual_seed(int(seed))
 
 
-def _sites(sites: Site | Sequence[Site]) -> list[Site]:
-    given: Any = sites
-    wanted = [given] if isinstance(given, tuple) and given and isinstance(given[0], str) else given
-    if not isinstance(wanted, Sequence) or isinstance(wanted, str) or not len(wanted):
-        raise ValueError(f'expected a site ("pre", i) or ("mid", i), or a list of them, got {given!r}')
-    for site in wanted:
-        if not isinstance(site, tuple) or len(site) != 2 or site[0] not in ("pre", "mid"):
-            raise ValueError(f'expected a site of the stream, ("pre", i) or ("mid", i), got {site!r}')
-    return list(wanted)
-
-
-def _depth(model: GPT2, sites: Sequence[Site]) -> int:
-    """How many blocks to run for the highest of the sites; all of them for one that the model refuses in better words."""
-    highest = int(max(layer + (name != "pre") for name, layer in sites))
-    return highest if 0 <= highest <= model.config.n_layer else model.config.n_layer
-
-
-def _dtype(model: GPT2) -> str:
-    return str(model.wte.weight.dtype).removeprefix("torch.")
+def _all_sites(model: GPT2) -> list[Site]:
+    return [("pre", i) for i in range(model.config.n_layer + 1)]

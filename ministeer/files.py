@@ -28,6 +28,8 @@ def read_json(path: Path) -> dict[str, Any]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it becomes `path` when the block ends well, and is gone when it does not."""
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: expected a folder that exists to write into, got {path.parent}; make it first")
     unfinished = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         yield unfinished

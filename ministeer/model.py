@@ -30,7 +30,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral  # numpy's too
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +80,13 @@ class Linear(nn.Linear):
         return torch.baddbmm(b, x.reshape(1, 1, n).expand(strips, 1, n), w.mT).view(*x.shape[:-1], -1)
 
 
+class Past(Protocol):
+    """What attention asks of the tokens before: theirs and this call's keys and values, and who may look at whom."""
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """This call's `(B, T, H, K)` -> all `(B, S, H, K)` and the mask `(B, 1, T, S)`, none if causal."""
+
+
 class Attention(nn.Module):
     """Causal self-attention. The stream's norm comes in, what the heads write into the stream goes out."""
 
@@ -89,7 +96,7 @@ class Attention(nn.Module):
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)  # queries, keys and values side by side
         self.c_proj = Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, cache: Cache | None = None, sites: Sites | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: Past | None = None, sites: Sites | None = None) -> Tensor:
         qkv = self.c_attn(x).view(*x.shape[:2], 3, self.n_head, -1)  # (B, T, D) -> (B, T, 3, H, K)
         q, k, v = qkv.unbind(2)  # 3 x (B, T, H, K)
         mask = None
@@ -129,7 +136,7 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cache: Cache | None = None, sites: Sites | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: Past | None = None, sites: Sites | None = None) -> Tensor:
         """The stream `(B, T, D)` entering the block -> the stream leaving it; `sites` is where steering enters."""
         if sites is not None:
             x = sites.at(("pre", self.layer), x)
@@ -252,6 +259,10 @@ class GPT2(nn.Module):
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Rows of ids, padded on the right: ids `(B, T)`, with 0 for padding, and positions `(B, T)`, with -1 for it."""
+    if isinstance(rows, str) or not all(hasattr(row, "__len__") and not isinstance(row, str) for row in rows):
+        raise ValueError(
+            "expected rows of ids, a list of lists, got other things; write [ids] for one text, and ids for texts"
+        )
     lengths = torch.tensor([len(row) for row in rows])
     if not len(rows) or not bool(lengths.all()):
         raise ValueError(f"expected one row or more, each with one id or more, got rows of {lengths.tolist()} ids")

@@ -5,13 +5,13 @@ Letters: B rows, T tokens in this call, D width, P positions of a per-position v
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +19,11 @@ import torch
 from torch import Tensor
 
 from ministeer.files import replacing
-from ministeer.model import GPT2, Site
+from ministeer.model import GPT2, Add, Site
+from ministeer.provenance import Health, Provenance, fingerprint, tensor_hash
 
 WHERES = ("all", "prompt", "last", "generated", "front")
-
-
-def fingerprint(model: GPT2) -> str:
-    """Which weights these are: 16 hex digits of the SHA-256 of all tensors, by name, rounded to bfloat16.
-
-    Rounded, so that a checkpoint has one fingerprint whether it was loaded in float32 or in bfloat16; float16 rounds
-    otherwise, and has another.
-    """
-    return _hash((name, tensor.to(torch.bfloat16)) for name, tensor in sorted(model.state_dict().items()))
-
-
-def _hash(named: Iterable[tuple[object, Tensor]]) -> str:
-    """16 hex digits of the SHA-256 of tensors, to the bit, with their names and shapes; one is copied at a time."""
-    digest = hashlib.sha256()
-    for name, tensor in named:
-        digest.update(f"{name} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())  # type: ignore[arg-type]
-    return digest.hexdigest()[:16]
-
-
-def data_hash(texts: Sequence[str]) -> str:
-    """16 hex digits of the SHA-256 of the texts, in their order."""
-    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a vector comes from; it travels with the vector into its file."""
-
-    model: str  # fingerprint of the weights it was read from
-    method: str  # how it was computed, e.g. "contrastive"
-    data: str  # data_hash of the texts
-    token: str  # at which token of each text the stream was read
-    dtype: str  # of the model while it was read
-    seed: int | None = None  # of whatever was drawn; None if nothing was
+Intervention = Callable[[Tensor, Tensor], Tensor]  # stream (B, T, D), coefficients (B, T, 1) -> what to add (B, T, D)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,16 +31,23 @@ class SteeringVector:
     """Directions in the residual stream, one tensor a site: `(D,)`, or `(P, D)` for one vector a position (ActAdd).
 
     Unscaled: the coefficient belongs to the run (`Steer`). Vectors of the same sites can be added and subtracted, and
-    scaled by a number; the result says so in its provenance.
+    scaled by a number; the result says so in its provenance. `health` says how each came out of its data, in numbers
+    and, where it is weak, in words; what is computed from vectors has none.
     """
 
     tensors: dict[Site, Tensor]
     provenance: Provenance
+    health: Mapping[Site, Health] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.tensors:
-            raise ValueError("expected a tensor for at least one site, got none")
-        widths = {t.shape[-1] if t.ndim in (1, 2) else None for t in self.tensors.values()}
+        if not isinstance(self.tensors, dict) or not self.tensors:
+            raise ValueError(f"expected a dictionary {{site: tensor}} of at least one site, got {self.tensors!r}")
+        for site, tensor in self.tensors.items():
+            check_site(site)
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise ValueError(f"expected a tensor of floating-point numbers at {site}, got {got}")
+        widths = {t.shape[-1] if t.ndim in (1, 2) and t.numel() else None for t in self.tensors.values()}
         if len(widths) > 1 or None in widths:
             shapes = {site: tuple(t.shape) for site, t in self.tensors.items()}
             raise ValueError(f"expected tensors (D,) or (P, D) of one width D, got {shapes}")
@@ -84,7 +58,9 @@ class SteeringVector:
                 )
 
     def __repr__(self) -> str:
-        return f"SteeringVector({self.provenance.method}, width {self.width}, sites {self.sites})"
+        weak = [site for site, health in self.health.items() if health.weak]
+        said = f"; weak at {len(weak)} of them, see .health" if weak else ""
+        return f"SteeringVector({self.provenance.method}, width {self.width}, sites {self.sites}{said})"
 
     @property
     def sites(self) -> list[Site]:
@@ -112,12 +88,12 @@ class SteeringVector:
         return self._combine(other, "-", torch.sub)
 
     def __mul__(self, number: float) -> SteeringVector:
-        return self._scale(f"{number} * ({self.provenance.method})", lambda t: t * number)
+        return self._scale(f"{_real(number)} * ({self.provenance.method})", lambda t: t * number)
 
     __rmul__ = __mul__
 
     def __truediv__(self, number: float) -> SteeringVector:
-        return self._scale(f"({self.provenance.method}) / {number}", lambda t: t / number)
+        return self._scale(f"({self.provenance.method}) / {_real(number)}", lambda t: t / number)
 
     def __neg__(self) -> SteeringVector:
         return self._scale(f"-({self.provenance.method})", torch.neg)
@@ -127,6 +103,8 @@ class SteeringVector:
         return SteeringVector(tensors, replace(self.provenance, method=method))
 
     def _combine(self, other: SteeringVector, sign: str, of: Callable[[Tensor, Tensor], Tensor]) -> SteeringVector:
+        if not isinstance(other, SteeringVector):
+            raise ValueError(f"expected two SteeringVectors to {sign}, got one and {type(other).__name__}")
         shapes = [{site: tuple(t.shape) for site, t in v.tensors.items()} for v in (self, other)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"expected two vectors of the same sites and shapes, got {shapes[0]} and {shapes[1]}")
@@ -143,6 +121,28 @@ class SteeringVector:
         tensors = {site: of(t, other.tensors[site]) for site, t in self.tensors.items()}
         return SteeringVector(tensors, Provenance(method=method, seed=seed, **joined))
 
+    def hook(self, site: Site, coeff: float = 1.0) -> Callable[[Any, Any, Any], Any]:
+        """A forward hook that adds `coeff` times the tensor at `site` to what a module of another GPT-2 returns.
+
+        It belongs on the module whose output is the stream there, or is added to it: `formats.module_name(site)` names it
+        in transformers' GPT-2. At every position, also of each token generated with a cache.
+        """
+        tensor = self[site]
+        if tensor.ndim != 1:
+            raise ValueError(f"expected a vector (D,) for a hook, got one a position, {tuple(tensor.shape)}")
+        if not math.isfinite(coeff):
+            raise ValueError(f"expected a finite coefficient, got {coeff}")
+
+        def add(_module: Any, _arguments: Any, output: Any) -> Any:
+            x = output[0] if isinstance(output, tuple) else output
+            if not isinstance(x, Tensor) or x.shape[-1] != len(tensor):
+                got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+                raise ValueError(f"expected a module that returns the stream (B, T, {len(tensor)}), got {got}")
+            steered = x + (coeff * tensor).to(x)
+            return (steered, *output[1:]) if isinstance(output, tuple) else steered
+
+        return add
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file: a tensor `name.layer` for each site, the provenance in its metadata."""
         from safetensors.torch import save_file
@@ -150,11 +150,11 @@ class SteeringVector:
         target = Path(path)
         if target.suffix != ".safetensors":
             raise ValueError(f"expected a path that ends in .safetensors, got {target.name!r}")
-        if not target.parent.is_dir():
-            raise ValueError(
-                f"{target}: expected a folder that exists to write into, got {target.parent}; make it first"
-            )
-        metadata = {"format": "ministeer.vector", "provenance": json.dumps(asdict(self.provenance))}
+        metadata = {
+            "format": "ministeer.vector",
+            "provenance": json.dumps(asdict(self.provenance)),
+            "health": json.dumps({f"{name}.{layer}": asdict(h) for (name, layer), h in self.health.items()}),
+        }
         tensors = {  # copies, as safetensors refuses two that share memory
             f"{name}.{layer}": t.detach().cpu().clone(memory_format=torch.contiguous_format)
             for (name, layer), t in self.tensors.items()
@@ -178,16 +178,16 @@ class SteeringVector:
         by_site: dict[Site, Tensor] = {}
         try:
             for key, tensor in tensors.items():
-                name, layer = key.split(".")
-                by_site[name, int(layer)] = tensor
+                by_site[_site(key)] = tensor
             provenance = Provenance(**json.loads(metadata["provenance"]))
+            health = {_site(key): Health(**value) for key, value in json.loads(metadata.get("health", "{}")).items()}
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path}: expected the sites and the provenance that SteeringVector.save writes, got others ({error!r}); "
                 "was it changed by hand, or written by a newer ministeer?"
             ) from None
         in_stream_order = sorted(by_site, key=lambda site: (site[1], site[0] == "mid"))
-        vector = cls({site: by_site[site] for site in in_stream_order}, provenance)
+        vector = cls({site: by_site[site] for site in in_stream_order}, provenance, health)
         if model is not None:
             if vector.width != model.config.n_embd:
                 raise ValueError(
@@ -203,26 +203,50 @@ class SteeringVector:
         return vector
 
 
+def check_site(site: Any) -> None:
+    """Raise `ValueError` for what is no site of the stream in a model of any depth."""
+    known = isinstance(site, tuple) and len(site) == 2 and site[0] in ("pre", "mid") and isinstance(site[1], Integral)
+    if not known or site[1] < 0:
+        raise ValueError(f'expected a site of the stream, ("pre", i) or ("mid", i) with i from 0, got {site!r}')
+
+
+def _real(number: Any) -> Any:
+    if not isinstance(number, Real) or not math.isfinite(number):
+        raise ValueError(f"expected a finite number to scale a vector by, got {number!r}")
+    return number
+
+
 def vector_hash(vector: SteeringVector) -> str:
     """16 hex digits of the SHA-256 of a vector's tensors, site by site, to the bit."""
-    return _hash(vector.tensors.items())
+    return tensor_hash(vector.tensors.items())
+
+
+def _site(key: str) -> Site:
+    name, layer = key.split(".")
+    return name, int(layer)
 
 
 @dataclass(frozen=True, eq=False)
 class Steer:
     """Add `coeff * vector` to the stream at `site`, at the positions `where` says.
 
-    vector: a tensor `(D,)`, or `(P, D)` with `where="front"`; of a `SteeringVector`, its tensor at `site` is taken.
+    vector: a tensor `(D,)`, or `(P, D)` with `where="front"`; of a `SteeringVector`, its tensor at `site` is taken. Or a
+        function of `interventions` (project out, clamp, rotate, ...), which says itself what its coefficient means.
     coeff: one number, or one for each row of the batch (a whole coefficient sweep in one batch).
     where: counted from each row's first token, the same with and without a cache:
         "all"; "prompt"; "last" (the last prompt token and every generated one); "generated";
         "front" (the first P tokens of the prompt, once, as ActAdd does); or a list of prompt positions.
+    rows: whether each row is steered at all, as a `Gate` decides it; by default every one is.
+    schedule: the coefficient's factor, from the number of tokens generated so far (0 in the prompt): a function of a
+        tensor of such numbers, e.g. `interventions.decay(half_life=5)`.
     """
 
-    vector: Tensor | SteeringVector
+    vector: Tensor | SteeringVector | Intervention
     site: Site
     coeff: float | Sequence[float] | Tensor = 1.0
     where: str | Sequence[int] = "all"
+    rows: Sequence[bool] | None = None
+    schedule: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.where, str):
@@ -239,26 +263,37 @@ class Steer:
             )
         if not isinstance(self.site, tuple):
             raise ValueError(f'expected a site ("pre", i) or ("mid", i), got {self.site!r}')
-        if not isinstance(self.tensor, Tensor) or not self.tensor.is_floating_point():
-            got = self.tensor.dtype if isinstance(self.tensor, Tensor) else type(self.tensor).__name__
-            raise ValueError(f"expected a vector that is a tensor of floating-point numbers, got {got}")
-        if 0 in self.tensor.shape or self.tensor.ndim != (2 if self.where == "front" else 1):
-            wanted = "(P, D), one a position, for where='front'" if self.where == "front" else "(D,)"
-            remedy = "; one a position, as ActAdd makes them, goes with where='front'" if self.where != "front" else ""
-            raise ValueError(
-                f"expected a vector {wanted}, got {tuple(self.tensor.shape)} with where={self.where!r}{remedy}"
-            )
-        if not bool(torch.isfinite(self.tensor).all()):
-            raise ValueError("expected a vector of finite values, got NaN or infinity; check how it was made")
+        if callable(self.content):
+            if self.where == "front":
+                raise ValueError("expected a vector (P, D), one a position, for where='front', got a function")
+        else:
+            self._check_tensor(self.content)
         try:
             fine = not isinstance(self.coeff, str) and self.coeffs and all(math.isfinite(c) for c in self.coeffs)
         except (TypeError, ValueError):
             fine = False
         if not fine:
             raise ValueError(f"expected finite coefficients, a number or a list of one a row, got {self.coeff!r}")
+        rows: Any = self.rows
+        if rows is not None and not (isinstance(rows, Sequence) and all(isinstance(row, bool) for row in rows)):
+            raise ValueError(f"expected rows as a list of True and False, one a row, got {rows!r}")
+        if self.schedule is not None and not callable(self.schedule):
+            raise ValueError(f"expected a schedule that is a function, such as decay(5), got {self.schedule!r}")
+
+    def _check_tensor(self, tensor: Any) -> None:
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"expected a vector that is a tensor of floating-point numbers, got {got}")
+        if 0 in tensor.shape or tensor.ndim != (2 if self.where == "front" else 1):
+            wanted = "(P, D), one a position, for where='front'" if self.where == "front" else "(D,)"
+            remedy = "; one a position, as ActAdd makes them, goes with where='front'" if self.where != "front" else ""
+            raise ValueError(f"expected a vector {wanted}, got {tuple(tensor.shape)} with where={self.where!r}{remedy}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError("expected a vector of finite values, got NaN or infinity; check how it was made")
 
     @property
-    def tensor(self) -> Tensor:
+    def content(self) -> Tensor | Intervention:
+        """The tensor or the function that is added by."""
         return self.vector[self.site] if isinstance(self.vector, SteeringVector) else self.vector
 
     @property
@@ -266,31 +301,71 @@ class Steer:
         given: Any = self.coeff.tolist() if hasattr(self.coeff, "tolist") else self.coeff  # of torch, of numpy
         return list(map(float, given)) if isinstance(given, Sequence) else [float(given)]
 
+    @property
+    def span(self) -> int:
+        """P of a vector for where="front", else 1."""
+        return len(self.content) if isinstance(self.content, Tensor) and self.where == "front" else 1
+
     def touches(self, positions: Tensor, lengths: Tensor) -> Tensor:
         """Which positions are steered, `(B, T)`: of absolute `positions` `(B, T)`, -1 for padding, in rows whose
         prompts have `lengths` `(B,)` tokens."""
         prompt = lengths[:, None]  # (B, 1)
         if self.where == "all":
-            return positions >= 0
-        if self.where == "prompt":
-            return (positions >= 0) & (positions < prompt)
-        if self.where == "last":
-            return positions >= prompt - 1
-        if self.where == "generated":
-            return positions >= prompt
-        if self.where == "front":
-            return (positions >= 0) & (positions < len(self.tensor))
-        return torch.isin(positions, torch.tensor(list(self.where)))
+            touched = positions >= 0
+        elif self.where == "prompt":
+            touched = (positions >= 0) & (positions < prompt)
+        elif self.where == "last":
+            touched = positions >= prompt - 1
+        elif self.where == "generated":
+            touched = positions >= prompt
+        elif self.where == "front":
+            touched = (positions >= 0) & (positions < self.span)
+        else:
+            touched = torch.isin(positions, torch.tensor(list(self.where)))
+        return touched if self.rows is None else touched & torch.tensor(list(self.rows))[:, None]
 
-    def delta(self, positions: Tensor, lengths: Tensor) -> Tensor:
-        """What to add, `(B, T, D)`, for `positions` and `lengths` as in `touches`; zero where nothing is."""
-        mask = self.touches(positions, lengths)  # (B, T)
+    def add(self, positions: Tensor, lengths: Tensor) -> Add:
+        """What to add at these `positions` of prompts of these `lengths`, as in `touches`; zero where nothing is.
+
+        A tensor `(B, T, D)`, or of a function one that takes the stream `(B, T, D)`.
+        """
+        touched = self.touches(positions, lengths)  # (B, T)
         coeffs = torch.tensor(self.coeffs, dtype=torch.float32)[:, None]  # (B, 1) or (1, 1)
-        scale = (mask * coeffs)[:, :, None].to(self.tensor)  # (B, T, 1)
-        if self.where == "front":
-            per_position = self.tensor[positions.clamp(0, len(self.tensor) - 1).to(self.tensor.device)]  # (B, T, D)
-            return scale * per_position
-        return scale * self.tensor  # (B, T, 1) * (D,) -> (B, T, D)
+        if self.schedule is not None:
+            coeffs = coeffs * self._factor((positions - lengths[:, None] + 1).clamp(min=0))  # (B, T)
+        # never a product with the mask: 0 times what a schedule or a function makes of other positions can be NaN
+        strength = torch.where(touched, coeffs, 0.0)[:, :, None]  # (B, T, 1)
+        content = self.content
+        if isinstance(content, Tensor):
+            if self.where == "front":
+                content = content[positions.clamp(0, self.span - 1).to(content.device)]  # (P, D) -> (B, T, D)
+            return strength.to(content.device) * content  # (B, T, 1) * (D,) -> (B, T, D)
+
+        def add(x: Tensor) -> Tensor:
+            return torch.where(touched[:, :, None].to(x.device), self._called(content, x, strength.to(x.device)), 0.0)
+
+        return add
+
+    def _factor(self, generated: Tensor) -> Tensor:
+        found: Any = self.schedule(generated) if self.schedule is not None else None
+        if not isinstance(found, Tensor) or found.shape != generated.shape:
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"expected a schedule that returns a factor for each of {tuple(generated.shape)}, got {got}"
+            )
+        return found
+
+    @staticmethod
+    def _called(function: Any, x: Tensor, strength: Tensor) -> Tensor:
+        try:
+            delta = function(x, strength)
+        except TypeError as error:
+            raise ValueError(
+                f"expected a function f(stream, coefficient), such as project_out(vector), got one that cannot be called so ({error})"
+            ) from error
+        if not isinstance(delta, Tensor):
+            raise ValueError(f"expected a function that returns what to add, a tensor, got {type(delta).__name__}")
+        return delta
 
     def check(self, lengths: Sequence[int], max_new_tokens: int) -> None:
         """Raise `ValueError` if in some row of such a run nothing, or less than was asked for, would be steered."""
@@ -300,9 +375,13 @@ class Steer:
                 f"expected one coefficient, or one for each of {len(lengths)} rows, got {len(self.coeffs)}; "
                 "to sweep one prompt, give it once for each"
             )
-        if self.where == "front" and len(self.tensor) > shortest:
+        if self.rows is not None and len(self.rows) != len(lengths):
             raise ValueError(
-                f"expected prompts of at least {len(self.tensor)} tokens, the positions of the vector, got one of "
+                f"expected a decision for each of {len(lengths)} rows, got {len(self.rows)}; decide on these prompts"
+            )
+        if self.span > shortest:
+            raise ValueError(
+                f"expected prompts of at least {self.span} tokens, the positions of the vector, got one of "
                 f"{shortest}; lengthen it, or begin it with the end-of-text token the vector was read behind"
             )
         if self.where == "generated" and max_new_tokens < 2:
@@ -314,15 +393,29 @@ class Steer:
             raise ValueError(f"expected positions below {shortest}, the shortest prompt, got {list(self.where)}")
 
 
-def adds_at(steers: Sequence[Steer], positions: Tensor, lengths: Tensor) -> dict[Site, Tensor]:
-    """The model's `adds` for several interventions, `{site: (B, T, D)}`; those at one site are summed.
+def adds_at(steers: Sequence[Steer], positions: Tensor, lengths: Tensor) -> dict[Site, Add]:
+    """The model's `adds` for several interventions: `{site: (B, T, D)}`, or a function where one of them is.
 
     positions: `(B, T)`, on the CPU, of the tokens in this call, -1 for padding. lengths: `(B,)`, of the prompts.
-    An intervention that touches none of these positions is left out.
+    Those at one site act in their order, each on what the ones before it left. An intervention that touches none of
+    these positions is left out.
     """
-    adds: dict[Site, Tensor] = {}
+    adds: dict[Site, Add] = {}
     for steer in steers:
         if bool(steer.touches(positions, lengths).any()):
-            delta = steer.delta(positions, lengths)
-            adds[steer.site] = adds[steer.site] + delta.to(adds[steer.site].device) if steer.site in adds else delta
+            add = steer.add(positions, lengths)
+            adds[steer.site] = _then(adds[steer.site], add) if steer.site in adds else add
     return adds
+
+
+def _then(first: Add, second: Add) -> Add:
+    """One add that does two, the second to what the first left."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first + second.to(first.device)
+
+    def both(x: Tensor) -> Tensor:
+        left = first.to(x) if isinstance(first, Tensor) else first(x)
+        y = x.float() + left.float()
+        return left.float() + (second.to(y) if isinstance(second, Tensor) else second(y).float())
+
+    return both

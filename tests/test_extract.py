@@ -13,8 +13,9 @@ from torch import Tensor
 from ministeer.extract import activation_addition, contrastive, pair_streams, random_like, streams
 from ministeer.generate import generate
 from ministeer.model import GPT2
+from ministeer.provenance import Provenance, data_hash, fingerprint
 from ministeer.tokenizer import Tokenizer
-from ministeer.vectors import Provenance, Steer, SteeringVector, data_hash, fingerprint
+from ministeer.vectors import Steer, SteeringVector
 
 SHAPE = {"vocab_size": 257, "n_positions": 48, "n_embd": 48, "n_layer": 3, "n_head": 4}
 MODEL, THEIRS = pair(SHAPE, seed=3)
@@ -162,11 +163,11 @@ def test_a_vector_belongs_where_it_was_read(site: tuple[str, int]) -> None:
     """
     positive, negative = (BYTES.encode(text) for text in ("it was (A", "it was (B"))
     vector = contrastive(MODEL, BYTES, [("it was (A", "it was (B")], SITES)
-    add = Steer(vector, site, where="last").delta(torch.arange(9)[None], torch.tensor([9]))
+    add = Steer(vector, site, where="last").add(torch.arange(9)[None], torch.tensor([9]))
     wanted = MODEL(torch.tensor([positive]))[0, -1]
     assert relative(MODEL(torch.tensor([negative]), adds={site: add})[0, -1], wanted) < 1e-5
     for wrong in SITES:
-        add = Steer(vector, wrong, where="last").delta(torch.arange(9)[None], torch.tensor([9]))
+        add = Steer(vector, wrong, where="last").add(torch.arange(9)[None], torch.tensor([9]))
         if wrong != site:
             assert relative(MODEL(torch.tensor([negative]), adds={site: add})[0, -1], wanted) > 1e-3
 
@@ -351,7 +352,7 @@ def test_a_front_turns_the_negative_text_into_the_positive_one(site: tuple[str, 
     plus, minus = ([256, *text.encode()] for text in ("weddings", "shipping"))
     steered = generate(MODEL, minus, max_new_tokens=1, temperature=0, steer=Steer(vector, site, where="front"))
     assert steered[-1] == generate(MODEL, plus, max_new_tokens=1, temperature=0)[-1]
-    add = Steer(vector, site, where="front").delta(torch.arange(9)[None], torch.tensor([9]))
+    add = Steer(vector, site, where="front").add(torch.arange(9)[None], torch.tensor([9]))
     assert relative(MODEL(torch.tensor([minus]), adds={site: add}), MODEL(torch.tensor([plus]))) < 1e-4
 
 

@@ -7,7 +7,8 @@ from reference import random_ids, random_tensor, relative
 from ministeer.generate import generate
 from ministeer.model import GPT2, Cache, GPT2Config
 from ministeer.pack import pack, supported
-from ministeer.vectors import Steer, fingerprint
+from ministeer.provenance import fingerprint
+from ministeer.vectors import Steer
 
 CONFIG = GPT2Config(vocab_size=97, n_positions=40, n_embd=60, n_layer=3, n_head=12)
 

@@ -17,7 +17,8 @@ from reference import SHAPES, pair, random_tensor
 from torch import Tensor
 
 from ministeer import vectors
-from ministeer.vectors import Provenance, Steer, SteeringVector, adds_at, data_hash, fingerprint
+from ministeer.provenance import Provenance, data_hash, fingerprint
+from ministeer.vectors import Steer, SteeringVector, adds_at
 
 MODEL = pair(SHAPES["tiny"], seed=1).ours
 WIDTH = MODEL.config.n_embd
@@ -106,7 +107,7 @@ def test_what_is_added_is_the_coefficient_times_the_vector_there_and_zero_elsewh
     coeffs = random_tensor(len(lengths), seed=seed, scale=3.0).tolist()
     steer = Steer(FRONT if where == "front" else V, ("pre", 1), coeffs, where)
     rows = [[*range(n), *[-1] * (max(lengths) - n), *range(n, n + behind)] for n in lengths]
-    delta = steer.delta(torch.tensor(rows), torch.tensor(lengths))
+    delta = steer.add(torch.tensor(rows), torch.tensor(lengths))
     assert delta.shape == (len(rows), len(rows[0]), WIDTH)
     for row, (positions, n, c) in enumerate(zip(rows, lengths, coeffs, strict=True)):
         for column, p in enumerate(positions):
@@ -118,8 +119,8 @@ def test_what_is_added_is_the_coefficient_times_the_vector_there_and_zero_elsewh
 
 def test_one_coefficient_serves_every_row_and_a_list_gives_each_its_own() -> None:
     positions, lengths = torch.arange(3).expand(2, 3), torch.tensor([3, 3])
-    assert torch.equal(Steer(V, ("pre", 1), 2).delta(positions, lengths), (2 * V).expand(2, 3, -1))
-    swept = Steer(V, ("pre", 1), (2, -1.5)).delta(positions, lengths)
+    assert torch.equal(Steer(V, ("pre", 1), 2).add(positions, lengths), (2 * V).expand(2, 3, -1))
+    swept = Steer(V, ("pre", 1), (2, -1.5)).add(positions, lengths)
     assert torch.equal(swept, torch.tensor([2, -1.5])[:, None, None] * V.expand(2, 3, -1))
 
 
@@ -147,7 +148,7 @@ def test_a_number_close_to_another_leaves_another_provenance() -> None:
 
 
 def test_a_coefficient_is_not_rounded_away() -> None:
-    assert torch.equal(Steer(V, ("pre", 1), 0.1).delta(torch.tensor([[0]]), torch.tensor([1]))[0, 0], 0.1 * V)
+    assert torch.equal(Steer(V, ("pre", 1), 0.1).add(torch.tensor([[0]]), torch.tensor([1]))[0, 0], 0.1 * V)
 
 
 def test_interventions_at_one_site_are_summed_and_at_two_sites_kept_apart() -> None:
@@ -176,7 +177,7 @@ def test_an_intervention_that_touches_none_of_these_positions_is_left_out() -> N
 def test_a_steering_vector_gives_its_tensor_at_the_site() -> None:
     vector = some_vector()
     for site in vector.sites:
-        assert Steer(vector, site).tensor is vector[site]
+        assert Steer(vector, site).content is vector[site]
 
 
 @pytest.mark.parametrize(
@@ -337,6 +338,11 @@ def test_vectors_of_other_sites_or_shapes_do_not_add(other: SteeringVector) -> N
     ("tensors", "words"),
     [
         ({}, "at least one site"),
+        ([torch.ones(3)], "a dictionary"),
+        ({"pre5": torch.ones(3)}, "a site of the stream"),
+        ({("pre", 0): [1.0, 2.0]}, "floating-point numbers at \\('pre', 0\\), got list"),
+        ({("pre", 0): torch.ones(3).long()}, "got torch.int64"),
+        ({("pre", 0): torch.ones(0)}, "\\(D,\\) or \\(P, D\\)"),
         ({("pre", 0): torch.ones(3), ("pre", 1): torch.ones(4)}, "one width"),
         ({("pre", 0): torch.tensor(1.0)}, "\\(D,\\) or \\(P, D\\)"),
         ({("pre", 0): torch.ones(2, 3, 4)}, "\\(D,\\) or \\(P, D\\)"),
@@ -344,7 +350,7 @@ def test_vectors_of_other_sites_or_shapes_do_not_add(other: SteeringVector) -> N
         ({("pre", 0): torch.ones(2), ("mid", 0): torch.tensor([1.0, -math.inf])}, "finite values at \\('mid', 0\\)"),
     ],
 )
-def test_tensors_that_are_no_vector_are_refused(tensors: dict, words: str) -> None:
+def test_tensors_that_are_no_vector_are_refused(tensors: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         SteeringVector(tensors, PROVENANCE)
 

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 from ministeer import load_model
-from ministeer.vectors import fingerprint
+from ministeer.provenance import fingerprint
 
 ROOT = Path(__file__).parents[1]
 USE = """

@@ -1,0 +1,136 @@
+"""Texts -> the residual stream at one token of each.
+
+Letters: N texts or pairs, B of them at a time, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ministeer.model import GPT2, Cache, Site, pad
+from ministeer.vectors import check_site
+
+OnBatch = Callable[[int, int], None]
+
+
+@torch.no_grad()
+def streams(
+    model: GPT2,
+    rows: Sequence[Sequence[int]],
+    positions: Sequence[int],
+    sites: Sequence[Site],
+    *,
+    batch_size: int = 16,
+    on_batch: OnBatch | None = None,
+) -> dict[Site, Tensor]:
+    """The residual stream of each text at one of its positions, `{site: (N, D)}` in float32 on the CPU.
+
+    rows: N lists of ids, of any lengths. positions: N positions, counted from each row's first token.
+    Only the sites asked for are kept, no block above the highest is run, no logits are computed.
+    on_batch: called with (texts done, N) after each batch, for a progress bar.
+    """
+    check_batch_size(batch_size)
+    _check_positions(rows, positions)
+    sites = list(dict.fromkeys(sites))  # each once
+    top = depth(model, sites)
+    device = model.wte.weight.device
+    found: dict[Site, list[Tensor]] = {site: [] for site in sites}
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        ids, _ = pad(batch)
+        at = torch.tensor(positions[start : start + batch_size], device=device)
+        tape: list[Any] = list(sites)
+        model.stream(ids.to(device), tape=tape, depth=top)
+        for site, x in zip(sites, tape, strict=True):
+            found[site].append(_at(x, at))
+        if on_batch is not None:
+            on_batch(start + len(batch), len(rows))
+    return {site: torch.cat(parts) for site, parts in found.items()}
+
+
+@torch.no_grad()
+def pair_streams(
+    model: GPT2,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    positions: Sequence[tuple[int, int]],
+    sites: Sequence[Site],
+    *,
+    batch_size: int = 16,
+    on_batch: OnBatch | None = None,
+) -> dict[Site, Tensor]:
+    """As `streams`, for the two texts of each of N pairs, `{site: (N, 2, D)}`; how the two begin alike is computed once.
+
+    Contrast pairs often differ in their last token alone, and then cost half as much as two texts.
+    batch_size: pairs at a time. on_batch: called with (pairs done, N).
+    """
+    check_batch_size(batch_size)
+    for side in (0, 1):
+        _check_positions([pair[side] for pair in pairs], [at[side] for at in positions])
+    sites = list(dict.fromkeys(sites))  # each once
+    top = depth(model, sites)
+    device = model.wte.weight.device
+    shared = [min(alike(*pair), *at) for pair, at in zip(pairs, positions, strict=True)]
+    order = sorted(range(len(pairs)), key=shared.__getitem__)  # pairs that share about as much come together
+    found = {site: torch.empty(len(pairs), 2, model.config.n_embd) for site in sites}
+    for start in range(0, len(pairs), batch_size):
+        batch = order[start : start + batch_size]
+        n = min(shared[i] for i in batch)
+        cache = Cache(model, len(batch), max(len(text) for i in batch for text in pairs[i]), top)
+        if n:
+            head = torch.tensor([list(pairs[i][0][:n]) for i in batch], device=device)
+            model.stream(head, cache=cache, depth=top)
+        for side in (0, 1):
+            cache.keep(torch.full((len(batch),), n))
+            ids, _ = pad([pairs[i][side][n:] for i in batch])
+            at = torch.tensor([positions[i][side] - n for i in batch], device=device)
+            tape: list[Any] = list(sites)
+            model.stream(ids.to(device), tape=tape, cache=cache, depth=top)
+            for site, x in zip(sites, tape, strict=True):
+                found[site][batch, side] = _at(x, at)
+        if on_batch is not None:
+            on_batch(start + len(batch), len(pairs))
+    return found
+
+
+def check_batch_size(size: int) -> None:
+    if not isinstance(size, Integral) or size < 1:
+        raise ValueError(f"expected a batch size, a whole number from 1 up, got {size!r}")
+
+
+def as_sites(sites: Site | Sequence[Site]) -> list[Site]:
+    """One site or several as a list, each a site of the stream."""
+    given: Any = sites
+    wanted = [given] if isinstance(given, tuple) and given and isinstance(given[0], str) else given
+    if not isinstance(wanted, Sequence) or isinstance(wanted, str) or not len(wanted):
+        raise ValueError(f'expected a site ("pre", i) or ("mid", i), or a list of them, got {given!r}')
+    for site in wanted:
+        check_site(site)
+    return list(wanted)
+
+
+def alike(plus: Sequence[int], minus: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    differ = (i for i, (a, b) in enumerate(zip(plus, minus, strict=False)) if a != b)
+    return next(differ, min(len(plus), len(minus)))
+
+
+def depth(model: GPT2, sites: Sequence[Site]) -> int:
+    """How many blocks to run for the highest of the sites; all of them for one that the model refuses in better words."""
+    highest = int(max(layer + (name != "pre") for name, layer in sites))
+    return highest if 0 <= highest <= model.config.n_layer else model.config.n_layer
+
+
+def _check_positions(rows: Sequence[Sequence[int]], positions: Sequence[int]) -> None:
+    for number, (row, position) in enumerate(zip(rows, positions, strict=True)):
+        if not 0 <= position < len(row):  # beyond lies padding, and -1 would be some of it
+            raise ValueError(f"expected a position from 0 to {len(row) - 1} in row {number}, got {position}")
+
+
+def _at(x: Tensor, positions: Tensor) -> Tensor:
+    """The stream `(B, T, D)` at one position of each row, `(B, D)` in float32 on the CPU."""
+    return x[torch.arange(len(x), device=x.device), positions].float().cpu()

@@ -1,0 +1,287 @@
+"""The other ways to a vector: PCA, probe, private mean, function vectors; and the same on another implementation."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference import TOLERANCE, pair, reference_run, relative, residual_sites
+from torch import Tensor
+
+import ministeer
+from ministeer import data, extract
+from ministeer.directions import logistic, mean_difference, principal, principal_centred
+from ministeer.provenance import health
+from ministeer.tokenizer import Tokenizer
+from ministeer.vectors import SteeringVector
+
+SHAPE = {"vocab_size": 257, "n_positions": 48, "n_embd": 48, "n_layer": 3, "n_head": 4}
+MODEL, THEIRS = pair(SHAPE, seed=3)
+BYTES = Tokenizer({bytes([byte]): byte for byte in range(256)}, eot=256)
+SITES = residual_sites(3)
+PAIRS = [(f"{start} (A", f"{start} (B") for start in ("it was", "no", "so they said", "it", "well then", "and")]
+PROMPTS = ["hot: cold, up:", "<|endoftext|>in:", "big: small, wet: dry, old:"]
+OTHERS = [["a: b, c:", "x:"], ["one: two, three:", "four: five, six: seven, eight:", "nine:"]]
+PRIVATE = {"clip": 0.5, "epsilon": 0.5, "delta": 1e-5, "seed": 1}
+
+
+def last_states(text: str) -> dict[Any, Tensor]:
+    """Transformers' stream at the last token of one text by itself, `(D,)` a site."""
+    ids = torch.tensor([BYTES.encode(text, special=True)])
+    return {site: x[0, -1] for site, x in reference_run(THEIRS, ids)[1].items()}
+
+
+def pair_items(site: Any) -> Tensor:
+    return torch.stack([torch.stack([last_states(text)[site] for text in texts]) for texts in PAIRS])  # (N, 2, D)
+
+
+METHODS: dict[str, tuple[Callable[..., SteeringVector], Callable[[Tensor], Tensor]]] = {
+    "contrastive": (extract.contrastive, mean_difference),
+    "pca": (extract.pca, principal),
+    "probe": (extract.probe, lambda items: logistic(items, 1.0)),
+}
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_of_pairs_is_its_direction_in_transformers_streams(name: str, batch_size: int) -> None:
+    method, find = METHODS[name]
+    vector = method(MODEL, BYTES, PAIRS, SITES, batch_size=batch_size)
+    for site in SITES:
+        wanted = find(pair_items(site))
+        assert float((vector[site] - wanted).norm() / wanted.norm()) < 1e-3, site
+    assert vector.provenance.method.startswith(name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_health_travels_with_the_vector(name: str, tmp_path: Path) -> None:
+    method, find = METHODS[name]
+    vector = method(MODEL, BYTES, PAIRS, SITES)
+    for site in (("pre", 2), ("mid", 0)):
+        items = pair_items(site)
+        wanted = health(find(items), items, find)
+        for field in ("relative_norm", "split_half", "separability", "agreement"):
+            assert getattr(vector.health[site], field) == pytest.approx(getattr(wanted, field), rel=0.02), field
+    vector.save(tmp_path / "v.safetensors")
+    assert SteeringVector.load(tmp_path / "v.safetensors").health == vector.health
+    assert (2 * vector).health == {}
+
+
+def test_a_weak_vector_says_so_in_words() -> None:
+    """Pairs that contrast nothing in common: each one's differing letters are others."""
+    pairs = [
+        ("it was q", "it was z"),
+        ("no, m", "no, k"),
+        ("so j", "so ("),
+        ("x;", "x4"),
+        ("hm v", "hm 7"),
+        ("a%", "aB"),
+    ]
+    vector = extract.contrastive(MODEL, BYTES, pairs, [("pre", 0), ("pre", 2)])
+    assert "weak: two halves of the data give different directions" in str(vector.health["pre", 0])
+    assert repr(vector).endswith("weak at 2 of them, see .health)")
+    assert "weak" not in repr(extract.contrastive(MODEL, BYTES, PAIRS, [("pre", 0)]))
+
+
+def test_centred_pca_warns_and_is_another_direction() -> None:
+    with pytest.warns(UserWarning, match="centred PCA subtracts the mean difference"):
+        vector = extract.pca_centred(MODEL, BYTES, PAIRS, ("pre", 2))
+    wanted = principal_centred(pair_items(("pre", 2)))
+    assert float((vector["pre", 2] - wanted).norm()) < 1e-3
+    assert abs(float(vector["pre", 2] @ extract.pca(MODEL, BYTES, PAIRS, ("pre", 2))["pre", 2])) < 0.5
+
+
+def test_every_layer_is_read_by_default_and_a_site_without_difference_is_zero() -> None:
+    vector = extract.pca(MODEL, BYTES, [(text + "!", text + "?!") for text, _ in PAIRS], token="last")
+    assert vector.sites == [("pre", i) for i in range(4)]
+    same = [("x of a!", "y of a!"), ("x to b!", "y to b!")]  # the last token and its position are the same
+    vector = extract.pca(MODEL, BYTES, same, token="last")
+    assert not vector["pre", 0].any()
+    assert vector["pre", 1].any()
+    assert vector.health["pre", 0].weak == ["weak: the vector is zero here, as the texts do not differ"]
+    with pytest.raises(ValueError, match="a vector of zeros"):
+        extract.pca(MODEL, BYTES, same, ("pre", 0), token="last")
+
+
+# --- private mean -----------------------------------------------------------------------------------------------------
+
+
+def test_differences_are_clipped_one_by_one_and_noise_of_the_stated_size_is_added() -> None:
+    site = ("pre", 2)
+    differences = pair_items(site)[:, 0] - pair_items(site)[:, 1]
+    norms = differences.norm(dim=-1)
+    clip = float(norms.median())
+    assert norms.min() < clip < norms.max()
+    wanted = (differences * (clip / norms).clamp(max=1)[:, None]).mean(0)
+    draws = torch.stack(
+        [
+            extract.private_mean(MODEL, BYTES, PAIRS, site, clip=clip, epsilon=0.5, delta=1e-5, seed=seed)[site]
+            for seed in range(40)
+        ]
+    )
+    sigma = 2 * clip * math.sqrt(2 * math.log(1.25 / 1e-5)) / (len(PAIRS) * 0.5)
+    noise = draws - wanted
+    assert float(noise.std()) == pytest.approx(sigma, rel=0.06)  # 1,920 numbers: 1.6 % is one standard error
+    assert float(noise.mean(0).norm()) == pytest.approx(sigma * math.sqrt(48 / 40), rel=0.3)
+    quiet = extract.private_mean(MODEL, BYTES, PAIRS, site, clip=clip, epsilon=1 - 1e-9, delta=1 - 1e-9, seed=0)
+    assert float((quiet[site] - wanted).norm()) < 4 * math.sqrt(48) * 2 * clip * math.sqrt(2 * math.log(1.25)) / 6
+
+
+def delta_of(sigma: float, sensitivity: float, epsilon: float) -> float:
+    """The exact delta of Gaussian noise (Balle and Wang 2018, theorem 8)."""
+
+    def phi(x: float) -> float:
+        return math.erfc(-x / math.sqrt(2)) / 2
+
+    a, b = sensitivity / (2 * sigma), epsilon * sigma / sensitivity
+    return phi(a - b) - math.exp(epsilon) * phi(-a - b)
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.5, 0.99])
+@pytest.mark.parametrize("delta", [1e-6, 1e-3])
+@pytest.mark.parametrize("sites", [1, 4])
+def test_the_noise_keeps_the_privacy_it_states(epsilon: float, delta: float, sites: int) -> None:
+    """Against the exact delta, for the largest change that exchanging one pair can make to all sites together."""
+    n, clip = 20, 0.7
+    sigma = extract.private_noise(n, clip=clip, epsilon=epsilon, delta=delta, sites=sites)
+    largest = math.sqrt(sites) * 2 * clip / n
+    assert delta_of(sigma, largest, epsilon) <= delta
+    assert delta_of(sigma / 4, largest, epsilon) > delta  # and not by adding noise without end
+    assert sigma == pytest.approx(math.sqrt(sites) * extract.private_noise(n, clip=clip, epsilon=epsilon, delta=delta))
+
+
+def test_the_noise_of_all_sites_is_drawn_for_all_sites() -> None:
+    few = extract.private_mean(MODEL, BYTES, PAIRS, ("pre", 1), **PRIVATE)
+    more = extract.private_mean(MODEL, BYTES, PAIRS, SITES, **PRIVATE)
+    for vector, count in ((few, 1), (more, len(SITES))):
+        sigma = extract.private_noise(len(PAIRS), clip=0.5, epsilon=0.5, delta=1e-5, sites=count)
+        assert f"sigma {sigma:.6g}" in vector.provenance.method
+    noise = torch.stack([more[site] for site in SITES])
+    assert len({float(x) for x in noise[:, 0]}) == len(SITES)
+    assert float(noise.std()) == pytest.approx(
+        extract.private_noise(len(PAIRS), clip=0.5, epsilon=0.5, delta=1e-5, sites=len(SITES)), rel=0.15
+    )
+
+
+def test_a_private_vector_tells_neither_texts_nor_seed() -> None:
+    state = torch.get_rng_state()
+    first, again = (extract.private_mean(MODEL, BYTES, PAIRS, ("pre", 1), **PRIVATE) for _ in range(2))
+    other = extract.private_mean(MODEL, BYTES, PAIRS, ("pre", 1), **{**PRIVATE, "seed": 2})
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first["pre", 1], again["pre", 1])
+    assert not torch.equal(first["pre", 1], other["pre", 1])
+    assert (first.provenance.data, first.provenance.seed, first.health) == ("private", None, {})
+    assert "epsilon 0.5, delta 1e-05, clip 0.5" in first.provenance.method
+
+
+# --- function vectors -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_a_function_vector_is_the_mean_stream_at_the_last_token(batch_size: int) -> None:
+    vector = extract.function_vector(MODEL, BYTES, PROMPTS, SITES, batch_size=batch_size)
+    for site in SITES:
+        states = torch.stack([last_states(text)[site] for text in PROMPTS])
+        assert relative(vector[site], states.mean(0)) < TOLERANCE
+        norm = float(states.norm(dim=-1).mean())
+        assert vector.health[site].relative_norm == pytest.approx(float(states.mean(0).norm()) / norm, rel=1e-3)
+    assert vector.provenance.token == "last"
+
+
+def test_the_health_of_noise_is_weak_however_few_the_others() -> None:
+    """Two lists of one task: what is left is noise, and the few others' own noise must not pass for a shared direction."""
+    pairs = data.word_tasks()["plural"]["train"]
+    model, tok = ministeer.load("nano")
+    for count in (4, 20):
+        same = [
+            [row["prompt"] for row in data.lists(pairs, pairs, n, structure="colon", shots=5, seed=seed)]
+            for n, seed in ((20, 1), (count, 2))
+        ]
+        report = extract.function_vector(model, tok, same[0], ("pre", 5), others=[same[1]]).health["pre", 5]
+        assert report.weak, (count, str(report))
+    lists = [row["prompt"] for row in data.lists(pairs, pairs, 20, structure="colon", shots=5, seed=1)]
+    antonyms = data.word_tasks()["antonym"]["train"]
+    other = [row["prompt"] for row in data.lists(antonyms, antonyms, 20, structure="colon", shots=5, seed=1)]
+    assert not extract.function_vector(model, tok, lists, ("pre", 5), others=[other]).health["pre", 5].weak
+    plain = extract.function_vector(model, tok, lists, ("pre", 5)).health["pre", 5]
+    assert (plain.split_half, plain.agreement) == (None, None)
+
+
+def test_other_tasks_count_alike_however_many_prompts_they_have() -> None:
+    vector = extract.function_vector(MODEL, BYTES, PROMPTS, [("pre", 2)], others=OTHERS)
+    mine, *theirs = ([last_states(text)["pre", 2] for text in some] for some in (PROMPTS, *OTHERS))
+    wanted = torch.stack(mine).mean(0) - (torch.stack(theirs[0]).mean(0) + torch.stack(theirs[1]).mean(0)) / 2
+    assert relative(vector["pre", 2], wanted) < TOLERANCE
+    assert vector.provenance.method == "function_vector minus the mean of 2 other tasks"
+    plain = extract.function_vector(MODEL, BYTES, PROMPTS, [("pre", 2)])
+    assert plain.provenance.data != vector.provenance.data
+
+
+# --- wrong calls ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: extract.pca(MODEL, BYTES, []), "at least one pair"),
+        (lambda: extract.probe(MODEL, BYTES, [("a", None)]), r"got \('a', None\) as number 0"),
+        (lambda: extract.probe(MODEL, BYTES, [("a", "b"), ("c",)]), "as number 1"),
+        (lambda: extract.pca(MODEL, BYTES, ["ab", "cd"]), "got 'ab' as number 0"),
+        (lambda: extract.pca(MODEL, BYTES, [("a", "a")]), "same text twice"),
+        (lambda: extract.probe(MODEL, BYTES, [("a", "ab")]), "continues the other"),
+        (lambda: extract.probe(MODEL, BYTES, PAIRS, l2=0.0), "l2 above 0"),
+        (lambda: extract.pca(MODEL, BYTES, PAIRS, ("pre", 4)), r"\('pre', 4\)"),
+        (lambda: extract.private_mean(MODEL, BYTES, PAIRS, [], **PRIVATE), "a list of them"),
+        (lambda: extract.private_mean(MODEL, BYTES, [], ("pre", 1), **PRIVATE), "at least one pair"),
+        (lambda: extract.private_noise(9, clip=1.0, epsilon=1.0, delta=0.1), "epsilon and delta between 0 and 1"),
+        (lambda: extract.private_noise(9, clip=1.0, epsilon=0.5, delta=0.0), "epsilon and delta between 0 and 1"),
+        (lambda: extract.private_noise(9, clip=math.inf, epsilon=0.5, delta=0.1), "finite clip"),
+        (lambda: extract.function_vector(MODEL, BYTES, []), r"lists of one prompt or more, got \[0\]"),
+        (lambda: extract.function_vector(MODEL, BYTES, "hot: cold, up:"), "got .'hot: cold, up:'"),
+        (lambda: extract.function_vector(MODEL, BYTES, PROMPTS, others=PROMPTS), "lists of one prompt"),
+        (lambda: extract.function_vector(MODEL, BYTES, PROMPTS, others=[[]]), r"got \[3, 0\]"),
+        (lambda: extract.function_vector(MODEL, BYTES, ["a", ""]), "row 1"),
+        (lambda: extract.function_vector(MODEL, BYTES, ["a:"], ("pre", 0), others=[["b:"]]), "a vector of zeros"),
+        (lambda: extract.contrastive(MODEL, BYTES, PAIRS, batch_size=-1), "batch size"),
+        (lambda: extract.function_vector(MODEL, BYTES, PROMPTS, batch_size=0), "batch size"),
+        (lambda: extract.pca(MODEL, BYTES, PAIRS, ("pre", "5")), "site of the stream"),
+        (lambda: extract.private_noise(9, clip=1.0, epsilon=0.5, delta=0.1, sites=0), "one site"),
+        (lambda: extract.private_mean(MODEL, BYTES, PAIRS, ("pre", 1), **{**PRIVATE, "seed": None}), "a seed"),
+        (lambda: extract.random_like(extract.contrastive(MODEL, BYTES, PAIRS), seed=0.5), "a seed"),
+        (lambda: extract.contrastive(MODEL, BYTES, PAIRS) * torch.ones(48), "finite number to scale"),
+        (lambda: extract.contrastive(MODEL, BYTES, PAIRS) / float("nan"), "finite number to scale"),
+        (lambda: extract.contrastive(MODEL, BYTES, PAIRS) + 1, "got one and int"),
+    ],
+)
+def test_wrong_calls_say_what_was_expected(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# --- the package steering-vectors, on nano's weights ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["contrastive", "pca"])
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_the_package_steering_vectors_finds_the_same(name: str, batch_size: int) -> None:
+    theirs = pytest.importorskip("steering_vectors", reason="the package steering-vectors is not installed")
+    transformers = pytest.importorskip("transformers")
+    folder = Path(__file__).parents[1] / "weights" / "nano"
+    hub_model = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
+    hub_tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    hub_tokenizer.pad_token = "<|endoftext|>"
+    pairs = [
+        (r["prompt"] + r["positive"], r["prompt"] + r["negative"]) for r in data.read("values.tsv", value="honesty")
+    ][:12]
+    model, tokenizer = ministeer.load("nano")
+    assert len({len(tokenizer.encode(positive)) for positive, _ in pairs}) > 1  # of unequal lengths, so padded there
+    aggregator = {"contrastive": theirs.mean_aggregator, "pca": theirs.pca_aggregator}[name]()
+    wanted = theirs.train_steering_vector(
+        hub_model, hub_tokenizer, pairs, aggregator=aggregator, batch_size=batch_size, read_token_index=-1
+    )
+    vector = METHODS[name][0](model, tokenizer, pairs)
+    for layer, direction in wanted.layer_activations.items():
+        assert relative(vector["pre", layer + 1], direction.detach()) < 1e-3, layer
+        assert relative(vector["pre", layer], direction.detach()) > 0.05, layer  # and is not mistaken for its neighbour
