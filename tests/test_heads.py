@@ -1,0 +1,294 @@
+"""Head mediation: against one head, one prompt at a time on transformers, and a head planted to do the work."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference import TOLERANCE, pair, random_ids, random_tensor, relative
+from torch import Tensor
+
+from ministeer import heads
+from ministeer.branch import Branch
+from ministeer.generate import prefill
+from ministeer.model import GPT2, Cache
+from ministeer.tokenizer import Tokenizer
+from ministeer.vectors import Steer
+
+SHAPE = {"vocab_size": 257, "n_positions": 32, "n_embd": 48, "n_layer": 3, "n_head": 4}
+MODEL, THEIRS = pair(SHAPE, seed=11)
+BYTES = Tokenizer({bytes([byte]): byte for byte in range(256)}, eot=256)  # a token a byte
+CLEAN = ["hot: cold, up:", "<|endoftext|>in: out, big:", "ab", "yes: no, left:"]
+SHUFFLED, ANSWERS = ["hot: up, cold:", "<|endoftext|>a", "in: big, out: in, u:"], ["x", "q", "!"]
+
+
+def writes(ids: list[int]) -> Tensor:
+    """What each head of transformers' model writes at the last token, `(L, H, D)`: its slice through its rows of c_proj."""
+    found: dict[int, Tensor] = {}
+    handles = [
+        block.attn.c_proj.register_forward_pre_hook(lambda _, args, i=i: found.__setitem__(i, args[0][0, -1]))
+        for i, block in enumerate(THEIRS.transformer.h)
+    ]
+    THEIRS(input_ids=torch.tensor([ids]), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    n_head, size = SHAPE["n_head"], SHAPE["n_embd"] // SHAPE["n_head"]
+    rows = []
+    for i, block in enumerate(THEIRS.transformer.h):
+        weight = block.attn.c_proj.weight  # [in, out]
+        rows.append([found[i][h * size : (h + 1) * size] @ weight[h * size : (h + 1) * size] for h in range(n_head)])
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+def probability(ids: list[int], answer: int, layer: int = 0, change: Tensor | None = None) -> float:
+    """p(answer) of transformers' model, with `change` added to what attention returns at the last token of a layer."""
+
+    def hook(_m: Any, _a: Any, output: tuple[Any, ...]) -> tuple[Any, ...]:
+        moved = output[0].clone()
+        moved[0, -1] += change
+        return (moved, *output[1:])
+
+    handle = THEIRS.transformer.h[layer].attn.register_forward_hook(hook) if change is not None else None
+    logits = THEIRS(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+    if handle is not None:
+        handle.remove()
+    return float(logits.softmax(-1)[answer])
+
+
+def slow_effects(means: Tensor) -> Tensor:
+    """One head, one prompt at a time."""
+    effects = torch.empty(len(SHUFFLED), SHAPE["n_layer"], SHAPE["n_head"])
+    for n, (prompt, answer) in enumerate(zip(SHUFFLED, ANSWERS, strict=True)):
+        ids, target = BYTES.encode(prompt, special=True), BYTES.single(answer)
+        own, before = writes(ids), probability(ids, target)
+        for layer in range(SHAPE["n_layer"]):
+            for head in range(SHAPE["n_head"]):
+                change = means[layer, head] - own[layer, head]
+                effects[n, layer, head] = probability(ids, target, layer, change) - before
+    return effects
+
+
+@pytest.fixture(scope="module")
+def means() -> Tensor:
+    return heads.mean_writes(MODEL, BYTES, CLEAN)
+
+
+@pytest.fixture(scope="module")
+def effects(means: Tensor) -> Tensor:
+    return heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, means)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_mean_writes_are_those_of_transformers_heads(batch_size: int) -> None:
+    wanted = torch.stack([writes(BYTES.encode(text, special=True)) for text in CLEAN]).mean(0)
+    assert relative(heads.mean_writes(MODEL, BYTES, CLEAN, batch_size=batch_size), wanted) < TOLERANCE
+
+
+def test_effects_are_those_of_one_head_and_one_prompt_at_a_time(means: Tensor, effects: Tensor) -> None:
+    wanted = slow_effects(means)
+    assert wanted.abs().min() > 1e-7  # every head matters, so that none can be forgotten
+    assert effects.shape == (3, 3, 4)
+    assert float((effects - wanted).abs().max()) < 1e-6
+    assert float((effects - wanted).abs().max() / wanted.abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 7, 1000])
+def test_batch_size_changes_no_effect(means: Tensor, effects: Tensor, batch_size: int) -> None:
+    found = heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, means, batch_size=batch_size)
+    assert float((found - effects).abs().max()) < 1e-7
+
+
+def test_a_head_replaced_by_its_own_write_has_no_effect() -> None:
+    own = heads.mean_writes(MODEL, BYTES, SHUFFLED[:1])
+    assert heads.indirect_effects(MODEL, BYTES, SHUFFLED[:1], ANSWERS[:1], own).abs().max() < 1e-7
+
+
+def test_a_prompt_is_read_once_whatever_the_number_of_heads(means: Tensor) -> None:
+    """Patched variants run their one token through the layers above; the prompt before is not read again."""
+    seen: list[tuple[int, int, int]] = []
+    hooks = [
+        block.register_forward_pre_hook(lambda _, args, i=i: seen.append((i, *args[0].shape[:2])))
+        for i, block in enumerate(MODEL.blocks)
+    ]
+    heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, means)
+    for hook in hooks:
+        hook.remove()
+    long = [(i, rows) for i, rows, tokens in seen if tokens > 1]
+    assert long == [(0, 3), (1, 3), (2, 3)]
+    assert [entry for entry in seen if entry[1] == 12] == [(1, 12, 1), (2, 12, 1), (2, 12, 1)]
+
+
+def test_a_planted_head_is_found() -> None:
+    """One head of an otherwise silent last layer writes the answer's direction when the task is shown."""
+    model = GPT2(MODEL.config).eval().requires_grad_(False)
+    model.load_state_dict(MODEL.state_dict())
+    planted = torch.zeros(3, 4, 48)
+    planted[2, 1] = 40 * model.wte.weight[BYTES.single("q")]
+    clean = heads.mean_writes(model, BYTES, CLEAN)
+    clean[2, 1] = planted[2, 1]
+    effects = heads.indirect_effects(model, BYTES, SHUFFLED, ["q"] * 3, clean)
+    assert heads.top_heads(effects, k=1) == [(2, 1)]
+
+
+def test_top_heads_are_ranked_by_mean_and_tasks_count_alike() -> None:
+    first, second = torch.zeros(2, 2, 3), torch.zeros(50, 2, 3)
+    first[:, 1, 2], first[:, 0, 1] = torch.tensor([0.6, 0.2]), 0.3  # means .4 and .3
+    second[:, 0, 0], second[:, 0, 1] = 0.35, 0.2
+    assert heads.top_heads(first, k=2) == [(1, 2), (0, 1)]
+    assert heads.top_heads(first, second, k=3) == [(0, 1), (1, 2), (0, 0)]
+
+
+def test_the_vector_is_the_sum_of_mean_writes_without_bias(means: Tensor) -> None:
+    chosen = [(2, 3), (0, 1), (2, 0)]
+    vector = heads.function_vector(MODEL, BYTES, CLEAN, chosen, [("pre", 1), ("mid", 2)], batch_size=3)
+    wanted = sum(means[layer, head] for layer, head in chosen)
+    assert vector.sites == [("pre", 1), ("mid", 2)]
+    assert all(relative(vector[site], wanted) < TOLERANCE for site in vector.sites)
+    assert "2.3, 0.1, 2.0" in vector.provenance.method
+    norms = {site: health.relative_norm for site, health in vector.health.items()}
+    for site in vector.sites:
+        tape: dict[Any, Any] = {}
+        total = 0.0
+        for text in CLEAN:
+            MODEL(torch.tensor([BYTES.encode(text, special=True)]), tape=tape)
+            total += float(tape[site][0, -1].norm()) / len(CLEAN)
+        assert norms[site] == pytest.approx(float(wanted.norm()) / total, rel=1e-4)
+
+
+def test_all_heads_of_a_layer_together_are_what_attention_adds_but_for_the_bias() -> None:
+    text = "yes: no, left:"
+    every = heads.function_vector(MODEL, BYTES, [text, text], [(1, h) for h in range(4)], ("pre", 1))
+    tape: dict[Any, Any] = {}
+    MODEL(torch.tensor([BYTES.encode(text)]), tape=tape)
+    added = (tape["mid", 1] - tape["pre", 1])[0, -1]
+    assert relative(every["pre", 1] + MODEL.blocks[1].attn.c_proj.bias, added) < TOLERANCE
+
+
+def test_effects_are_kept_and_a_run_that_was_cut_off_continues(tmp_path: Path, means: Tensor, effects: Tensor) -> None:
+    path = tmp_path / "effects.safetensors"
+
+    class CutOffError(Exception):
+        pass
+
+    def stop(done: int, of: int) -> None:
+        assert of == 3
+        if done == 2:
+            raise CutOffError
+
+    with pytest.raises(CutOffError):
+        heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, means, batch_size=4, on_batch=stop, path=path)
+    seen: list[int] = []
+    found = heads.indirect_effects(
+        MODEL, BYTES, SHUFFLED, ANSWERS, means, batch_size=4, on_batch=lambda done, _: seen.append(done), path=path
+    )
+    assert seen == [3]  # the two that were done are not done again
+    assert float((found - effects).abs().max()) < 1e-7
+    assert list(tmp_path.iterdir()) == [path]
+    again = heads.indirect_effects(
+        MODEL, BYTES, SHUFFLED, ANSWERS, means, on_batch=lambda *_: pytest.fail("ran"), path=path
+    )
+    assert torch.equal(again, found)
+
+
+def test_effects_of_another_run_are_refused(tmp_path: Path, means: Tensor) -> None:
+    path = tmp_path / "effects.safetensors"
+    heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, means, path=path)
+    kept = path.read_bytes()
+    for prompts, answers, other in [
+        (SHUFFLED, ["x", "q", "?"], means),
+        ([*SHUFFLED[:2], "else:"], ANSWERS, means),
+        (SHUFFLED, ANSWERS, means * 1.1),
+    ]:
+        with pytest.raises(ValueError, match="those of others"):
+            heads.indirect_effects(MODEL, BYTES, prompts, answers, other, path=path)
+    assert path.read_bytes() == kept
+    path.write_bytes(b"something else")
+    with pytest.raises(ValueError, match="got something else"):
+        heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, means, path=path)
+
+
+def test_a_run_continues_with_the_means_it_began_with(tmp_path: Path, means: Tensor) -> None:
+    path = tmp_path / "effects.safetensors"
+
+    class CutOffError(Exception):
+        pass
+
+    def stop(*_: int) -> None:
+        raise CutOffError
+
+    with pytest.raises(CutOffError):
+        heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, means, batch_size=4, on_batch=stop, path=path)
+    again = heads.mean_writes(MODEL, BYTES, CLEAN, batch_size=1)
+    found = heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, again * (1 + 1e-5), batch_size=4, path=path)
+    whole = heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, means, batch_size=4)
+    assert torch.equal(found, whole)
+
+
+def test_a_path_that_cannot_be_written_shows_before_anything_is_computed(tmp_path: Path, means: Tensor) -> None:
+    for path in (tmp_path / "missing" / "effects.safetensors", tmp_path):
+        with pytest.raises(ValueError, match="folder that exists|something else"):
+            heads.indirect_effects(
+                MODEL, BYTES, SHUFFLED, ANSWERS, means, path=path, on_batch=lambda *_: pytest.fail("computed")
+            )
+
+
+def test_a_branch_is_what_each_variant_gives_alone() -> None:
+    """Variants of unequal prompts, several tokens each, against the whole texts without a cache."""
+    texts = [random_ids(MODEL, 1, n, seed=n)[0].tolist() for n in (7, 3, 5)]
+    cache = Cache(MODEL, 3, 7)
+    prefill(MODEL, texts, cache)
+    rows = torch.tensor([2, 0, 0, 1, 2])
+    x = random_tensor(5, 2, 48, seed=1)
+    past, found = Branch(cache, rows), x
+    for block in MODEL.blocks:
+        found = block(found, past)
+    for r, row in enumerate(rows.tolist()):
+        whole = torch.cat([MODEL.embed(torch.tensor([texts[row]])), x[r : r + 1]], 1)
+        for block in MODEL.blocks:
+            whole = block(whole)
+        assert relative(found[r], whole[0, -2:]) < TOLERANCE
+    assert cache.lengths.tolist() == [7, 3, 5]
+
+
+def test_a_head_vector_steers(means: Tensor) -> None:
+    vector = heads.function_vector(MODEL, BYTES, CLEAN, [(2, 3)], ("mid", 2))
+    prompt = [BYTES.encode(CLEAN[0])]
+    steered = prefill(MODEL, prompt, None, [Steer(vector, ("mid", 2), where="last")])
+    by_hand = torch.zeros(1, len(prompt[0]), 48)
+    by_hand[0, -1] = means[2, 3]
+    assert relative(steered, MODEL(torch.tensor(prompt), adds={("mid", 2): by_hand})[:, -1]) < TOLERANCE
+
+
+# --- wrong calls ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: heads.mean_writes(MODEL, BYTES, []), "a list of prompts"),
+        (lambda m: heads.mean_writes(MODEL, BYTES, "one text"), "a list of prompts, got 'one text'"),
+        (lambda m: heads.mean_writes(MODEL, BYTES, ["a"]), "two tokens or more"),
+        (lambda m: heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS[:2], m), "each of 3 prompts, got 2"),
+        (lambda m: heads.indirect_effects(MODEL, BYTES, SHUFFLED, ["ab", "q", "!"], m), "one token"),
+        (lambda m: heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, m[:2]), r"\(3, 4, 48\)"),
+        (lambda m: heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, m / 0), "finite means"),
+        (lambda m: heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, m.numpy()), "got ndarray"),
+        (lambda m: heads.indirect_effects(MODEL, BYTES, SHUFFLED, "xq!", m), "got 'xq!'"),
+        (lambda m: heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, m, batch_size=0), "batch size"),
+        (lambda m: heads.mean_writes(MODEL, BYTES, CLEAN, batch_size=-1), "batch size"),
+        (lambda m: heads.top_heads([torch.zeros(2, 3, 4)]), "tensors of effects"),
+        (lambda m: heads.top_heads(torch.zeros(2, 3, 4), 10), "k=10 by its name"),
+        (lambda m: heads.top_heads(torch.zeros(2, 3, 4), k=2.5), "whole number"),
+        (lambda m: heads.function_vector(MODEL, BYTES, CLEAN, [(1, 0)], ("head", 1)), "site of the stream"),
+        (lambda m: heads.top_heads(torch.zeros(2, 3, 4), k=13), "from 1 to 12"),
+        (lambda m: heads.top_heads(torch.zeros(2, 3, 4), torch.zeros(2, 3, 5)), "one model"),
+        (lambda m: heads.top_heads(torch.full((2, 3, 4), torch.nan), k=1), "NaN"),
+        (lambda m: heads.function_vector(MODEL, BYTES, CLEAN, [], ("pre", 1)), "different heads"),
+        (lambda m: heads.function_vector(MODEL, BYTES, CLEAN, [(1, 1), (1, 1)], ("pre", 1)), "different heads"),
+        (lambda m: heads.function_vector(MODEL, BYTES, CLEAN, [(3, 0)], ("pre", 1)), "3 layers of 4"),
+        (lambda m: heads.function_vector(MODEL, BYTES, CLEAN, [(1, 0)], ("pre", 4)), "expected a site"),
+    ],
+)
+def test_wrong_calls_say_what_was_expected(call: Any, message: str, means: Tensor) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(means)
