@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ministeer.model import GPT2, Cache, Sites, pad
+from ministeer.receipt import Receipt
 from ministeer.vectors import Steer, adds_at
 
 OnToken = Callable[[int, int], None]
@@ -68,13 +69,26 @@ def penalize(logits: Tensor, counts: Tensor, *, frequency_penalty: float, repeti
 
 
 def prefill(
-    model: GPT2, prompts: Sequence[Sequence[int]], cache: Cache | None = None, steers: Sequence[Steer] = ()
+    model: GPT2,
+    prompts: Sequence[Sequence[int]],
+    cache: Cache | None = None,
+    steers: Steer | Sequence[Steer] = (),
+    receipt: Receipt | None = None,
 ) -> Tensor:
     """Read prompts of any lengths, into an empty cache if one is given; the logits after each one's last, `(B, V)`.
+
+    receipt: filled with what was done; without a cache this is the whole run, and one that touched nothing raises.
 
     Raises `ValueError` for a cache that holds tokens, and for an intervention that touches no position: without a cache
     nothing is generated, so "generated" is one.
     """
+    steers = _as_steers(steers)
+    if not isinstance(cache, Cache | None) or not isinstance(receipt, Receipt | None):
+        got = [type(given).__name__ for given in (cache, receipt)]
+        raise ValueError(
+            f"expected a Cache or None, then the steers, then a Receipt or None, got {got[0]} and {got[1]}; to steer without a "
+            "cache write prefill(model, prompts, None, [steer])"
+        )
     if cache is not None and bool(cache.lengths.any()):
         raise ValueError(
             f"expected an empty cache to read prompts into, got one that holds {cache.lengths.tolist()} tokens"
@@ -83,16 +97,42 @@ def prefill(
     lengths = torch.tensor([len(p) for p in prompts])
     check_steers(model, steers, lengths, max_new_tokens=1 if cache is None else 2)
     device = model.wte.weight.device
-    x = model.stream(ids.to(device), adds_at(steers, positions, lengths), cache=cache)  # (B, T, D)
+    adds = adds_at(steers, positions, lengths)
+    if receipt is not None:
+        receipt.begin()
+        adds = receipt.watch(adds, positions)
+    x = model.stream(ids.to(device), adds, cache=cache)  # (B, T, D)
     if cache is not None:
         cache.keep(lengths)  # the padding's slots are free again
+    elif receipt is not None:
+        receipt.finish(steers)
     return model.unembed(x[torch.arange(len(prompts), device=device), (lengths - 1).to(device)])
 
 
-def decode(model: GPT2, ids: Tensor, cache: Cache, steers: Sequence[Steer], lengths: Tensor) -> Tensor:
-    """One token a row, ids `(B,)`, behind what the cache holds; the logits after it, `(B, V)`. lengths: the prompts'."""
-    adds = adds_at(steers, cache.lengths[:, None], lengths)
+def decode(
+    model: GPT2,
+    ids: Tensor,
+    cache: Cache,
+    steers: Sequence[Steer],
+    lengths: Tensor,
+    running: Tensor | None = None,
+    receipt: Receipt | None = None,
+) -> Tensor:
+    """One token a row, ids `(B,)`, behind what the cache holds; the logits after it, `(B, V)`. lengths: the prompts'.
+
+    running: `(B,)`, false for rows that have ended, whose logits nobody reads: they are not steered.
+    """
+    positions = cache.lengths[:, None]  # (B, 1)
+    if running is not None:
+        positions = torch.where(running[:, None], positions, -1)
+    adds = adds_at(steers, positions, lengths)
+    if receipt is not None:
+        adds = receipt.watch(adds, positions)
     return model.unembed(model.stream(ids[:, None], adds, cache=cache)[:, 0])
+
+
+def _as_steers(steers: Steer | Sequence[Steer] | None) -> list[Steer]:
+    return [] if steers is None else list(steers) if isinstance(steers, Sequence) else [steers]
 
 
 def check_steers(model: GPT2, steers: Sequence[Steer], lengths: Tensor, max_new_tokens: int) -> None:
@@ -104,7 +144,7 @@ def check_steers(model: GPT2, steers: Sequence[Steer], lengths: Tensor, max_new_
             )
         steer.check(lengths.tolist(), max_new_tokens)
         first = lengths[:, None].to(model.wte.weight.device)  # (B, 1), where the first new token will stand
-        Sites(model, first, {steer.site: steer.delta(lengths[:, None], lengths)})  # checks site, width and dtype
+        Sites(model, first, {steer.site: steer.add(lengths[:, None], lengths)})  # checks site, width and dtype
 
 
 @torch.no_grad()
@@ -122,6 +162,7 @@ def generate(
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     stop: Sequence[int] = (),
     on_token: OnToken | None = None,
+    receipt: Receipt | None = None,
 ) -> list[Any]:
     """Continue one text (a list of ids) or several (a list of lists of any lengths, or a tensor `(B, T)`).
 
@@ -130,6 +171,7 @@ def generate(
     A row ends after `max_new_tokens` or with the first id that is in `stop`, which it keeps.
 
     steer: one `Steer` or several. on_token: called with (row, id) as each token is chosen.
+    receipt: filled with what was done; a run with one that touched nothing raises.
     temperature, top_p, top_k: see `sample`. frequency_penalty, repetition_penalty: see `penalize`.
     generator: where randomness comes from; torch's global one if none is given.
 
@@ -137,7 +179,7 @@ def generate(
     context, an intervention that would touch no position, a setting out of its range; and where the logits become NaN.
     """
     prompts, one = _prompts(ids)
-    steers = [] if steer is None else [steer] if not isinstance(steer, Sequence) else list(steer)
+    steers = _as_steers(steer)
     _check_settings(
         max_new_tokens, temperature, top_p, top_k, frequency_penalty, repetition_penalty, generator, stop, len(prompts)
     )
@@ -146,13 +188,13 @@ def generate(
     check_steers(model, steers, lengths, max_new_tokens)
 
     cache = Cache(model, len(prompts), int(lengths.max()) + max_new_tokens - 1)  # the last token is never read
-    logits = prefill(model, prompts, cache, steers)  # (B, V)
+    logits = prefill(model, prompts, cache, steers, receipt)  # (B, V)
     counts = None
     if frequency_penalty != 0.0 or repetition_penalty != 1.0:
         counts = torch.stack([torch.bincount(torch.tensor(p), minlength=logits.shape[1]) for p in prompts])
         counts = counts.to(logits.device, torch.float32)  # (B, V); bfloat16 could not count past 256
     rows = [list(p) for p in prompts]
-    running = set(range(len(rows)))
+    running = torch.ones(len(rows), dtype=torch.bool)  # (B,)
     for step in range(max_new_tokens):
         if bool(logits.isnan().any()):
             raise ValueError(
@@ -163,18 +205,20 @@ def generate(
                 logits, counts, frequency_penalty=frequency_penalty, repetition_penalty=repetition_penalty
             )
         chosen = sample(logits, temperature=temperature, top_p=top_p, top_k=top_k, generator=generator)  # (B,)
-        for row in sorted(running):
+        for row in torch.nonzero(running)[:, 0].tolist():
             token = int(chosen[row])
             rows[row].append(token)
             if on_token is not None:
                 on_token(row, token)
             if token in stop:
-                running.discard(row)
-        if not running or step == max_new_tokens - 1:
+                running[row] = False
+        if not bool(running.any()) or step == max_new_tokens - 1:
             break
         if counts is not None:
             counts.scatter_add_(1, chosen[:, None], torch.ones_like(counts[:, :1]))
-        logits = decode(model, chosen, cache, steers, lengths)
+        logits = decode(model, chosen, cache, steers, lengths, running, receipt)
+    if receipt is not None:
+        receipt.finish(steers)
     return rows[0] if one else rows
 
 

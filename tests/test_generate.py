@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ministeer.generate import decode, generate, penalize, prefill, sample
 from ministeer.model import GPT2, Cache
-from ministeer.vectors import Provenance, Steer, SteeringVector
+from ministeer.provenance import Provenance
+from ministeer.vectors import Steer, SteeringVector
 
 MODEL, THEIRS = pair(SHAPES["tiny"], seed=1)
 CONTEXT, WIDTH, VOCAB = MODEL.config.n_positions, MODEL.config.n_embd, MODEL.config.vocab_size

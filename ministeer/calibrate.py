@@ -1,0 +1,143 @@
+"""The coefficient that moves a model by so much: its mean KL divergence from itself, on given text, is a budget.
+
+Letters: B texts, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ministeer import metrics
+from ministeer.generate import check_steers
+from ministeer.model import GPT2, Add, Site, pad
+from ministeer.reading import check_batch_size
+from ministeer.vectors import Steer, adds_at
+
+
+class NotMonotone(UserWarning):
+    """The divergence falls somewhere while the coefficient grows: the budget may be met at several coefficients."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The coefficient found, the divergence there in nats, and each (coefficient, divergence) that was tried."""
+
+    coeff: float
+    kl: float
+    tried: list[tuple[float, float]]
+
+
+def calibrate(
+    model: GPT2,
+    texts: Sequence[Sequence[int]],
+    steer: Steer,
+    *,
+    kl: float = 0.5,
+    tolerance: float = 0.01,
+    start: float = 1.0,
+    highest: float = 1e4,
+    batch_size: int = 16,
+) -> Calibration:
+    """A coefficient at which the mean KL(unsteered || steered) is `kl` nats, the smallest where the divergence only grows.
+
+    texts: lists of ids. The mean is over the predictions at and behind each text's first steered position; with
+        where="front", behind the injected ones. steer: its own coefficient is not used but for its sign.
+    tolerance: how near, as a share of `kl`. start: the first coefficient tried. highest: the last one.
+
+    The coefficient is doubled, or halved, until the budget lies between two, and that bracket is halved (on a scale of
+    ratios) until it is met. Raises `ValueError` for a budget that is not reached. Warns `NotMonotone` if a larger
+    coefficient tried moved the model less.
+    """
+    if not kl > 0 or not 0 < tolerance < 1 or not 0 < start <= highest:
+        raise ValueError(
+            f"expected kl > 0, 0 < tolerance < 1 and 0 < start <= highest, got {kl}, {tolerance}, {start}, {highest}"
+        )
+    check_batch_size(batch_size)
+    if not isinstance(steer, Steer) or len(steer.coeffs) != 1:
+        got = len(steer.coeffs) if isinstance(steer, Steer) else type(steer).__name__
+        raise ValueError(f"expected a Steer with one coefficient to calibrate, got {got}")
+    if steer.rows is not None and len(steer.rows) != len(texts):
+        raise ValueError(f"expected a Steer for these {len(texts)} texts, got one for {len(steer.rows)}")
+    sign = -1.0 if steer.coeffs[0] < 0 else 1.0
+    batches = [_Batch(model, texts[i : i + batch_size], steer, i) for i in range(0, len(texts), batch_size)]
+    counted = sum(batch.counted for batch in batches)
+    if not counted:
+        raise ValueError(f"expected texts with predictions behind a steered position, got none in {len(texts)} texts")
+    tried: dict[float, float] = {}
+
+    def measure(coeff: float) -> float:
+        if coeff not in tried:
+            tried[coeff] = sum(b.divergence(model, replace(steer, coeff=sign * coeff)) for b in batches) / counted
+        return tried[coeff]
+
+    low, high = 0.0, start
+    while measure(high) < kl:
+        if high == highest:
+            raise ValueError(
+                f"expected a budget that a coefficient up to {highest:g} reaches, got {kl} nats where the most was "
+                f"{max(tried.values()):.3g}; lower kl, or steer at more positions"
+            )
+        low, high = high, min(2 * high, highest)
+    while low == 0.0:
+        if measure(high / 2) < kl:
+            low = high / 2
+        else:
+            high = high / 2
+            if high < start * 1e-9:
+                raise ValueError(
+                    f"expected a divergence that vanishes with the coefficient, got {measure(high):.3g} nats"
+                )
+    found = high
+    while not abs(measure(found) - kl) <= tolerance * kl:
+        found = middle = math.sqrt(low * high)
+        if not low < middle < high:
+            raise ValueError(
+                f"expected a divergence that passes {kl} nats, got one that jumps from {measure(low):.3g} to "
+                f"{measure(high):.3g} at the coefficient {high:g}; widen the tolerance"
+            )
+        low, high = (middle, high) if measure(middle) < kl else (low, middle)
+    in_order = sorted(tried.items())
+    if any(b < a - tolerance * kl for (_, a), (_, b) in pairwise(in_order)):
+        warnings.warn(
+            "the divergence falls somewhere while the coefficient grows; other coefficients may meet the budget too: "
+            + ", ".join(f"{c:.3g}: {d:.3g}" for c, d in in_order),
+            NotMonotone,
+            stacklevel=2,
+        )
+    return Calibration(sign * found, tried[found], [(sign * c, d) for c, d in in_order])
+
+
+class _Batch:
+    """Some of the texts, with what the unsteered model says about them."""
+
+    @torch.no_grad()
+    def __init__(self, model: GPT2, texts: Sequence[Sequence[int]], steer: Steer, first: int) -> None:
+        rows = None if steer.rows is None else steer.rows[first : first + len(texts)]
+        self.rows = rows
+        ids, self.positions = pad(texts)
+        self.lengths = torch.tensor([len(text) for text in texts])
+        check_steers(model, [replace(steer, rows=rows)], self.lengths, max_new_tokens=1)
+        self.ids = ids.to(model.wte.weight.device)
+        touched = replace(steer, rows=rows).touches(self.positions, self.lengths)  # (B, T)
+        behind = touched.cumsum(-1) > 0
+        self.mask = (behind & ~touched if steer.where == "front" else behind) & (self.positions >= 0)
+        self.counted = int(self.mask.sum())
+        self.reference = self.logits(model, {})
+
+    def logits(self, model: GPT2, adds: Mapping[Site, Add]) -> Tensor:
+        """At the counted positions only, `(counted, V)`: the others' logits are never made."""
+        x = model.stream(self.ids, adds)  # (B, T, D)
+        return model.unembed(x[self.mask.to(x.device)])
+
+    @torch.no_grad()
+    def divergence(self, model: GPT2, steer: Steer) -> float:
+        """Sum over the counted positions, in nats."""
+        adds = adds_at([replace(steer, rows=self.rows)], self.positions, self.lengths)
+        return float(metrics.kl(self.logits(model, adds), self.reference).sum())

@@ -1,0 +1,108 @@
+"""What a steered run did: which sites, rows and positions were touched, and how much was added there.
+
+    receipt = Receipt()
+    generate(model, ids, max_new_tokens=20, steer=steer, receipt=receipt)
+    print(receipt)
+
+It is read off the tensors that were added, not off what was asked for.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ministeer.model import Add, Site
+from ministeer.vectors import Steer
+
+
+class GateWarning(UserWarning):
+    """A condition that opens for no row, for every row, or often for the wrong ones."""
+
+
+@dataclass
+class Touched:
+    """What happened at one site. A position is one token of one row, read by the model."""
+
+    positions: int = 0
+    rows: set[int] = field(default_factory=set)
+    first: int = 0  # lowest and highest position touched
+    last: int = 0
+    total: float = 0.0  # sum over positions of |what was added| / |the stream before|
+    largest: float = 0.0  # the largest of these
+
+
+class Receipt:
+    """Filled by the one run that is given it: `generate` or `prefill`, or by `watch` in a loop of one's own. Print it."""
+
+    def __init__(self) -> None:
+        self.sites: dict[Site, Touched] = {}
+        self.positions = 0  # read by the model in all
+        self.rows = 0
+        self.gates: list[Sequence[bool]] = []
+
+    def __str__(self) -> str:
+        said = []
+        for (name, layer), t in self.sites.items():
+            if not t.positions:
+                said.append(f"{name} {layer}: nothing")
+                continue
+            said.append(
+                f"{name} {layer}: {t.positions} of {self.positions} positions ({t.first} to {t.last}) "
+                f"in {len(t.rows)} of {self.rows} rows, added {t.total / t.positions:.3g} of the stream's norm"
+                + (f" (at most {t.largest:.3g})" if t.positions > 1 else "")
+            )
+        said += [f"gate open in {sum(rows)} of {len(rows)} rows" for rows in self.gates]
+        return "; ".join(said) or "nothing was touched"
+
+    def watch(self, adds: Mapping[Site, Add], positions: Tensor) -> dict[Site, Add]:
+        """The same `adds` for one call of the model, written down as they act. positions: `(B, T)`, -1 for padding."""
+        if not isinstance(positions, Tensor) or positions.ndim != 2:
+            raise ValueError("expected positions as a tensor (B, T), -1 for padding")
+        self.positions += int((positions >= 0).sum())
+        self.rows = max(self.rows, len(positions))
+        return {site: self._watched(site, add, positions) for site, add in adds.items()}
+
+    def _watched(self, site: Site, add: Add, positions: Tensor) -> Callable[[Tensor], Tensor]:
+        def write_down(x: Tensor) -> Tensor:
+            delta = add(x) if callable(add) else add.to(x)
+            moved = (x + delta.to(x)).float() - x.float()  # less than delta, where the dtype rounds it away
+            added = moved.detach().norm(dim=-1).cpu()  # (B, T)
+            touched = (added > 0) & (positions >= 0)
+            if bool(touched.any()):
+                share = (added / x.detach().float().norm(dim=-1).cpu())[touched]
+                here = positions[touched]
+                t = self.sites.setdefault(site, Touched(first=int(here.min())))
+                t.positions += len(here)
+                t.rows |= set(torch.nonzero(touched)[:, 0].tolist())
+                t.first = min(t.first, int(here.min()))
+                t.last = max(t.last, int(here.max()))
+                t.total += float(share.sum())
+                t.largest = max(t.largest, float(share.max()))
+            return delta
+
+        return write_down
+
+    def begin(self) -> None:
+        """Raise `ValueError` if an earlier run was written down here: it would hide that this one touched nothing."""
+        if self.positions:
+            raise ValueError("expected a receipt of its own for each run, got one that is filled; make a new Receipt()")
+
+    def finish(self, steers: Sequence[Steer]) -> None:
+        """At the end of a run: note what its gates decided. A run in which nothing was touched raises `ValueError`."""
+        self.gates += [steer.rows for steer in steers if steer.rows is not None]
+        if self.sites:
+            for steer in steers:
+                self.sites.setdefault(steer.site, Touched())
+            return
+        if steers and all(steer.rows is not None and not any(steer.rows) for steer in steers):
+            warnings.warn("the gate opened in no row, so nothing was steered", GateWarning, stacklevel=3)
+            return
+        raise ValueError(
+            "expected a run that touches the stream, got one in which nothing was added: "
+            "is the coefficient 0, or the vector, or what the function makes of this stream?"
+        )

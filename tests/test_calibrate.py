@@ -1,0 +1,168 @@
+"""The calibrated coefficient: it spends the budget, by a divergence computed the slow way; a budget out of reach is refused."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from reference import pair, random_ids, random_tensor, reference_run
+from torch import Tensor
+
+from ministeer.calibrate import NotMonotone, calibrate
+from ministeer.interventions import decay, project_out, relative, rotate
+from ministeer.vectors import Steer
+
+SHAPE = {"vocab_size": 61, "n_positions": 32, "n_embd": 24, "n_layer": 3, "n_head": 2}
+MODEL, THEIRS = pair(SHAPE, seed=7)
+for ln_f in (
+    MODEL.ln_f,
+    THEIRS.transformer.ln_f,
+):  # predictions that are sure of themselves, so that they can change a lot
+    ln_f.weight.mul_(20)
+V = random_tensor(24, seed=1, scale=1.0)
+TEXTS = [random_ids(MODEL, 1, n, seed=n)[0].tolist() for n in (3, 7, 5)]
+
+
+def divergences(coeff: float, first: int = 0, behind: bool = True) -> list[float]:
+    """KL of transformers' next-token distributions, text by text, at the positions from `first` on."""
+    found = []
+    for text in TEXTS:
+        at = [first + i for i in range(len(text) - first)] if behind else [first]
+        add = torch.zeros(1, len(text), 24)
+        add[0, at] = coeff * V
+        ids = torch.tensor([text])
+        p = THEIRS(input_ids=ids).logits[0].log_softmax(-1)
+        q = reference_run(THEIRS, ids, {("pre", 1): add})[0][0].log_softmax(-1)
+        found += (p.exp() * (p - q)).sum(-1)[first:].tolist()
+    return found
+
+
+@pytest.mark.parametrize("budget", [0.003, 0.05, 0.5])
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_the_mean_divergence_is_the_budget(budget: float, batch_size: int) -> None:
+    found = calibrate(MODEL, TEXTS, Steer(V, ("pre", 1)), kl=budget, batch_size=batch_size)
+    slow = divergences(found.coeff)
+    assert sum(slow) / len(slow) == pytest.approx(budget, rel=0.011)
+    assert found.kl == pytest.approx(sum(slow) / len(slow), rel=1e-3)
+    assert dict(found.tried)[found.coeff] == found.kl
+
+
+def test_only_predictions_from_the_first_steered_position_count() -> None:
+    found = calibrate(MODEL, TEXTS, Steer(V, ("pre", 1), where=[2]), kl=0.01)
+    slow = []
+    for text in TEXTS:
+        add = torch.zeros(1, len(text), 24)
+        add[0, 2] = found.coeff * V
+        ids = torch.tensor([text])
+        p = THEIRS(input_ids=ids).logits[0].log_softmax(-1)
+        q = reference_run(THEIRS, ids, {("pre", 1): add})[0][0].log_softmax(-1)
+        slow += (p.exp() * (p - q)).sum(-1)[2:].tolist()
+    assert found.kl == pytest.approx(sum(slow) / len(slow), rel=1e-3)
+
+
+def test_injected_positions_do_not_count() -> None:
+    front = random_tensor(2, 24, seed=4, scale=1.0)
+    found = calibrate(MODEL, TEXTS, Steer(front, ("pre", 1), where="front"), kl=0.01)
+    slow = []
+    for text in TEXTS:
+        add = torch.zeros(1, len(text), 24)
+        add[0, :2] = found.coeff * front
+        ids = torch.tensor([text])
+        p = THEIRS(input_ids=ids).logits[0].log_softmax(-1)
+        q = reference_run(THEIRS, ids, {("pre", 1): add})[0][0].log_softmax(-1)
+        slow += (p.exp() * (p - q)).sum(-1)[2:].tolist()
+    assert found.kl == pytest.approx(sum(slow) / len(slow), rel=1e-3)
+
+
+def test_the_sign_of_the_coefficient_stays() -> None:
+    found = calibrate(MODEL, TEXTS, Steer(V, ("pre", 1), -1.0), kl=0.05)
+    assert found.coeff < 0
+    slow = divergences(found.coeff)
+    assert sum(slow) / len(slow) == pytest.approx(0.05, rel=0.011)
+
+
+@pytest.mark.parametrize("start", [1e-3, 1.0, 300.0])
+def test_where_the_search_starts_changes_little(start: float) -> None:
+    there = calibrate(MODEL, TEXTS, Steer(V, ("pre", 1)), kl=0.05).coeff
+    assert calibrate(MODEL, TEXTS, Steer(V, ("pre", 1)), kl=0.05, start=start).coeff == pytest.approx(there, rel=0.02)
+
+
+def test_functions_gates_and_schedules_are_calibrated_too() -> None:
+    for steer in (
+        Steer(relative(V), ("mid", 1)),
+        Steer(V, ("pre", 2), rows=[True, False, True]),
+        Steer(V, ("pre", 2), where="last", schedule=decay(3)),
+    ):
+        found = calibrate(MODEL, TEXTS, steer, kl=0.02)
+        assert found.kl == pytest.approx(0.02, rel=0.01)
+        pairs = itertools.pairwise(found.tried)
+        assert all(a[0] < b[0] for a, b in pairs)
+    with pytest.raises(ValueError, match="behind a steered position"):
+        calibrate(MODEL, TEXTS, Steer(V, ("pre", 2), rows=[False] * 3), kl=0.02)
+
+
+def test_a_gate_counts_only_its_rows() -> None:
+    one = calibrate(MODEL, TEXTS[1:2], Steer(V, ("pre", 2)), kl=0.02)
+    gated = calibrate(MODEL, TEXTS, Steer(V, ("pre", 2), rows=[False, True, False]), kl=0.02, batch_size=2)
+    assert gated.coeff == pytest.approx(one.coeff, rel=1e-3)
+
+
+def test_a_budget_out_of_reach_is_refused_with_the_most_that_was_reached() -> None:
+    with pytest.raises(ValueError, match="up to 100 reaches, got 50.0 nats where the most was"):
+        calibrate(MODEL, TEXTS, Steer(V, ("pre", 1)), kl=50.0, highest=100.0)
+    with pytest.raises(ValueError, match="reaches"):
+        calibrate(MODEL, TEXTS, Steer(0 * V, ("pre", 1)), kl=0.1, highest=8.0)
+
+
+def test_the_highest_coefficient_is_tried() -> None:
+    there = calibrate(MODEL, TEXTS, Steer(V, ("pre", 1)), kl=0.05).coeff
+    found = calibrate(MODEL, TEXTS, Steer(V, ("pre", 1)), kl=0.05, start=there * 0.6, highest=there * 1.1)
+    assert found.coeff == pytest.approx(there, rel=0.02)
+
+
+def test_a_divergence_that_falls_again_is_named() -> None:
+    """A full turn brings the stream back: the divergence rises to half a turn and then falls."""
+    turn = rotate(V, random_tensor(24, seed=2, scale=1.0))
+    one_step = calibrate(MODEL, TEXTS, Steer(turn, ("pre", 1)), kl=1e-2, start=1e-3)
+    with pytest.warns(NotMonotone, match="falls somewhere"):
+        found = calibrate(MODEL, TEXTS, Steer(turn, ("pre", 1)), kl=one_step.kl, start=2 * torch.pi - 1e-3)
+    assert found.kl == pytest.approx(one_step.kl, rel=0.02)
+
+
+def test_a_jump_over_the_budget_is_refused() -> None:
+    def step(x: Tensor, coeff: Tensor | float) -> Tensor:
+        return torch.as_tensor(coeff).sign() * (torch.as_tensor(coeff) > 3) * V.expand_as(x)
+
+    with pytest.raises(ValueError, match="jumps from 0 to"):
+        calibrate(MODEL, TEXTS, Steer(step, ("pre", 1)), kl=1e-3)
+    with pytest.raises(ValueError, match="vanishes with the coefficient"):
+        calibrate(MODEL, TEXTS, Steer(lambda x, c: project_out(V)(x), ("pre", 1)), kl=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kl": 0.0}, "kl > 0"),
+        ({"kl": 0.1, "tolerance": 1.0}, "tolerance"),
+        ({"kl": 0.1, "start": -1.0}, "start"),
+        ({"kl": 0.1, "start": 2.0, "highest": 1.0}, "highest"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        calibrate(MODEL, TEXTS, Steer(V, ("pre", 1)), **settings)
+
+
+@pytest.mark.parametrize(
+    ("steer", "message"),
+    [
+        (Steer(V, ("pre", 1), [1.0, 2.0, 3.0]), "one coefficient to calibrate"),
+        (V, "one coefficient to calibrate, got Tensor"),
+        (Steer(V, ("pre", 1), rows=[True] * 4), "for these 3 texts, got one for 4"),
+        (Steer(V, ("pre", 1), where="generated"), "touches no position"),
+        (Steer(V, ("pre", 7)), "expected a site"),
+    ],
+)
+def test_wrong_steers_are_refused(steer: Steer, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        calibrate(MODEL, TEXTS, steer)
