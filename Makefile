@@ -43,6 +43,8 @@ $(READY): setup.py constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install -q --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[reproduce,hub,test]'
+	# by itself, as it asks for transformers below 5, which it does not need; the tests that compare with it skip without it
+	-$(PY) -m pip install -q --disable-pip-version-check --no-deps "$$(grep '^steering-vectors==' constraints.txt)"
 	@touch $@
 
 .PHONY: help reproduce test check bench test-xl weights weights/nano

@@ -38,6 +38,16 @@ setup(
     extras_require={
         "reproduce": ["matplotlib>=3.8", "tqdm>=4.66"],
         "hub": ["huggingface_hub>=0.30"],
-        "test": ["pytest>=8", "hypothesis>=6.100", "transformers>=4.56", "ruff>=0.12", "mypy>=1.13", "setuptools>=77"],
+        "formats": ["gguf>=0.10"],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "transformers>=4.56",
+            "scikit-learn>=1.5",
+            "gguf>=0.10",
+            "ruff>=0.12",
+            "mypy>=1.13",
+            "setuptools>=77",
+        ],
     },
 )

@@ -1,20 +1,28 @@
 """A GPT-2 you can read in one sitting, in which steering is a `+`."""
 
-from ministeer import extract, metrics
+from ministeer import extract, formats, heads, interventions, metrics
+from ministeer.calibrate import calibrate
 from ministeer.generate import generate, prefill
 from ministeer.model import GPT2, Cache, GPT2Config
+from ministeer.receipt import Receipt
 from ministeer.vectors import Steer, SteeringVector
-from ministeer.weights import load, load_model, save_model
+from ministeer.weights import from_transformers, load, load_model, save_model
 
 __version__ = "0.1.0"
 __all__ = [
     "GPT2",
     "Cache",
     "GPT2Config",
+    "Receipt",
     "Steer",
     "SteeringVector",
+    "calibrate",
     "extract",
+    "formats",
+    "from_transformers",
     "generate",
+    "heads",
+    "interventions",
     "load",
     "load_model",
     "metrics",

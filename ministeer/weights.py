@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,49 @@ def load_model(
     return _read_model(weights, _read_config(weights), device, dtype)
 
 
+def from_transformers(
+    theirs: Any, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+) -> GPT2:
+    """A GPT-2 of transformers that is in memory already, `GPT2LMHeadModel` or `GPT2Model`, as ours.
+
+    device, dtype: by default the model's own. Nothing is copied then: both read the same memory, and a weight changed in
+    one is changed in the other. The matrices are turned without moving a number, so decoding on a CPU reads them against
+    the grain; `load_model` reads the same weights from a file in the order that is fast.
+
+    Raises `ValueError` for another architecture, for a variant of GPT-2 that is not supported, and as `load_model` does.
+    """
+    where = type(theirs).__name__
+    if not hasattr(getattr(theirs, "config", None), "to_dict") or not hasattr(theirs, "state_dict"):
+        raise ValueError(f"expected a GPT-2 of transformers, got {where}; for a name or a path use load_model")
+    config = _config(theirs.config.to_dict(), where)
+    state = {name.removeprefix("transformer."): weight for name, weight in theirs.state_dict().items()}
+    if any(weight.is_meta for weight in state.values()):
+        raise ValueError(f"{where}: expected weights in memory, found some on the meta device; load them first")
+    if "lm_head.weight" in state and not torch.equal(state["lm_head.weight"], state["wte.weight"]):
+        raise ValueError(f"{where}: expected lm_head.weight equal to wte.weight; only GPT-2's tied head is supported")
+    with torch.device("meta"):
+        model = GPT2(config)
+    home = None if device is None else _device(device)
+    masks = (".attn.bias", ".attn.masked_bias")
+    wanted = {"lm_head.weight", *map(_hub_name, model.state_dict())}
+    if more := [name for name in state if name not in wanted and not name.endswith(masks)]:
+        raise ValueError(
+            f"{where}: expected only GPT-2's tensors, found {more[0]}; give the GPT2Model inside, its .transformer"
+        )
+    for name, mine in model.state_dict().items():
+        source = state.get(_hub_name(name))
+        if source is None:
+            raise ValueError(f"{where}: expected a tensor {_hub_name(name)}, found none; is it a GPT-2 as it came?")
+        source = source.t() if _is_turned(name) else source  # [in, out] -> [out, in], the same memory
+        if source.shape != mine.shape:
+            raise ValueError(
+                f"{where}: expected {_hub_name(name)} to become {tuple(mine.shape)}, found {tuple(source.shape)}; "
+                "were heads pruned, or embeddings added?"
+            )
+        _put(model, name, source.to(device=home, dtype=_dtype(dtype, source.dtype)), source, where)
+    return model.eval()
+
+
 def save_model(model: GPT2, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
     """Write `config.json` and `model.safetensors`; the same model gives the same bytes, an interruption no half files.
 
@@ -99,8 +143,17 @@ def save_model(model: GPT2, folder: str | Path, *, dtype: str | torch.dtype | No
 def _dtype(asked: str | torch.dtype | None, default: torch.dtype) -> torch.dtype:
     kind = default if asked is None else DTYPES.get(asked) if isinstance(asked, str) else asked
     if kind is None or kind not in DTYPES.values():
-        raise ValueError(f"expected dtype {', '.join(map(repr, DTYPES))} or the torch dtype, got {asked!r}")
+        raise ValueError(f"expected dtype {', '.join(map(repr, DTYPES))} or the torch dtype, got {asked or default!r}")
     return kind
+
+
+def _device(asked: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=asked).device
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by what is missing
+        raise ValueError(
+            f'expected a device that torch can use here, such as "cpu", got "{asked}" ({error})'
+        ) from error
 
 
 def _hub_name(name: str) -> str:
@@ -161,29 +214,32 @@ def _read_config(weights: Path) -> GPT2Config:
         raise FileNotFoundError(
             f"{path}: expected the model's config.json beside {weights.name}, found none; copy it there"
         )
-    found = read_json(path)
+    return _config(read_json(path), str(path))
+
+
+def _config(found: dict[str, Any], where: str) -> GPT2Config:
     if found.get("model_type") != "gpt2":
         raise ValueError(
-            f'{path}: expected model_type "gpt2", found {found.get("model_type")!r}; only GPT-2\'s architecture is supported'
+            f'{where}: expected model_type "gpt2", found {found.get("model_type")!r}; only GPT-2\'s architecture is supported'
         )
     for name, value in VARIANTS.items():
         if found.get(name, value) != value:
             raise ValueError(
-                f"{path}: expected {name} {value!r}, found {found[name]!r}; this variant of GPT-2 is not supported"
+                f"{where}: expected {name} {value!r}, found {found[name]!r}; this variant of GPT-2 is not supported"
             )
     for name in SIZES:
         if name not in found:
-            raise ValueError(f"{path}: expected {name}, found no such entry; take the config.json the model came with")
+            raise ValueError(f"{where}: expected {name}, found no such entry; take the config.json the model came with")
     epsilon = found.get("layer_norm_epsilon", 1e-5)
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
-        raise ValueError(f"{path}: expected layer_norm_epsilon between 0 and 1, found {epsilon!r}; GPT-2's is 1e-05")
+        raise ValueError(f"{where}: expected layer_norm_epsilon between 0 and 1, found {epsilon!r}; GPT-2's is 1e-05")
     try:
         config = GPT2Config(**{name: found[name] for name in SIZES}, layer_norm_epsilon=epsilon)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
     if found.get("n_inner") not in (None, 4 * config.n_embd):
         raise ValueError(
-            f"{path}: expected n_inner null or {4 * config.n_embd}, four times n_embd, found {found['n_inner']!r}; "
+            f"{where}: expected n_inner null or {4 * config.n_embd}, four times n_embd, found {found['n_inner']!r}; "
             "this variant of GPT-2 is not supported"
         )
     return config
@@ -230,12 +286,7 @@ def _read_model(
 ) -> GPT2:
     """All headers are checked before any tensor is read; then each tensor goes straight to its final memory."""
     kind = _dtype(dtype, torch.float32)
-    try:
-        home = torch.empty(0, device=device or "cpu").device
-    except (RuntimeError, AssertionError) as error:  # torch raises either, by what is missing
-        raise ValueError(
-            f'expected a device that torch can use here, such as "cpu", got "{device}" ({error})'
-        ) from error
+    home = _device(device or "cpu")
     headers = _read_headers(weights)
     with torch.device("meta"):
         model = GPT2(config)
@@ -257,14 +308,19 @@ def _read_model(
         source = _read_tensor(entry)
         source = source.t() if _is_turned(name) else source  # [in, out] -> [out, in]
         target = torch.empty(source.shape, dtype=kind, device=home).copy_(source)
-        if not _all_finite(target):
-            damaged = not _all_finite(source)
-            found = "NaN or infinity" if damaged else f"values beyond {kind}"
-            remedy = "download it again or train anew" if damaged else 'load with dtype="bfloat16" or "float32"'
-            raise ValueError(f"{entry[0]}: expected finite numbers in {entry[1]}, found {found}; {remedy}")
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, nn.Parameter(target, requires_grad=False))
+        _put(model, name, target, source, str(entry[0]))
     return model.eval()
+
+
+def _put(model: GPT2, name: str, target: Tensor, source: Tensor, where: str) -> None:
+    """Make `target` the model's weight of this name, if it is finite; `source` is what it was converted from."""
+    if not _all_finite(target):
+        damaged = not _all_finite(source)
+        found = "NaN or infinity" if damaged else f"values beyond {target.dtype}"
+        remedy = "download it again or train anew" if damaged else 'load with dtype="bfloat16" or "float32"'
+        raise ValueError(f"{where}: expected finite numbers in {_hub_name(name)}, found {found}; {remedy}")
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, nn.Parameter(target, requires_grad=False))
 
 
 def _check_headers(weights: Path, headers: dict[str, Entry], wanted: dict[str, list[int]]) -> None:

@@ -1,0 +1,198 @@
+"""Vectors of other tools, in and out; and what others call our sites: no other module converts layer numbers.
+
+| here | is the same stream as |
+|---|---|
+| `("pre", i)`, i from 1 | what block i - 1 puts out: `transformer.h.{i-1}`'s output, steering-vectors' layer i - 1, llama.cpp's `direction.{i-1}` |
+| `("pre", i)`, i below n_layer | what block i takes in: `hidden_states[i]` of transformers, `blocks.{i}.hook_resid_pre` of TransformerLens |
+| `("pre", 0)` | the embeddings: `transformer.drop`'s output |
+| `("pre", n_layer)` | the last block's output, before the final norm; transformers' `hidden_states[-1]` is after it, and no site |
+| `("mid", i)` | what block i's MLP half takes in: `blocks.{i}.hook_resid_mid`; to add there, add to `transformer.h.{i}.attn`'s output |
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ministeer.files import replacing
+from ministeer.model import Site
+from ministeer.provenance import Provenance
+from ministeer.vectors import SteeringVector, check_site
+
+UNKNOWN = "unknown"
+
+
+def from_block_output(layer: int) -> Site:
+    """The site of the stream that block `layer` puts out."""
+    if not isinstance(layer, Integral) or layer < 0:
+        raise ValueError(f"expected the number of a block, 0 or more, got {layer!r}")
+    return ("pre", layer + 1)
+
+
+def to_block_output(site: Site) -> int:
+    """The block whose output the stream at `site` is. Raises `ValueError` for the embeddings and for "mid"."""
+    check_site(site)
+    name, layer = site
+    if name != "pre" or layer < 1:
+        what = "the embeddings, before any block" if name == "pre" else "inside a block"
+        raise ValueError(
+            f'expected a site that is a block\'s output, ("pre", i) with i from 1, got {site}: that is {what}'
+        )
+    return layer - 1
+
+
+def module_name(site: Site) -> str:
+    """The module of transformers' `GPT2Model` whose output to add to, to steer at `site`: for `SteeringVector.hook`.
+
+    In `GPT2LMHeadModel`, that of its `.transformer`.
+    """
+    check_site(site)
+    name, layer = site
+    if name == "mid":
+        return f"h.{layer}.attn"
+    return f"h.{to_block_output(site)}" if layer else "drop"
+
+
+def transformer_lens_name(site: Site) -> str:
+    """TransformerLens's hook point of a site. It knows no name for the stream that leaves the last block but the block's own."""
+    check_site(site)
+    name, layer = site
+    return f"blocks.{layer}.hook_resid_{name}" if name == "mid" or layer == 0 else f"blocks.{layer - 1}.hook_resid_post"
+
+
+# --- llama.cpp and repeng: GGUF control vectors ---
+
+
+def save_gguf(
+    vector: SteeringVector, path: str | os.PathLike[str], *, coeff: float = 1.0, model_hint: str = "gpt2"
+) -> None:
+    """Write a control vector for llama.cpp or repeng: `direction.N`, what is added to block N's output, in float32.
+
+    llama.cpp takes N from 1, so of our sites `("pre", 2)` and up; another raises `ValueError`. coeff: the tensors are
+    multiplied by it; llama.cpp's `--control-vector-scaled` multiplies once more. Needs the package `gguf`.
+    """
+    gguf = _gguf()
+    target = Path(path)
+    if not math.isfinite(coeff):
+        raise ValueError(f"expected a finite coefficient, got {coeff}")
+    directions = {}
+    for site, tensor in vector.tensors.items():
+        layer = to_block_output(site)
+        if layer == 0:
+            raise ValueError(
+                f'expected sites from ("pre", 2) up, got {site}, the output of block 0: llama.cpp\'s control vectors begin with '
+                "block 1, as direction.0 is not read; read the vector further up"
+            )
+        if tensor.ndim != 1:
+            raise ValueError(f"expected a vector (D,) at {site}, got one a position, {tuple(tensor.shape)}")
+        directions[layer] = (coeff * tensor).float().cpu().numpy()
+    with replacing(target) as unfinished:
+        writer = gguf.GGUFWriter(unfinished, "controlvector")
+        writer.add_string("controlvector.model_hint", model_hint)
+        writer.add_uint32("controlvector.layer_count", len(directions))
+        writer.add_description(vector.provenance.method)
+        for layer, direction in sorted(directions.items()):
+            writer.add_tensor(f"direction.{layer}", direction)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def load_gguf(path: str | os.PathLike[str]) -> SteeringVector:
+    """Read a control vector that llama.cpp, repeng or `save_gguf` wrote. Needs the package `gguf`."""
+    gguf = _gguf()
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: expected a GGUF file, found none")
+    try:
+        reader = gguf.GGUFReader(path)
+    except (ValueError, IndexError, KeyError) as error:
+        raise ValueError(f"{path}: expected a GGUF file, got one that cannot be read ({error})") from None
+    kind = reader.get_field("general.architecture")
+    if kind is None or kind.contents() != "controlvector":
+        raise ValueError(
+            f"{path}: expected a control vector, got the architecture {None if kind is None else kind.contents()!r}"
+        )
+    tensors: dict[Site, torch.Tensor] = {}
+    for tensor in reader.tensors:
+        name, _, layer = tensor.name.partition(".")
+        if name != "direction" or not layer.isdigit() or int(layer) < 1:
+            raise ValueError(f"{path}: expected tensors direction.N with N from 1, got {tensor.name!r}")
+        if tensor.tensor_type != gguf.GGMLQuantizationType.F32:
+            raise ValueError(
+                f"{path}: expected {tensor.name} in F32, as control vectors are, got {tensor.tensor_type.name}"
+            )
+        tensors[from_block_output(int(layer))] = torch.from_numpy(tensor.data.copy()).float()
+    described = reader.get_field("general.description")
+    method = described.contents() if described is not None else "control vector"
+    return SteeringVector(
+        dict(sorted(tensors.items())), Provenance(UNKNOWN, f"{method} (gguf)", UNKNOWN, UNKNOWN, UNKNOWN)
+    )
+
+
+def _gguf() -> Any:
+    try:
+        import gguf
+    except ImportError:
+        raise ImportError("GGUF files need the package gguf; install it: pip install 'ministeer[formats]'") from None
+    return gguf
+
+
+# --- lm-evaluation-harness: steer files for its model "steered" ---
+
+
+def save_lm_eval(vector: SteeringVector, site: Site, path: str | os.PathLike[str], *, coeff: float = 1.0) -> None:
+    """Write one site as a steer file: `lm_eval --model steered --model_args pretrained=gpt2-xl,steer_path=PATH`.
+
+    The harness adds it at every position of every text. One site a file: some of its versions add the last entry's
+    vector at every hook point of a file. Written by torch.save, since the harness reads nothing else; it holds tensors,
+    numbers and strings only, and loads with `weights_only=True`.
+    """
+    target, tensor = Path(path), vector[site]
+    if target.suffix not in (".pt", ".pth"):
+        raise ValueError(f"expected a path that ends in .pt or .pth, as the harness asks, got {target.name!r}")
+    if tensor.ndim != 1:
+        raise ValueError(f"expected a vector (D,) at {site}, got one a position, {tuple(tensor.shape)}")
+    if not math.isfinite(coeff):
+        raise ValueError(f"expected a finite coefficient, got {coeff}")
+    entry = {
+        "steering_vector": tensor.detach().float().cpu().clone(),
+        "steering_coefficient": float(coeff),
+        "action": "add",
+        "bias": None,
+        "head_index": None,
+    }
+    with replacing(target) as unfinished:
+        torch.save({module_name(site): entry}, unfinished)
+
+
+# --- the package steering-vectors ---
+
+
+def from_steering_vectors(theirs: Any) -> SteeringVector:
+    """A `steering_vectors.SteeringVector` as ours; its layers are decoder blocks' outputs, or attention's.
+
+    The package need not be installed. Raises `ValueError` for its other layer types, which are no sites of the stream.
+    """
+    kind, activations = getattr(theirs, "layer_type", None), getattr(theirs, "layer_activations", None)
+    if not isinstance(activations, dict) or not activations:
+        raise ValueError(f"expected a steering_vectors.SteeringVector with layers, got {type(theirs).__name__}")
+    if kind not in ("decoder_block", "self_attn"):
+        raise ValueError(
+            f"expected a vector for decoder_block or self_attn, got {kind!r}: what it is added to is not the stream"
+        )
+    if any(tensor.numel() != tensor.shape[-1] for tensor in activations.values()):
+        raise ValueError(f"expected one vector (D,) a layer, got {[tuple(t.shape) for t in activations.values()]}")
+    tensors = {
+        from_block_output(layer) if kind == "decoder_block" else ("mid", layer): tensor.detach()
+        .float()
+        .cpu()
+        .reshape(-1)
+        for layer, tensor in sorted(activations.items())
+    }
+    return SteeringVector(tensors, Provenance(UNKNOWN, f"steering-vectors, {kind}", UNKNOWN, UNKNOWN, UNKNOWN))

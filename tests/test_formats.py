@@ -1,0 +1,258 @@
+"""Files of other tools: read by their own readers where these can be installed, and written and read back."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from reference import SHAPES, TOLERANCE, pair, random_ids, random_tensor, relative
+from torch import Tensor
+
+from ministeer import formats
+from ministeer.generate import prefill
+from ministeer.provenance import Provenance
+from ministeer.vectors import Steer, SteeringVector
+
+gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
+
+SHAPE = SHAPES["tiny"]
+OURS, THEIRS = pair(SHAPE, seed=9)
+MADE = Provenance("0" * 16, "contrastive", "1" * 16, "answer", "float32")
+RESIDUAL = [(name, i) for i in range(3) for name in ("pre", "mid")] + [("pre", 3)]
+
+
+def vector(*sites: tuple[str, int]) -> SteeringVector:
+    return SteeringVector({site: random_tensor(16, seed=i + 1) for i, site in enumerate(sites)}, MADE)
+
+
+# --- what others call our sites ---------------------------------------------------------------------------------------
+
+
+def test_block_outputs_there_and_back() -> None:
+    for layer in range(5):
+        assert formats.to_block_output(formats.from_block_output(layer)) == layer
+    assert formats.from_block_output(0) == ("pre", 1)
+    for site, message in [(("pre", 0), "embeddings"), (("mid", 2), "inside a block")]:
+        with pytest.raises(ValueError, match=message):
+            formats.to_block_output(site)
+    for wrong in (-1, 1.5):
+        with pytest.raises(ValueError, match="0 or more"):
+            formats.from_block_output(wrong)
+    for convert in (formats.to_block_output, formats.module_name, formats.transformer_lens_name):
+        for site in (("head", 0), ("pre", -1), "pre", ("mid", 0.5)):
+            with pytest.raises(ValueError, match="expected a site of the stream"):
+                convert(site)
+
+
+@pytest.mark.parametrize("site", RESIDUAL)
+def test_the_module_named_is_where_transformers_steers_as_we_do(site: tuple[str, int]) -> None:
+    """A hook there, against our own add; every other module gives something else, but for none."""
+    ids, steering = random_ids(OURS, 2, 5), vector(site)
+    wanted = OURS(ids, adds={site: 2.5 * steering[site]})
+    handle = THEIRS.transformer.get_submodule(formats.module_name(site)).register_forward_hook(steering.hook(site, 2.5))
+    found = THEIRS(input_ids=ids).logits
+    handle.remove()
+    assert relative(found, wanted) < TOLERANCE
+    assert relative(THEIRS(input_ids=ids).logits, wanted) > 1e-4  # and it is gone
+
+
+def test_a_hook_steers_cached_tokens_as_well() -> None:
+    site, ids = ("pre", 2), random_ids(OURS, 1, 6)
+    steering = vector(site)
+    handle = THEIRS.transformer.h[1].register_forward_hook(steering.hook(site))
+    first = THEIRS(input_ids=ids[:, :4], use_cache=True)
+    second = THEIRS(input_ids=ids[:, 4:], past_key_values=first.past_key_values, use_cache=True)
+    handle.remove()
+    assert relative(second.logits, OURS(ids, adds={site: steering[site]})[:, 4:]) < TOLERANCE
+
+
+def test_a_hook_says_what_it_cannot_do() -> None:
+    steering = vector(("pre", 1))
+    with pytest.raises(ValueError, match="one of the vector's sites"):
+        steering.hook(("pre", 2))
+    with pytest.raises(ValueError, match="finite coefficient"):
+        steering.hook(("pre", 1), float("nan"))
+    with pytest.raises(ValueError, match=r"one a position, \(2, 16\)"):
+        SteeringVector({("pre", 1): random_tensor(2, 16)}, MADE).hook(("pre", 1))
+    hook = steering.hook(("pre", 1))
+    for output in ({"stream": torch.zeros(1, 2, 16)}, torch.zeros(1, 2, 17), None):  # never a silent no-op
+        with pytest.raises(ValueError, match="returns the stream"):
+            hook(None, None, output)
+
+
+def test_transformers_hidden_states_are_our_pre_sites() -> None:
+    ids = random_ids(OURS, 1, 5)
+    hidden = THEIRS(input_ids=ids, output_hidden_states=True).hidden_states
+    tape: dict[Any, Tensor] = {}
+    OURS(ids, tape=tape)
+    for i in range(3):
+        assert relative(hidden[i], tape["pre", i]) < TOLERANCE
+    assert relative(hidden[3], tape["pre", 3]) > 0.1  # after the final norm: no site
+
+
+def test_transformer_lens_names() -> None:
+    named = [formats.transformer_lens_name(site) for site in RESIDUAL]
+    assert named[:3] == ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_mid", "blocks.0.hook_resid_post"]
+    assert named[-1] == "blocks.2.hook_resid_post"
+    assert len(set(named)) == len(named)
+
+
+# --- GGUF -------------------------------------------------------------------------------------------------------------
+
+
+def test_gguf_there_and_back(tmp_path: Path) -> None:
+    ours = vector(("pre", 2), ("pre", 3), ("pre", 48))
+    formats.save_gguf(ours, tmp_path / "v.gguf", coeff=2.0)
+    back = formats.load_gguf(tmp_path / "v.gguf")
+    assert back.sites == ours.sites
+    assert all(torch.equal(back[site], 2.0 * ours[site]) for site in ours.sites)
+    assert back.provenance.method == "contrastive (gguf)"
+    assert [p.name for p in tmp_path.iterdir()] == ["v.gguf"]
+
+
+def test_gguf_is_what_llama_cpp_reads(tmp_path: Path) -> None:
+    """By the package that defines the format: names, kinds and numbers that llama.cpp's loader asks for."""
+    formats.save_gguf(vector(("pre", 3), ("pre", 2)), tmp_path / "v.gguf")
+    reader = gguf.GGUFReader(tmp_path / "v.gguf")
+    assert reader.get_field("general.architecture").contents() == "controlvector"
+    assert reader.get_field("controlvector.model_hint").contents() == "gpt2"
+    assert reader.get_field("controlvector.layer_count").contents() == 2
+    assert [t.name for t in reader.tensors] == ["direction.1", "direction.2"]
+    for tensor, site in zip(reader.tensors, (("pre", 2), ("pre", 3)), strict=True):
+        assert tensor.tensor_type == gguf.GGMLQuantizationType.F32
+        assert tensor.shape.tolist() == [16]
+        assert torch.equal(torch.from_numpy(tensor.data.copy()), vector(("pre", 3), ("pre", 2))[site])
+
+
+def test_gguf_of_others_is_read_and_steers_at_the_block_it_names(tmp_path: Path) -> None:
+    """As repeng writes it: no layer count, no description; direction.1 belongs to block 1's output."""
+    writer = gguf.GGUFWriter(tmp_path / "theirs.gguf", "controlvector")
+    writer.add_string("controlvector.model_hint", "gpt2")
+    theirs = random_tensor(16, seed=5)
+    writer.add_tensor("direction.1", theirs.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    vector = formats.load_gguf(tmp_path / "theirs.gguf")
+    ids = random_ids(OURS, 1, 5)
+    handle = THEIRS.transformer.h[1].register_forward_hook(lambda _m, _a, out: out + theirs)
+    wanted = THEIRS(input_ids=ids).logits[:, -1]
+    handle.remove()
+    assert vector.sites == [("pre", 2)]
+    assert relative(prefill(OURS, ids.tolist(), None, [Steer(vector, ("pre", 2))]), wanted) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("site", "message"),
+    [(("pre", 1), "output of block 0"), (("pre", 0), "embeddings"), (("mid", 2), "inside a block")],
+)
+def test_what_gguf_cannot_express_is_refused_with_the_reason(
+    site: tuple[str, int], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        formats.save_gguf(vector(("pre", 2), site), tmp_path / "v.gguf")
+    with pytest.raises(ValueError, match="finite coefficient"):
+        formats.save_gguf(vector(("pre", 2)), tmp_path / "v.gguf", coeff=float("inf"))
+    with pytest.raises(ValueError, match="a folder that exists"):
+        formats.save_gguf(vector(("pre", 2)), tmp_path / "none" / "v.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_files_are_no_control_vectors(tmp_path: Path) -> None:
+    path = tmp_path / "v.gguf"
+    with pytest.raises(FileNotFoundError, match="found none"):
+        formats.load_gguf(path)
+    for content in (b"", b"not a gguf file at all"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="cannot be read"):
+            formats.load_gguf(path)
+    writer = gguf.GGUFWriter(path, "controlvector")
+    writer.add_tensor("direction.1", random_tensor(16).numpy().astype("float16"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=r"direction\.1 in F32, as control vectors are, got F16"):
+        formats.load_gguf(path)
+    for kind, name, message in [
+        ("llama", "direction.1", "got the architecture 'llama'"),
+        ("controlvector", "direction.0", "from 1"),
+        ("controlvector", "layer.1", "got 'layer.1'"),
+    ]:
+        writer = gguf.GGUFWriter(path, kind)
+        writer.add_tensor(name, random_tensor(16).numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        with pytest.raises(ValueError, match=message):
+            formats.load_gguf(path)
+
+
+# --- lm-evaluation-harness --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("site", [("pre", 0), ("pre", 2), ("pre", 3), ("mid", 1)])
+def test_a_steer_file_steers_as_the_harness_applies_it(site: tuple[str, int], tmp_path: Path) -> None:
+    """The harness's steps in short: hooks on `model.base_model`'s modules of these names, vector times coefficient added."""
+    ours = vector(site)
+    formats.save_lm_eval(ours, site, tmp_path / "steer.pt", coeff=-1.5)
+    config = torch.load(tmp_path / "steer.pt", weights_only=True)
+    ((name, entry),) = config.items()
+    assert (entry["action"], entry["bias"], entry["head_index"]) == ("add", None, None)
+    shift = entry["steering_vector"] * float(entry["steering_coefficient"])
+
+    def hook(_m: Any, _a: Any, output: Any) -> Any:
+        return (output[0] + shift, *output[1:]) if isinstance(output, tuple) else output + shift
+
+    modules = dict(THEIRS.base_model.named_modules())
+    handle = modules[name].register_forward_hook(hook)
+    ids = random_ids(OURS, 1, 5)
+    found = THEIRS(input_ids=ids).logits
+    handle.remove()
+    assert relative(found, OURS(ids, adds={site: -1.5 * ours[site]})) < TOLERANCE
+
+
+def test_steer_files_that_cannot_be_written(tmp_path: Path) -> None:
+    ours = vector(("pre", 1))
+    with pytest.raises(ValueError, match=r"\.pt or \.pth"):
+        formats.save_lm_eval(ours, ("pre", 1), tmp_path / "steer.csv")
+    with pytest.raises(ValueError, match="one of the vector's sites"):
+        formats.save_lm_eval(ours, ("pre", 2), tmp_path / "steer.pt")
+    with pytest.raises(ValueError, match="finite coefficient"):
+        formats.save_lm_eval(ours, ("pre", 1), tmp_path / "steer.pt", coeff=float("inf"))
+    with pytest.raises(ValueError, match="one a position"):
+        front = SteeringVector({("pre", 1): random_tensor(2, 16)}, MADE)
+        formats.save_lm_eval(front, ("pre", 1), tmp_path / "steer.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- steering-vectors -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["decoder_block", "self_attn"])
+def test_a_vector_of_the_package_steers_here_as_there(kind: str) -> None:
+    theirs = pytest.importorskip("steering_vectors", reason="the package steering-vectors is not installed")
+    layers = {0: random_tensor(16, seed=1), 2: random_tensor(16, seed=2)}
+    vector = theirs.SteeringVector(layers, kind)
+    ids = random_ids(OURS, 2, 5)
+    with vector.apply(THEIRS, multiplier=1.5):
+        wanted = THEIRS(input_ids=ids).logits[:, -1]
+    ours = formats.from_steering_vectors(vector)
+    assert (
+        relative(prefill(OURS, ids.tolist(), None, [Steer(ours, site, 1.5) for site in ours.sites]), wanted) < TOLERANCE
+    )
+    assert relative(THEIRS(input_ids=ids).logits[:, -1], wanted) > 1e-4
+
+
+def test_what_is_no_vector_of_the_package_is_refused() -> None:
+    with pytest.raises(ValueError, match="with layers, got dict"):
+        formats.from_steering_vectors({})
+    with pytest.raises(ValueError, match="got 'mlp'"):
+        formats.from_steering_vectors(SimpleNamespace(layer_activations={1: torch.ones(4)}, layer_type="mlp"))
+    with pytest.raises(ValueError, match=r"one vector \(D,\) a layer"):
+        formats.from_steering_vectors(
+            SimpleNamespace(layer_activations={1: torch.ones(2, 4)}, layer_type="decoder_block")
+        )
