@@ -9,7 +9,7 @@ norm do nothing of the kind.
 # %% What is read: the valence of the next word, and sampled text
 import torch
 
-from ministeer import Steer, data, extract, generate, metrics, prefill, report
+from ministeer import Receipt, Steer, data, extract, generate, metrics, prefill, report
 from ministeer.experiment import Experiment
 
 PROMPTS = [f"{thing} is" for thing in ("The world", "My life", "Our home", "This garden", "This letter", "My job")]
@@ -70,6 +70,8 @@ sweep = report.lines(
     xlabel="layer whose input is steered", ylabel="effect of +5 against -5 (nats)",
     caption="The vector is read and added at the same layer. Bands: 95 % over prompts; the range of the 5 random vectors.",
 )  # fmt: skip
+receipt, ids = Receipt(), [[lab.tokenizer.eot, *lab.tokenizer.encode(prompt)] for prompt in PROMPTS]
+prefill(lab.model, ids, None, [Steer(vector, ("pre", layer), 5.0, where="front")], receipt)
 lab.save(
     title="1. Activation addition: Love - Hate",
     question="Does the difference between two words, added at the start of a prompt, change the valence of what follows?",
@@ -77,6 +79,7 @@ lab.save(
     "log-odds of pleasant against unpleasant next words; 5 random vectors of equal norm; 95 % bootstrap over prompts.",
     finding=f"At layer {layer}, coefficient 5 against -5 moves the valence of the next word by {mean:.2f} nats "
     f"[{low:.2f}, {high:.2f}]; 5 random vectors by {random[1]:.2f} to {random[2]:.2f}.",
+    receipt=receipt,
     figures=[coefficients, sweep],
     tables=[{
         "caption": f"Sampled text by coefficient at layer {layer} (top-p 0.3, frequency penalty 1, seed 0).",

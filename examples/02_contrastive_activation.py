@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from ministeer import Steer, data, extract, metrics, prefill, report
+from ministeer import Receipt, Steer, data, extract, metrics, prefill, report
 from ministeer.experiment import Experiment
 
 VALUE, CONTEXT, SIGNS = "honesty", "contrast in the context", ("positive", "negative")
@@ -90,6 +90,8 @@ dose = report.lines(
     {name: [interval(x) for x in found[name, layer].T] for name in (CONTEXT, "random 0")},
     xlabel="multiplier", ylabel="logit difference", caption=f"Layer {layer}; 95 % bands over {n} held-out scenarios.",
 )  # fmt: skip
+receipt, ids = Receipt(), [[lab.tokenizer.eot, *lab.tokenizer.encode(row["prompt"])] for row in held_out]
+prefill(lab.model, ids, None, [Steer(vectors[CONTEXT], ("pre", layer), where="last")], receipt)
 lab.save(
     title=f"2. Contrastive activation addition: {VALUE}",
     question=f"Does a direction for {VALUE}, from contrast pairs, move the answers in scenarios it was not taken from?",
@@ -98,6 +100,7 @@ lab.save(
     "against the multiplier, with 95 % bootstrap intervals over scenarios; 5 random vectors of the longest vector's norm.",
     finding=f"Steerability ({unit}). {said}; random vectors at layer {layer}: "
     f"{min(means[layers.index(layer)]):+.2f} to {max(means[layers.index(layer)]):+.2f}.",
+    receipt=receipt,
     figures=[sweep, dose],
     tables=[{
         "caption": f"The held-out items and their steerability under the {CONTEXT} at layer {layer}.",

@@ -21,8 +21,10 @@ from typing import Any
 
 from ministeer.files import read_json, write_text
 from ministeer.model import GPT2
+from ministeer.provenance import fingerprint
+from ministeer.receipt import Receipt
 from ministeer.tokenizer import Tokenizer
-from ministeer.vectors import SteeringVector, fingerprint, vector_hash
+from ministeer.vectors import SteeringVector, vector_hash
 from ministeer.weights import load
 
 Row = dict[str, Any]
@@ -116,18 +118,20 @@ class Experiment:
         question: str,
         protocol: str,
         finding: str,
+        receipt: Receipt,
         figures: Sequence[Row] = (),
         tables: Sequence[Row] = (),
     ) -> None:
         """Write the file with its page of the report, keep of cells and vectors only those this run used; print the finding.
 
-        figures: {"file", "alt", "caption"}, the file in this experiment's folder. tables: {"caption", "columns", "rows"}.
+        receipt: what the run of the experiment's main result did. figures: {"file", "alt", "caption"}, the file in this experiment's folder. tables: {"caption", "columns", "rows"}.
         """
         self.page = {
             "title": title,
             "question": question,
             "protocol": protocol,
             "finding": finding,
+            "receipt": str(receipt),
             "figures": list(figures),
             "tables": list(tables),
             "command": f"python examples/{self.name}.py --model {self.model_name} --dtype {self.dtype}",
@@ -136,6 +140,7 @@ class Experiment:
         for path in set(self.folder.glob(f"{self.name}.*.safetensors")) - self._vectors:
             path.unlink()
         print(f"{self.name}: {finding} -> {self.path}")
+        print(f"{self.name}, what was done: {receipt}")
 
     def _key(self, function: Callable[..., Any], settings: dict[str, Any]) -> str:
         return _digest([function.__name__, inspect.getsource(function), settings, self._where(), _code()])

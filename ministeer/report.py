@@ -155,6 +155,7 @@ def _section(folder: Path, experiment: dict[str, Any]) -> str:
     parts += [_figure(folder, shown) for shown in page.get("figures", [])]
     parts.append(f"<p class='finding'>{html.escape(page['finding'])}</p>")
     parts += [_table(t["caption"], t["columns"], t["rows"]) for t in page.get("tables", [])]
+    parts.append(f"<p class='small'>What was done: {html.escape(page['receipt'])}</p>")
     parts.append(f"<p class='small'>Command: <code>{html.escape(page['command'])}</code></p>")
     return "\n".join(parts)
 

@@ -10,11 +10,12 @@ import torch
 from ministeer import extract
 from ministeer.experiment import Experiment
 from ministeer.model import GPT2, GPT2Config
+from ministeer.receipt import Receipt
 from ministeer.vectors import SteeringVector
 from ministeer.weights import save_model
 
 NANO = Path(__file__).parents[1] / "weights" / "nano"
-PAGE = {"title": "T", "question": "Q?", "protocol": "P.", "finding": "F."}
+PAGE = {"title": "T", "question": "Q?", "protocol": "P.", "finding": "F.", "receipt": Receipt()}
 calls: list[object] = []
 
 
@@ -114,7 +115,10 @@ def test_the_file_says_what_its_rows_depend_on_and_holds_this_runs_cells_only(fo
     assert found["weights"] == run.weights
     assert [cell["settings"] for cell in found["cells"]] == [{"text": "cold", "seed": 4}]
     assert found["page"]["finding"] == "F."
-    assert "F." in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert "F." in said[0]
+    assert said[1].endswith("what was done: nothing was touched")
+    assert found["page"]["receipt"] == "nothing was touched"
 
 
 def test_a_vector_is_made_once_and_says_where_it_comes_from(folder):

@@ -21,6 +21,7 @@ def results(folder: Path, name: str = "01_test", **page: object) -> Path:
         "name": name, "model": "nano", "weights": "abc", "dtype": "float32", "device": "cpu", "cells": [{"seconds": 1.26}],
         "page": {
             "title": "A title", "question": "What?", "protocol": "So.", "finding": "Up by 2 < 3.", "command": "python x.py",
+            "receipt": "pre 1: 3 of 4 positions",
             "figures": [shown], "tables": [{"caption": "T", "columns": ["a"], "rows": [["<script>"], [3]]}],
         } | page,
     }  # fmt: skip
@@ -46,6 +47,7 @@ def test_it_shows_what_was_found_and_escapes_it(tmp_path):
         "&lt;script&gt;",
         "A &lt;caption&gt;.",
         "python x.py",
+        "What was done: pre 1: 3 of 4 positions",
         "abc",
         "1.3",
     ):

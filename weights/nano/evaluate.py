@@ -19,7 +19,7 @@ import lexicon as lx
 import torch
 from torch import Tensor
 
-from ministeer.data import read
+from ministeer.data import few_shot, read
 from ministeer.generate import generate, prefill
 from ministeer.model import GPT2
 from ministeer.tokenizer import Tokenizer
@@ -55,17 +55,6 @@ def next_probabilities(model: GPT2, tokenizer: Tokenizer, prompts: list[str]) ->
     return torch.cat(out)
 
 
-def structure(name: str) -> str:
-    return {row["structure"]: row["demonstration"] for row in read("structures.tsv")}[name].replace("\\n", "\n")
-
-
-def few_shot(form: str, demonstrations: list[tuple[str, str]], query: str) -> tuple[str, str]:
-    """A few-shot prompt that ends right before the answer, and the text between prompt and answer ("" or a space)."""
-    text = "".join(form.replace("{x}", x).replace("{y}", y) for x, y in demonstrations)
-    head = form.split("{y}")[0].replace("{x}", query)
-    return text + head.rstrip(" "), " " if head.endswith(" ") else ""
-
-
 def antonyms(model: GPT2, tokenizer: Tokenizer, seed: int = 0) -> list[Ability]:
     """Accuracy (is the opposite the most probable next token?) over pairs, both directions, by structure and demonstrations."""
     rng = random.Random(seed)
@@ -82,7 +71,7 @@ def antonyms(model: GPT2, tokenizer: Tokenizer, seed: int = 0) -> list[Ability]:
             if shuffled:
                 labels = [b for _, b in shown]
                 shown = [(a, labels[(i + 1) % shots]) for i, (a, _) in enumerate(shown)]
-            prompt, space = few_shot(structure(name), shown, x)
+            prompt, space = few_shot(name, shown, x)
             prompts.append(prompt)
             answers.append(tokenizer.single(space + y))
         guess = next_probabilities(model, tokenizer, prompts).argmax(-1)

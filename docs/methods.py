@@ -1,0 +1,161 @@
+"""Measures the methods of docs/methods.md on nano, and prints the tables that stand there.
+
+    python docs/methods.py
+
+Vectors: each is applied alike, by a fifth of the stream's norm at the last token, so that only the direction differs.
+Interventions: one vector, each coefficient calibrated to the same divergence on the prompts it steers. Effects are means
+over held-out items of honesty; side effects are on facts, which no vector is about.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+
+from ministeer import Receipt, Steer, calibrate, data, extract, generate, interventions, load, metrics, prefill
+from ministeer.interventions import Gate
+from ministeer.reading import streams
+
+VALUE, SITE, SHARE, BUDGET = "honesty", ("pre", 5), 0.2, 0.05
+SIGNS = ("positive", "negative")
+
+model, tokenizer = load("nano")
+
+
+def ids(texts: Sequence[str]) -> list[list[int]]:
+    return [tokenizer.encode(f"<|endoftext|>{text}", special=True) for text in texts]
+
+
+train, items = (data.read("values.tsv", value=VALUE, split=split) for split in ("train", "heldout"))
+prompts = ids([row["prompt"] for row in items])
+answers = [[tokenizer.single(row[sign]) for row in items] for sign in SIGNS]
+known = data.read("facts.tsv")[::4]
+facts = ids([row["prompt"] for row in known])
+right = torch.tensor([tokenizer.single(f" {row['right']}") for row in known])
+traits = [
+    [row["text"] for row in data.read("contexts.tsv", kind=f"trait {VALUE}", split="train", pole=p)] for p in SIGNS
+]
+# what an honest person, or one who is not, did before; the answer is still to come
+context = [
+    [f"<|endoftext|>{t[i % len(t)]} {row['prompt']}".replace("{N}", row["person"]) for t in traits]
+    for i, row in enumerate(train)
+]
+answered = [[f"<|endoftext|>{row['prompt']}{row[sign]}" for sign in SIGNS] for row in train]
+plain, plain_facts = prefill(model, prompts), prefill(model, facts)
+mean = extract.contrastive(model, tokenizer, context, SITE, token="last")
+
+
+def effect(steer: Steer, on_facts: Steer | None = None) -> list[str]:
+    """Mean change of the logit difference, share of items it raises; KL on the facts, share of them still right."""
+    steered = prefill(model, prompts, None, [steer])
+    change = metrics.logit_difference(steered, *answers) - metrics.logit_difference(plain, *answers)
+    after = prefill(model, facts, None, [on_facts or steer])
+    return [
+        f"{change.mean():+.2f}",
+        f"{(change > 0).float().mean():.2f}",
+        f"{metrics.kl(after, plain_facts).mean():.3f}",
+        f"{(after.argmax(-1) == right).float().mean():.2f}",
+    ]
+
+
+def vectors() -> list[list[str]]:
+    """Ways to a direction for honesty, at one site."""
+    private = {
+        f"private_mean, epsilon {epsilon}": extract.private_mean(
+            model, tokenizer, context, SITE, token="last", clip=12.0, epsilon=epsilon, delta=1e-5, seed=0
+        )
+        for epsilon in (0.9, 0.1)
+    }
+    made = {
+        "contrastive, in the context": mean,
+        "contrastive, in the answer": extract.contrastive(model, tokenizer, answered, SITE),
+        "pca, in the context": extract.pca(model, tokenizer, context, SITE, token="last"),
+        "pca_centred, in the context": extract.pca_centred(model, tokenizer, context, SITE, token="last"),
+        "probe, in the context": extract.probe(model, tokenizer, context, SITE, token="last"),
+        **private,
+        "random": extract.random_like(mean, seed=0),
+    }
+    rows = []
+    for name, vector in made.items():
+        cosine = torch.cosine_similarity(vector[SITE], mean[SITE], dim=0)
+        steer = Steer(interventions.relative(vector[SITE]), SITE, SHARE, "last")
+        rows.append([name, f"{cosine:+.2f}", str(vector.health.get(SITE, "none kept")), *effect(steer)])
+    return rows
+
+
+def applications() -> list[list[str]]:
+    """Ways to apply one vector; those whose divergence vanishes with the coefficient, at the same divergence."""
+    v = mean[SITE]
+    other = torch.randn(len(v), generator=torch.Generator().manual_seed(0))
+    honest = ids([row[0].removeprefix("<|endoftext|>") for row in context])
+    reached = streams(model, honest, [len(row) - 1 for row in honest], [SITE])[SITE]  # (N, D)
+    ways = {
+        "add": v,
+        "relative": interventions.relative(v),
+        "keep_norm": interventions.keep_norm(v),
+        "rotate, from a random direction": interventions.rotate(other, v),
+        "substitute, by the honest mean": interventions.substitute(reached.mean(0)),
+    }
+    steers = {}
+    for name, way in ways.items():
+        found = calibrate(model, prompts, Steer(way, SITE, where="last"), kl=BUDGET, start=0.01)
+        steers[name] = Steer(way, SITE, found.coeff, "last")
+    steers["clamp, to the honest mean"] = Steer(
+        interventions.clamp(v), SITE, float(reached.mean(0) @ v / v.norm()), "last"
+    )
+    steers["project_out"] = Steer(interventions.project_out(v), SITE, where="last")
+    steers["reflect"] = Steer(interventions.reflect(v), SITE, where="last")
+    rows = [[name, f"{steer.coeff:.3g}", *effect(steer)] for name, steer in steers.items()]
+
+    gate, behind = gated(Steer(v, SITE, 1.0, "last"))
+    rows.append(["add", "1", *effect(Steer(v, SITE, 1.0, "last"))])
+    rows.append(["add, behind a gate", "1", *effect(behind, gate.over(model, facts, Steer(v, SITE, 1.0, "last")))])
+    return rows
+
+
+def gated(steer: Steer) -> tuple[Gate, Steer]:
+    """A gate that opens for scenarios, fitted on the training ones and on facts that are not measured on."""
+    site = ("pre", 3)
+    scenarios, others = (
+        ids([row["prompt"] for row in train]),
+        ids([row["prompt"] for row in data.read("facts.tsv")[1::4]]),
+    )
+    read = [streams(model, rows, [len(row) - 1 for row in rows], [site])[site].mean(0) for rows in (scenarios, others)]
+    gate = Gate.fit(model, scenarios, others, read[0] - read[1], site)
+    return gate, gate.over(model, prompts, steer)
+
+
+def receipts() -> list[list[str]]:
+    """What a schedule adds while generating 12 tokens, as the receipt says it."""
+    rows = []
+    for name, schedule in {"constant": None, "decay(half_life=2)": interventions.decay(2)}.items():
+        receipt = Receipt()
+        steer = Steer(interventions.relative(mean[SITE]), SITE, SHARE, "last", schedule=schedule)
+        generate(model, prompts, max_new_tokens=12, temperature=0, steer=steer, receipt=receipt)
+        rows.append([name, str(receipt)])
+    return rows
+
+
+TABLES = {
+    "vectors": (["vector", "cosine", "health", "change", "raised", "KL on facts", "facts right"], vectors),
+    "applications": (["intervention", "coefficient", "change", "raised", "KL on facts", "facts right"], applications),
+    "schedules": (["schedule", "receipt"], receipts),
+}
+
+
+def tables() -> dict[str, str]:
+    """Each table in Markdown."""
+    found = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "centred PCA")  # it is measured to be shown
+        warnings.simplefilter("ignore", interventions.GateWarning)  # the held-out scenarios are all scenarios
+        for name, (columns, rows) in TABLES.items():
+            lines = [columns, ["---"] * len(columns), *rows()]
+            found[name] = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return found
+
+
+if __name__ == "__main__":
+    print("\n\n".join(tables().values()))

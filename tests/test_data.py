@@ -1,0 +1,60 @@
+"""The prompts that experiments share."""
+
+import pytest
+
+from ministeer import data
+
+
+def test_a_structure_is_written_as_its_demonstration() -> None:
+    text, space = data.few_shot("question_answer", [("hot", "cold"), ("up", "down")], "wet")
+    assert (text, space) == ("Q: hot\nA: cold\n\nQ: up\nA: down\n\nQ: wet\nA:", " ")
+    for row in data.read("structures.tsv"):
+        text, space = data.few_shot(row["structure"], [("hot", "cold")], "wet")
+        form = row["demonstration"].replace("\\n", "\n")
+        first, second = (form.replace("{x}", x).replace("{y}", y) for x, y in (("hot", "cold"), ("wet", "dry")))
+        assert (first + second).startswith(text + space + "dry")  # the query is written as a demonstration is
+    with pytest.raises(ValueError, match="one of question_answer"):
+        data.few_shot("no_such", [], "wet")
+
+
+def test_every_task_is_a_list_of_pairs() -> None:
+    tasks = data.word_tasks()
+    assert {"antonym", "synonym", "plural", "past", "category", "associate"} <= set(tasks)
+    rows = data.read("antonyms.tsv")
+    assert sum(len(pairs) for pairs in tasks["antonym"].values()) == 2 * len(rows)
+    assert ("big", "little") in tasks["antonym"]["train"] and ("little", "big") in tasks["antonym"]["train"]
+    assert not set(tasks["antonym"]["train"]) & set(tasks["antonym"]["heldout"])
+    assert all(pairs for splits in tasks.values() for pairs in splits.values())
+
+
+def test_lists_ask_the_same_queries_and_show_no_word_of_them() -> None:
+    train = data.word_tasks()["antonym"]["train"]
+    settings = {"structure": "question_answer", "seed": 4}
+    shown, bare, mixed = (
+        data.lists(train, train, 40, shots=shots, shuffled=shuffled, **settings)
+        for shots, shuffled in ((5, False), (0, False), (5, True))
+    )
+    assert len({row["prompt"] for row in bare}) == 40
+    pairs = set(train)
+    displaced = 0
+    for full, alone, wrong in zip(shown, bare, mixed, strict=True):
+        assert full["answer"] == alone["answer"] == wrong["answer"]
+        query = alone["prompt"].removeprefix("<|endoftext|>")
+        assert full["prompt"].endswith(query) and wrong["prompt"].endswith(query)
+        demonstrations = [
+            part.split("\nA: ") for part in full["prompt"].removeprefix("<|endoftext|>Q: ").split("\n\nQ: ")[:-1]
+        ]
+        assert len(demonstrations) == 5
+        assert all(tuple(pair) in pairs for pair in demonstrations)
+        word = query.removeprefix("Q: ").removesuffix("\nA:")
+        assert (word, full["answer"].strip()) in pairs
+        assert not {word, full["answer"].strip()} & {w for pair in demonstrations for w in pair}
+        others = [
+            part.split("\nA: ") for part in wrong["prompt"].removeprefix("<|endoftext|>Q: ").split("\n\nQ: ")[:-1]
+        ]
+        assert [a for a, _ in others] == [a for a, _ in demonstrations]
+        assert sorted(b for _, b in others) == sorted(b for _, b in demonstrations)
+        displaced += sum(tuple(pair) not in pairs for pair in others)
+    assert displaced > 40 * 5 / 2
+    assert data.lists(train, train, 40, shots=5, **settings) == shown
+    assert len(data.lists(train[:7], train, 40, shots=2, **settings)) == 7
