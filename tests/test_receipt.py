@@ -68,12 +68,17 @@ def test_a_receipt_changes_nothing() -> None:
 
 
 def test_rows_that_have_ended_are_not_counted() -> None:
-    free = generate(MODEL, PROMPTS, max_new_tokens=4, temperature=0)
-    stop = [free[0][3]]  # the first row ends with its first new token
-    wanted = sum(len(row) - 1 for row in generate(MODEL, PROMPTS, max_new_tokens=4, temperature=0, stop=stop))
-    receipt = run(Steer(1e-6 * V, ("pre", 1)), stop=stop)
-    assert receipt.positions == wanted < 13 + 9
-    assert receipt.sites["pre", 1].positions == wanted
+    def sampled(**kwargs: Any) -> list[list[int]]:
+        generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
+        return generate(MODEL, PROMPTS, max_new_tokens=4, generator=generators, steer=Steer(V, ("pre", 1)), **kwargs)
+
+    free = sampled()
+    stop = free[0][3]  # the first row ends with its first new token, the others go on
+    assert stop not in free[1][6:] + free[2][4:]
+    receipt = Receipt()
+    ended = sampled(stop=[stop], receipt=receipt)
+    assert [len(row) for row in ended] == [4, 10, 8]
+    assert receipt.positions == receipt.sites["pre", 1].positions == 3 + 9 + 7
 
 
 def test_a_coefficient_of_zero_touches_no_row() -> None:
@@ -149,3 +154,6 @@ def test_adds_of_ones_own_loop_can_be_watched() -> None:
     assert torch.equal(logits, MODEL(ids, adds={("pre", 1): V, ("mid", 1): second_half}))
     assert receipt.sites["pre", 1].positions == 6
     assert (receipt.sites["mid", 1].positions, receipt.sites["mid", 1].first) == (3, 3)
+    padded = Receipt()
+    MODEL(torch.tensor(PROMPTS[1:2]), adds=padded.watch({("pre", 1): V}, torch.tensor([[0, 1, 2, 3, -1, -1]])))
+    assert (padded.positions, padded.sites["pre", 1].positions) == (4, 4)
