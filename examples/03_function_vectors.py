@@ -76,9 +76,10 @@ def answered(name, layer, split):
 
 held = {(name, i): answered(name, i, "heldout")[1] for i in lab.progress(layers, "layers") for name in vectors}
 best = {}  # layer and coefficient of each vector, chosen on training pairs
-for name in (MEAN, HEADS, OTHER):
+for name in (MEAN, HEADS):
     scores = {(i, c): s for i in layers for c, s in enumerate(answered(name, i, "train")[1].mean(0))}
     best[name] = max(scores, key=scores.get)
+best[OTHER] = best[MEAN]  # the control as the vector it is a control for
 plain = lab.cell(guesses, items=bare["heldout"])
 mixed = lab.cell(guesses, items=data.lists(tasks["antonym"]["heldout"], train, 60, seed=3, shuffled=True, **LISTS))
 

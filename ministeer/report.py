@@ -82,7 +82,7 @@ def lines(
             axes.plot(x, mean, color=colour, label=name, linestyle=style, marker="o", markersize=4)
             axes.fill_between(x, low, high, color=colour, alpha=0.22, linewidth=0)
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.legend()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)  # above, where no line can run through it
 
     alt = f"{ylabel} against {xlabel}: {', '.join(series)}."
     return {"file": figure(path, draw), "alt": alt, "caption": caption}

@@ -11,7 +11,7 @@ from torch import Tensor
 from ministeer import heads
 from ministeer.branch import Branch
 from ministeer.generate import prefill
-from ministeer.model import GPT2, Cache
+from ministeer.model import GPT2, Cache, GPT2Config
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import Steer
 
@@ -116,6 +116,20 @@ def test_a_prompt_is_read_once_whatever_the_number_of_heads(means: Tensor) -> No
     long = [(i, rows) for i, rows, tokens in seen if tokens > 1]
     assert long == [(0, 3), (1, 3), (2, 3)]
     assert [entry for entry in seen if entry[1] == 12] == [(1, 12, 1), (2, 12, 1), (2, 12, 1)]
+
+
+def test_gpt2_xl_s_heads_on_25_prompts_are_144_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """48 layers of 25 heads, 256 variants at a time: 10 prompts' heads of a layer are one pass."""
+    small = {**SHAPE, "n_embd": 50, "n_layer": 48, "n_head": 25}
+    model = GPT2(GPT2Config(**small)).eval().requires_grad_(False)
+    model.initialize(torch.Generator().manual_seed(0))
+    passes: list[int] = []
+    unembed = GPT2.unembed
+    monkeypatch.setattr(GPT2, "unembed", lambda self, x: passes.append(len(x)) or unembed(self, x))
+    found = heads.indirect_effects(model, BYTES, ["ab: c"] * 25, ["d"] * 25, torch.zeros(48, 25, 50))
+    assert found.shape == (25, 48, 25)
+    assert len([rows for rows in passes if rows > 10]) == 144
+    assert len(passes) == 144 + 3  # and each prompt unpatched, ten at a time
 
 
 def test_a_planted_head_is_found() -> None:
