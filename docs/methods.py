@@ -34,14 +34,7 @@ answers = [[tokenizer.single(row[sign]) for row in items] for sign in SIGNS]
 known = data.read("facts.tsv")[::4]
 facts = ids([row["prompt"] for row in known])
 right = torch.tensor([tokenizer.single(f" {row['right']}") for row in known])
-traits = [
-    [row["text"] for row in data.read("contexts.tsv", kind=f"trait {VALUE}", split="train", pole=p)] for p in SIGNS
-]
-# what an honest person, or one who is not, did before; the answer is still to come
-context = [
-    [f"<|endoftext|>{t[i % len(t)]} {row['prompt']}".replace("{N}", row["person"]) for t in traits]
-    for i, row in enumerate(train)
-]
+context = data.context_pairs(VALUE)
 answered = [[f"<|endoftext|>{row['prompt']}{row[sign]}" for sign in SIGNS] for row in train]
 plain, plain_facts = prefill(model, prompts), prefill(model, facts)
 mean = extract.contrastive(model, tokenizer, context, SITE, token="last")
@@ -75,36 +68,42 @@ def vectors() -> list[list[str]]:
         "pca_centred, in the context": extract.pca_centred(model, tokenizer, context, SITE, token="last"),
         "probe, in the context": extract.probe(model, tokenizer, context, SITE, token="last"),
         **private,
-        "random": extract.random_like(mean, seed=0),
     }
     rows = []
     for name, vector in made.items():
         cosine = torch.cosine_similarity(vector[SITE], mean[SITE], dim=0)
         steer = Steer(interventions.relative(vector[SITE]), SITE, SHARE, "last")
         rows.append([name, f"{cosine:+.2f}", str(vector.health.get(SITE, "none kept")), *effect(steer)])
+    chance = []
+    for seed in range(20):
+        direction = extract.random_like(mean, seed=seed)[SITE]
+        chance.append([float(x) for x in effect(Steer(interventions.relative(direction), SITE, SHARE, "last"))])
+    for what, of in (("lowest", min), ("highest", max)):
+        low = [of(column) for column in zip(*chance, strict=True)]
+        rows.append(
+            [f"20 random vectors, {what}", "", "", f"{low[0]:+.2f}", f"{low[1]:.2f}", f"{low[2]:.3f}", f"{low[3]:.2f}"]
+        )
     return rows
 
 
 def applications() -> list[list[str]]:
     """Ways to apply one vector; those whose divergence vanishes with the coefficient, at the same divergence."""
     v = mean[SITE]
-    other = torch.randn(len(v), generator=torch.Generator().manual_seed(0))
-    honest = ids([row[0].removeprefix("<|endoftext|>") for row in context])
-    reached = streams(model, honest, [len(row) - 1 for row in honest], [SITE])[SITE]  # (N, D)
+    rows_of = [[tokenizer.encode(pair[side], special=True) for pair in context] for side in (0, 1)]
+    states = [streams(model, rows, [len(row) - 1 for row in rows], [SITE])[SITE].mean(0) for rows in rows_of]
+    reached, other = states  # the mean streams behind what an honest person did, and one who is not
     ways = {
         "add": v,
         "relative": interventions.relative(v),
         "keep_norm": interventions.keep_norm(v),
-        "rotate, from a random direction": interventions.rotate(other, v),
-        "substitute, by the honest mean": interventions.substitute(reached.mean(0)),
+        "rotate, from the dishonest mean to the honest": interventions.rotate(other, reached),
+        "substitute, by the honest mean": interventions.substitute(reached),
     }
     steers = {}
     for name, way in ways.items():
         found = calibrate(model, prompts, Steer(way, SITE, where="last"), kl=BUDGET, start=0.01)
         steers[name] = Steer(way, SITE, found.coeff, "last")
-    steers["clamp, to the honest mean"] = Steer(
-        interventions.clamp(v), SITE, float(reached.mean(0) @ v / v.norm()), "last"
-    )
+    steers["clamp, to the honest mean"] = Steer(interventions.clamp(v), SITE, float(reached @ v / v.norm()), "last")
     steers["project_out"] = Steer(interventions.project_out(v), SITE, where="last")
     steers["reflect"] = Steer(interventions.reflect(v), SITE, where="last")
     rows = [[name, f"{steer.coeff:.3g}", *effect(steer)] for name, steer in steers.items()]

@@ -38,20 +38,16 @@ lab = Experiment.from_command_line(__file__)
 depth = lab.model.config.n_layer
 layers = list(range(0, depth + 1, max(1, depth // 12)))
 train, held_out = (data.read("values.tsv", value=VALUE, split=split) for split in ("train", "heldout"))
-traits = [
-    [t["text"] for t in data.read("contexts.tsv", kind=f"trait {VALUE}", split="train", pole=pole)] for pole in SIGNS
-]
+bos = "<|endoftext|>"
 readings = {
-    CONTEXT: [
-        [f"{t[i % len(t)]} {r['prompt']}".replace("{N}", r["person"]) for t in traits] for i, r in enumerate(train)
-    ],
-    "contrast in the answer": [[r["prompt"] + r[sign] for sign in SIGNS] for r in train],
-    "answers alone": [[r[sign] for sign in SIGNS] for r in train],
+    CONTEXT: data.context_pairs(VALUE),
+    "contrast in the answer": [[bos + r["prompt"] + r[sign] for sign in SIGNS] for r in train],
+    "answers alone": [[bos + r[sign] for sign in SIGNS] for r in train],
 }
 vectors = {}
 for name, pairs in readings.items():
     vectors[name] = lab.vector(
-        extract.contrastive, pairs=[[f"<|endoftext|>{text}" for text in pair] for pair in pairs],
+        extract.contrastive, pairs=pairs,
         token="last" if name == CONTEXT else "answer", sites=[("pre", i) for i in layers],
     )  # fmt: skip
 for seed in range(5):

@@ -27,7 +27,10 @@ class NotMonotone(UserWarning):
 
 @dataclass(frozen=True)
 class Calibration:
-    """The coefficient found, the divergence there in nats, and each (coefficient, divergence) that was tried."""
+    """The coefficient found, the divergence there in nats, and each (coefficient, divergence) that was tried.
+
+    To steer by it: `dataclasses.replace(steer, coeff=found.coeff)`.
+    """
 
     coeff: float
     kl: float
@@ -47,6 +50,9 @@ def calibrate(
 ) -> Calibration:
     """A coefficient at which the mean KL(unsteered || steered) is `kl` nats, the smallest where the divergence only grows.
 
+    For what vanishes with its coefficient: a vector, relative, keep_norm, substitute, rotate; not clamp. Give `highest`
+    where the coefficient has a natural end: 1 for project_out, pi for rotate.
+
     texts: lists of ids. The mean is over the predictions at and behind each text's first steered position; with
         where="front", behind the injected ones. steer: its own coefficient is not used but for its sign.
     tolerance: how near, as a share of `kl`. start: the first coefficient tried. highest: the last one.
@@ -63,8 +69,9 @@ def calibrate(
     if not isinstance(steer, Steer) or len(steer.coeffs) != 1:
         got = len(steer.coeffs) if isinstance(steer, Steer) else type(steer).__name__
         raise ValueError(f"expected a Steer with one coefficient to calibrate, got {got}")
-    if steer.rows is not None and len(steer.rows) != len(texts):
-        raise ValueError(f"expected a Steer for these {len(texts)} texts, got one for {len(steer.rows)}")
+    if steer.rows is not None:
+        check_steers(model, [steer], texts, max_new_tokens=1)
+        steer = replace(steer, decided_for=None)  # of all texts together, which now come in batches
     sign = -1.0 if steer.coeffs[0] < 0 else 1.0
     batches = [_Batch(model, texts[i : i + batch_size], steer, i) for i in range(0, len(texts), batch_size)]
     counted = sum(batch.counted for batch in batches)
@@ -123,7 +130,7 @@ class _Batch:
         self.rows = rows
         ids, self.positions = pad(texts)
         self.lengths = torch.tensor([len(text) for text in texts])
-        check_steers(model, [replace(steer, rows=rows)], self.lengths, max_new_tokens=1)
+        check_steers(model, [replace(steer, rows=rows)], texts, max_new_tokens=1)
         self.ids = ids.to(model.wte.weight.device)
         touched = replace(steer, rows=rows).touches(self.positions, self.lengths)  # (B, T)
         behind = touched.cumsum(-1) > 0

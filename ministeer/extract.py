@@ -220,6 +220,8 @@ def function_vector(
     For `Steer(..., where="last")`. sites, batch_size, on_batch and the encoding: see `contrastive`.
     """
     texts = [prompts, *others]
+    if bad := [text for some in texts for text in some if not isinstance(text, str)]:
+        raise ValueError(f"expected prompts as texts, got {bad[0]!r}; of data.lists take row['prompt']")
     if any(isinstance(some, str) or not len(some) for some in texts):
         raise ValueError(
             f"expected lists of one prompt or more, got {[some if isinstance(some, str) else len(some) for some in texts]}"
@@ -252,6 +254,8 @@ def _mean(items: Tensor) -> Tensor:
 
 def random_like(vector: SteeringVector, *, seed: int) -> SteeringVector:
     """The control: directions drawn at random, of the vector's norm at every site and position."""
+    if not isinstance(vector, SteeringVector):
+        raise ValueError(f"expected a SteeringVector to make a control for, got {type(vector).__name__}")
     generator = _generator(seed)
     tensors = {}
     for site, tensor in vector.tensors.items():

@@ -41,7 +41,8 @@ def to_block_output(site: Site) -> int:
     if name != "pre" or layer < 1:
         what = "the embeddings, before any block" if name == "pre" else "inside a block"
         raise ValueError(
-            f'expected a site that is a block\'s output, ("pre", i) with i from 1, got {site}: that is {what}'
+            f'expected a site that is a block\'s output, ("pre", i) with i from 1, got {site}: that is {what}; '
+            "of a vector at more sites take vector.only([...])"
         )
     return layer - 1
 
@@ -86,7 +87,7 @@ def save_gguf(
         if layer == 0:
             raise ValueError(
                 f'expected sites from ("pre", 2) up, got {site}, the output of block 0: llama.cpp\'s control vectors begin with '
-                "block 1, as direction.0 is not read; read the vector further up"
+                "block 1, as direction.0 is not read; leave it out with vector.only([...])"
             )
         if tensor.ndim != 1:
             raise ValueError(f"expected a vector (D,) at {site}, got one a position, {tuple(tensor.shape)}")

@@ -72,7 +72,7 @@ def prefill(
     model: GPT2,
     prompts: Sequence[Sequence[int]],
     cache: Cache | None = None,
-    steers: Steer | Sequence[Steer] = (),
+    steer: Steer | Sequence[Steer] | None = None,
     receipt: Receipt | None = None,
 ) -> Tensor:
     """Read prompts of any lengths, into an empty cache if one is given; the logits after each one's last, `(B, V)`.
@@ -82,12 +82,12 @@ def prefill(
     Raises `ValueError` for a cache that holds tokens, and for an intervention that touches no position: without a cache
     nothing is generated, so "generated" is one.
     """
-    steers = _as_steers(steers)
+    steers = _as_steers(steer)
     if not isinstance(cache, Cache | None) or not isinstance(receipt, Receipt | None):
         got = [type(given).__name__ for given in (cache, receipt)]
         raise ValueError(
-            f"expected a Cache or None, then the steers, then a Receipt or None, got {got[0]} and {got[1]}; to steer without a "
-            "cache write prefill(model, prompts, None, [steer])"
+            f"expected a Cache or None, a Steer or several, a Receipt or None, got {got[0]} as the first and {got[1]} as the last; "
+            "without a cache write prefill(model, prompts, steer=steer)"
         )
     if cache is not None and bool(cache.lengths.any()):
         raise ValueError(
@@ -95,7 +95,7 @@ def prefill(
         )
     ids, positions = pad(prompts)
     lengths = torch.tensor([len(p) for p in prompts])
-    check_steers(model, steers, lengths, max_new_tokens=1 if cache is None else 2)
+    check_steers(model, steers, prompts, max_new_tokens=1 if cache is None else 2)
     device = model.wte.weight.device
     adds = adds_at(steers, positions, lengths)
     if receipt is not None:
@@ -135,14 +135,15 @@ def _as_steers(steers: Steer | Sequence[Steer] | None) -> list[Steer]:
     return [] if steers is None else list(steers) if isinstance(steers, Sequence) else [steers]
 
 
-def check_steers(model: GPT2, steers: Sequence[Steer], lengths: Tensor, max_new_tokens: int) -> None:
-    """Raise `ValueError` for interventions that this model, or prompts of these `lengths` `(B,)`, have no place for."""
+def check_steers(model: GPT2, steers: Sequence[Steer], prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Raise `ValueError` for interventions that this model, or these prompts, have no place for."""
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
     for steer in steers:
         if not isinstance(steer, Steer):
             raise ValueError(
                 f'expected a Steer or several, got {type(steer).__name__}; write Steer(vector, ("pre", 6), 5.0)'
             )
-        steer.check(lengths.tolist(), max_new_tokens)
+        steer.check(prompts, max_new_tokens)
         first = lengths[:, None].to(model.wte.weight.device)  # (B, 1), where the first new token will stand
         Sites(model, first, {steer.site: steer.add(lengths[:, None], lengths)})  # checks site, width and dtype
 
@@ -185,7 +186,7 @@ def generate(
     )
     _check_prompts(model, prompts, max_new_tokens)
     lengths = torch.tensor([len(p) for p in prompts])
-    check_steers(model, steers, lengths, max_new_tokens)
+    check_steers(model, steers, prompts, max_new_tokens)
 
     cache = Cache(model, len(prompts), int(lengths.max()) + max_new_tokens - 1)  # the last token is never read
     logits = prefill(model, prompts, cache, steers, receipt)  # (B, V)

@@ -187,6 +187,8 @@ def function_vector(
 def _rows(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
     if isinstance(prompts, str) or not len(prompts):
         raise ValueError(f"expected a list of prompts, got {prompts!r}")
+    if bad := [prompt for prompt in prompts if not isinstance(prompt, str)]:
+        raise ValueError(f"expected prompts as texts, got {bad[0]!r}; of data.lists take row['prompt']")
     rows = [tokenizer.encode(prompt, special=True) for prompt in prompts]
     if min(map(len, rows)) < 2:
         raise ValueError("expected prompts of two tokens or more, got a shorter one; begin it with <|endoftext|>")

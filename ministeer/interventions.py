@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from ministeer.model import GPT2, Site, pad
 from ministeer.reading import depth
 from ministeer.receipt import GateWarning
-from ministeer.vectors import Steer, check_site
+from ministeer.vectors import Steer, check_site, prompts_hash
 
 
 class Function(Protocol):
@@ -145,7 +145,7 @@ class Gate:
     it was fitted on that it decides rightly, mean of the two kinds; measure it on others too.
     """
 
-    vector: Tensor
+    vector: Tensor = field(repr=False)
     site: Site
     threshold: float
     token: str = "last"
@@ -219,7 +219,7 @@ class Gate:
     def over(self, model: GPT2, prompts: Sequence[Sequence[int]], steer: Steer) -> Steer:
         """`steer` for these prompts, in this order, in the rows that pass this gate and those it has passed before.
 
-        Warns where it opens for none, or all, of several prompts.
+        A run on other prompts, or in another order, is refused. Warns where it opens for none, or all, of several prompts.
         """
         if not isinstance(steer, Steer):
             raise ValueError(f"expected a Steer to put behind the gate, got {type(steer).__name__}")
@@ -233,4 +233,5 @@ class Gate:
         before = [True] * len(rows) if steer.rows is None else steer.rows
         if len(before) != len(rows):
             raise ValueError(f"expected a Steer for these {len(rows)} prompts, got one for {len(before)}")
-        return replace(steer, rows=[now and then for now, then in zip(rows, before, strict=True)])
+        both = [now and then for now, then in zip(rows, before, strict=True)]
+        return replace(steer, rows=both, decided_for=prompts_hash(prompts))

@@ -47,6 +47,8 @@ def _check(logits: Tensor, *tokens: Sequence[int]) -> None:
             f"expected the logits of one position a row, (B, V), got {tuple(logits.shape)}; of (B, T, V) take logits[:, -1]"
         )
     for ids in tokens:
+        if any(isinstance(i, str) for i in ids):
+            raise ValueError(f"expected token ids, got words {list(ids)[:3]}; write tok.single(' word') for each")
         if len(ids) and not 0 <= min(ids) <= max(ids) < logits.shape[1]:
             raise ValueError(f"expected token ids from 0 to {logits.shape[1] - 1}, got {min(ids)} to {max(ids)}")
 

@@ -261,7 +261,7 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Rows of ids, padded on the right: ids `(B, T)`, with 0 for padding, and positions `(B, T)`, with -1 for it."""
     if isinstance(rows, str) or not all(hasattr(row, "__len__") and not isinstance(row, str) for row in rows):
         raise ValueError(
-            "expected rows of ids, a list of lists, got other things; write [ids] for one text, and ids for texts"
+            "expected rows of ids, a list of lists, got one row, or texts; write [[tok.eot, *tok.encode(text)], ...]"
         )
     lengths = torch.tensor([len(row) for row in rows])
     if not len(rows) or not bool(lengths.all()):

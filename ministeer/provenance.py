@@ -36,11 +36,11 @@ class Provenance:
         return cls(fingerprint(model), method, data_hash(texts), token, dtype_name(model))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Health:
     """How a direction came out of its data at one site. What a method has no number for is None.
 
-    relative_norm: its length over the mean length of the stream where it was read.
+    relative_norm: its length over the mean length of the stream where it was read; says nothing of a direction of length 1.
     split_half: cosine of the directions that two halves of the data give.
     separability: d', how far apart the two classes lie along it, in standard deviations: the direction from one half
         of the data, the distance measured on the other.
@@ -60,6 +60,8 @@ class Health:
         named["agreement"] = self.agreement
         shown = ", ".join(f"{name} {value:.2f}" for name, value in named.items() if value is not None)
         return "; ".join([shown or "not measured", *self.weak])
+
+    __repr__ = __str__
 
     @property
     def weak(self) -> list[str]:

@@ -102,6 +102,8 @@ class Receipt:
         if steers and all(steer.rows is not None and not any(steer.rows) for steer in steers):
             warnings.warn("the gate opened in no row, so nothing was steered", GateWarning, stacklevel=3)
             return
+        if not steers:
+            raise ValueError("expected a steered run for a receipt, got one without a Steer; leave the receipt out")
         raise ValueError(
             "expected a run that touches the stream, got one in which nothing was added: "
             "is the coefficient 0, or the vector, or what the function makes of this stream?"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ministeer.files import replacing
 from ministeer.model import GPT2, Add, Site
-from ministeer.provenance import Health, Provenance, fingerprint, tensor_hash
+from ministeer.provenance import Health, Provenance, data_hash, fingerprint, tensor_hash
 
 WHERES = ("all", "prompt", "last", "generated", "front")
 Intervention = Callable[[Tensor, Tensor], Tensor]  # stream (B, T, D), coefficients (B, T, 1) -> what to add (B, T, D)
@@ -71,11 +71,17 @@ class SteeringVector:
         return next(iter(self.tensors.values())).shape[-1]
 
     def __getitem__(self, site: Site) -> Tensor:
+        check_site(site)
         if site not in self.tensors:
             raise ValueError(
                 f"expected one of the vector's sites {self.sites}, got {site!r}; take one of these, or extract it there too"
             )
         return self.tensors[site]
+
+    def only(self, sites: Sequence[Site]) -> SteeringVector:
+        """The same vector at fewer sites, with its provenance and their health."""
+        tensors = {site: self[site] for site in sites}
+        return SteeringVector(tensors, self.provenance, {s: h for s, h in self.health.items() if s in tensors})
 
     def norm(self) -> dict[Site, float]:
         """Euclidean norm at each site, in units of the residual stream; of a `(P, D)` tensor, over all its entries."""
@@ -207,13 +213,21 @@ def check_site(site: Any) -> None:
     """Raise `ValueError` for what is no site of the stream in a model of any depth."""
     known = isinstance(site, tuple) and len(site) == 2 and site[0] in ("pre", "mid") and isinstance(site[1], Integral)
     if not known or site[1] < 0:
-        raise ValueError(f'expected a site of the stream, ("pre", i) or ("mid", i) with i from 0, got {site!r}')
+        raise ValueError(
+            f'expected a site of the stream, ("pre", i) or ("mid", i) with i from 0, got {site!r}; '
+            'what others call the output of block i is ("pre", i + 1)'
+        )
 
 
 def _real(number: Any) -> Any:
     if not isinstance(number, Real) or not math.isfinite(number):
         raise ValueError(f"expected a finite number to scale a vector by, got {number!r}")
     return number
+
+
+def prompts_hash(prompts: Sequence[Sequence[int]]) -> str:
+    """Which prompts these are, and in which order: 16 hex digits."""
+    return data_hash([" ".join(str(int(i)) for i in prompt) for prompt in prompts])
 
 
 def vector_hash(vector: SteeringVector) -> str:
@@ -238,7 +252,8 @@ class Steer:
         "front" (the first P tokens of the prompt, once, as ActAdd does); or a list of prompt positions.
     rows: whether each row is steered at all, as a `Gate` decides it; by default every one is.
     schedule: the coefficient's factor, from the number of tokens generated so far (0 in the prompt): a function of a
-        tensor of such numbers, e.g. `interventions.decay(half_life=5)`.
+        tensor of such numbers, e.g. `interventions.decay(half_life=5)` or `lambda n: (n < 3) * 1.0`.
+    decided_for: `prompts_hash` of the prompts that `rows` was decided for; others are then refused.
     """
 
     vector: Tensor | SteeringVector | Intervention
@@ -247,6 +262,7 @@ class Steer:
     where: str | Sequence[int] = "all"
     rows: Sequence[bool] | None = None
     schedule: Callable[[Tensor], Tensor] | None = None
+    decided_for: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.where, str):
@@ -347,11 +363,18 @@ class Steer:
         return add
 
     def _factor(self, generated: Tensor) -> Tensor:
-        found: Any = self.schedule(generated) if self.schedule is not None else None
+        schedule: Any = self.schedule
+        try:
+            found = schedule(generated)
+        except (TypeError, ValueError, RuntimeError) as error:
+            found = error
+        if isinstance(found, (int, float)):
+            return torch.full(generated.shape, float(found))
         if not isinstance(found, Tensor) or found.shape != generated.shape:
-            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            got = tuple(found.shape) if isinstance(found, Tensor) else repr(found)
             raise ValueError(
-                f"expected a schedule that returns a factor for each of {tuple(generated.shape)}, got {got}"
+                f"expected a schedule that makes a tensor of counts {tuple(generated.shape)} into one of factors, such as "
+                f"decay(half_life=5) or lambda n: (n < 3) * 1.0, got {got}"
             )
         return found
 
@@ -367,8 +390,9 @@ class Steer:
             raise ValueError(f"expected a function that returns what to add, a tensor, got {type(delta).__name__}")
         return delta
 
-    def check(self, lengths: Sequence[int], max_new_tokens: int) -> None:
+    def check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         """Raise `ValueError` if in some row of such a run nothing, or less than was asked for, would be steered."""
+        lengths = [len(prompt) for prompt in prompts]
         shortest = min(lengths)
         if len(self.coeffs) not in (1, len(lengths)):
             raise ValueError(
@@ -378,6 +402,11 @@ class Steer:
         if self.rows is not None and len(self.rows) != len(lengths):
             raise ValueError(
                 f"expected a decision for each of {len(lengths)} rows, got {len(self.rows)}; decide on these prompts"
+            )
+        if self.decided_for is not None and self.decided_for != prompts_hash(prompts):
+            raise ValueError(
+                "expected the prompts that the gate decided on, in their order, got others; write gate.over(model, prompts, steer) "
+                "for these"
             )
         if self.span > shortest:
             raise ValueError(

@@ -159,7 +159,7 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> N
     [
         (Steer(V, ("pre", 1), [1.0, 2.0, 3.0]), "one coefficient to calibrate"),
         (V, "one coefficient to calibrate, got Tensor"),
-        (Steer(V, ("pre", 1), rows=[True] * 4), "for these 3 texts, got one for 4"),
+        (Steer(V, ("pre", 1), rows=[True] * 4), "each of 3 rows, got 4"),
         (Steer(V, ("pre", 1), where="generated"), "touches no position"),
         (Steer(V, ("pre", 7)), "expected a site"),
     ],

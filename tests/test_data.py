@@ -17,6 +17,30 @@ def test_a_structure_is_written_as_its_demonstration() -> None:
         data.few_shot("no_such", [], "wet")
 
 
+@pytest.mark.parametrize(
+    ("name", "wanted", "message"),
+    [
+        ("value.tsv", {}, "expected one of .*values.tsv.*, got 'value.tsv'"),
+        ("values.tsv", {"valeu": "honesty"}, "a column, one of value, level.*, got 'valeu'"),
+        ("values.tsv", {"value": "Honesty"}, "honesty.*, got 'Honesty'"),
+        ("values.tsv", {"value": "honesty", "split": "test"}, "train, heldout.*, got 'test'"),
+    ],
+)
+def test_a_typo_is_no_empty_table(name: str, wanted: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        data.read(name, **wanted)
+
+
+def test_context_pairs_differ_in_the_context_alone() -> None:
+    rows = data.read("values.tsv", value="kindness", split="train")
+    pairs = data.context_pairs("kindness")
+    assert len(pairs) == len(rows)
+    for (good, bad), row in zip(pairs, rows, strict=True):
+        assert good != bad
+        assert all(text.startswith("<|endoftext|>") and text.endswith(f" {row['prompt']}") for text in (good, bad))
+        assert all(row["person"] in text.removesuffix(row["prompt"]) and "{N}" not in text for text in (good, bad))
+
+
 def test_every_task_is_a_list_of_pairs() -> None:
     tasks = data.word_tasks()
     assert {"antonym", "synonym", "plural", "past", "category", "associate"} <= set(tasks)

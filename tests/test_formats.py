@@ -111,6 +111,18 @@ def test_gguf_there_and_back(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["v.gguf"]
 
 
+def test_what_gguf_cannot_express_can_be_left_out(tmp_path: Path) -> None:
+    every = vector(*RESIDUAL)
+    with pytest.raises(ValueError, match=r"vector\.only"):
+        formats.save_gguf(every, tmp_path / "v.gguf")
+    some = every.only([("pre", 2), ("pre", 3)])
+    assert some.provenance == every.provenance
+    formats.save_gguf(some, tmp_path / "v.gguf")
+    assert formats.load_gguf(tmp_path / "v.gguf").sites == [("pre", 2), ("pre", 3)]
+    with pytest.raises(ValueError, match="one of the vector's sites"):
+        some.only([("pre", 1)])
+
+
 def test_gguf_is_what_llama_cpp_reads(tmp_path: Path) -> None:
     """By the package that defines the format: names, kinds and numbers that llama.cpp's loader asks for."""
     formats.save_gguf(vector(("pre", 3), ("pre", 2)), tmp_path / "v.gguf")

@@ -512,7 +512,7 @@ def test_the_logits_of_every_step_are_those_of_the_loop_without_a_cache(where: A
 @pytest.mark.parametrize("where", [where for where in PLACES if where != "generated"])
 def test_prompts_read_without_a_cache_give_the_same_logits(where: Any) -> None:
     steers = [steer(where, ("pre", 1), COEFFS)]
-    assert torch.equal(prefill(MODEL, RAGGED, steers=steers), prefill(MODEL, RAGGED, Cache(MODEL, 3, 7), steers))
+    assert torch.equal(prefill(MODEL, RAGGED, steer=steers), prefill(MODEL, RAGGED, Cache(MODEL, 3, 7), steers))
 
 
 @pytest.mark.parametrize("where", ["all", "prompt", "last", "generated", [0]])

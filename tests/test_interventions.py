@@ -9,6 +9,7 @@ from reference import TOLERANCE, pair, random_ids, random_tensor, reference_run,
 from torch import Tensor
 
 from ministeer import interventions
+from ministeer.calibrate import calibrate
 from ministeer.generate import decode, generate, prefill
 from ministeer.interventions import Gate, clamp, decay, keep_norm, project_out, reflect, rotate, substitute
 from ministeer.interventions import relative as share
@@ -271,6 +272,27 @@ def test_a_schedule_that_means_nothing_before_the_first_token_hurts_no_row_that_
     assert len(found[0]) == 4
 
 
+def test_a_decision_is_for_its_prompts_in_their_order() -> None:
+    low, high = (Gate(V, SITE, 0.0).cosines(MODEL, PROMPTS).sort().values[[2, 3]]).tolist()
+    steer = Gate(V, SITE, (low + high) / 2).over(MODEL, PROMPTS, Steer(W, SITE))
+    prefill(MODEL, PROMPTS, steer=steer)
+    with pytest.raises(ValueError, match="the prompts that the gate decided on"):
+        prefill(MODEL, PROMPTS[::-1], steer=steer)
+    with pytest.raises(ValueError, match="the prompts that the gate decided on"):
+        generate(MODEL, [*PROMPTS[:-1], [1, 2]], max_new_tokens=1, steer=steer)
+    with pytest.raises(ValueError, match="the prompts that the gate decided on"):
+        calibrate(MODEL, PROMPTS[::-1], steer, kl=1e-3)
+    assert calibrate(MODEL, PROMPTS, steer, kl=1e-3, batch_size=2).kl == pytest.approx(1e-3, rel=0.02)
+
+
+def test_a_schedule_can_return_one_number() -> None:
+    positions, lengths = torch.arange(9)[None], torch.tensor([4])
+    half = Steer(V, ("pre", 1), 2.0, schedule=lambda n: 0.5).add(positions, lengths)
+    assert torch.equal(half, Steer(V, ("pre", 1), 1.0).add(positions, lengths))
+    early = Steer(V, ("pre", 1), schedule=lambda n: (n < 3) * 1.0).add(positions, lengths)
+    assert early[0].any(-1).tolist() == [True] * 6 + [False] * 3
+
+
 def test_the_fitted_threshold_tells_the_two_kinds_apart() -> None:
     cosines = torch.cosine_similarity(states(PROMPTS, "last"), V[None], dim=-1)
     order = cosines.argsort(descending=True).tolist()
@@ -317,9 +339,11 @@ def test_a_gate_that_always_or_never_opens_says_so(threshold: float, word: str) 
         (lambda: rotate(V, torch.ones(7)), "one width, got 24 and 7"),
         (lambda: rotate(V, W.numpy()), "got ndarray"),
         (lambda: Steer(V, SITE, schedule=5), "schedule that is a function"),  # type: ignore[arg-type]
-        (lambda: prefill(MODEL, PROMPTS, None, Steer(V, SITE, schedule=lambda n: [1.0])), "for each of"),  # type: ignore
+        (lambda: prefill(MODEL, PROMPTS, None, Steer(V, SITE, schedule=lambda n: [1.0])), r"got \[1.0\]"),  # type: ignore
         (lambda: prefill(MODEL, PROMPTS, None, Steer(project_out, SITE)), "cannot be called so"),  # type: ignore[arg-type]
         (lambda: prefill(MODEL, PROMPTS, None, Steer(lambda x, c: None, SITE)), "got NoneType"),  # type: ignore
+        (lambda: prefill(MODEL, PROMPTS, steer=Steer(V, SITE, schedule=lambda n: 1.0 if n < 3 else 0.0)), "counts"),
+        (lambda: prefill(MODEL, PROMPTS, steer=Steer(V, SITE, schedule=decay)), "decay\\(half_life=5\\)"),  # type: ignore
         (lambda: Gate(V, ("head", 1), 0.1), "site of the stream"),
         (lambda: Gate(V, SITE, 0.1).over(MODEL, PROMPTS, V), "got Tensor"),  # type: ignore[arg-type]
         (lambda: Gate(V, SITE, 0.1).over(MODEL, PROMPTS, Steer(V, SITE, rows=[True])), "6 prompts, got one for 1"),

@@ -283,3 +283,8 @@ def test_equal_items_leave_no_doubt() -> None:
 def test_intervals_want_a_value_an_item(values: object) -> None:
     with pytest.raises(ValueError, match="one value an item"):
         bootstrap(values, seed=0)
+
+
+def test_words_for_token_ids_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected token ids, got words \[' kind'\]; write tok.single"):
+        logit_difference(torch.zeros(1, 9), [" kind"], [3])

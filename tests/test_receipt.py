@@ -88,13 +88,13 @@ def test_a_coefficient_of_zero_touches_no_row() -> None:
 
 
 @pytest.mark.parametrize(
-    "steer", [Steer(V, ("pre", 1), 0.0), Steer(0 * V, ("pre", 1)), Steer(project_out(V), ("pre", 1), 0.0), []]
+    "steer", [Steer(V, ("pre", 1), 0.0), Steer(0 * V, ("pre", 1)), Steer(project_out(V), ("pre", 1), 0.0)]
 )
 def test_a_run_in_which_nothing_was_touched_is_an_error(steer: Any) -> None:
     with pytest.raises(ValueError, match="nothing was added"):
         run(steer)
     with pytest.raises(ValueError, match="nothing was added"):
-        prefill(MODEL, PROMPTS, None, steer if isinstance(steer, list) else [steer], Receipt())
+        prefill(MODEL, PROMPTS, steer=steer, receipt=Receipt())
 
 
 def test_a_receipt_serves_one_run_and_names_what_did_nothing() -> None:
@@ -117,6 +117,11 @@ def test_what_is_rounded_away_was_not_added() -> None:
     assert abs(float(moved.sum()) / float((delta.float().norm() / x.norm(dim=-1)).sum()) - 1) > 0.05
     with pytest.raises(ValueError, match="nothing was added"):
         prefill(half, PROMPTS[:1], None, Steer(V, ("pre", 1), 1e-9), Receipt())
+
+
+def test_a_receipt_of_a_run_without_a_steer_says_so() -> None:
+    with pytest.raises(ValueError, match="without a Steer; leave the receipt out"):
+        run(None)
 
 
 def test_a_gate_is_in_the_receipt_and_a_closed_one_is_a_warning() -> None:

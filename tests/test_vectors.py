@@ -228,7 +228,7 @@ def test_a_run_in_which_less_would_be_steered_than_asked_for_is_refused(
     steer: Steer, lengths: list[int], new: int, words: list[str]
 ) -> None:
     with pytest.raises(ValueError) as caught:
-        steer.check(lengths, new)
+        steer.check([[0] * n for n in lengths], new)
     assert all(word in str(caught.value) for word in words), caught.value
 
 
@@ -244,7 +244,7 @@ def test_a_run_in_which_less_would_be_steered_than_asked_for_is_refused(
     ],
 )
 def test_a_run_at_the_edge_of_what_can_be_steered_is_accepted(steer: Steer, lengths: list[int], new: int) -> None:
-    steer.check(lengths, new)
+    steer.check([[0] * n for n in lengths], new)
 
 
 # --- the algebra of vectors -----------------------------------------------------------------------------------------

@@ -9,10 +9,39 @@ Pair = tuple[str, str]  # a word and its answer
 
 
 def read(name: str, **wanted: str) -> list[dict[str, str]]:
-    """The rows of one of the `.tsv` files here, by column name; with `column="value"`, those that have it there."""
-    with open(Path(__file__).parent / name, encoding="utf-8", newline="") as file:
+    """The rows of one of the `.tsv` files here, by column name; with `column="value"`, those that have it there.
+
+    Raises `ValueError` for a file, a column or a value that does not exist.
+    """
+    path = Path(__file__).parent / name
+    if not path.is_file():
+        known = sorted(file.name for file in path.parent.glob("*.tsv"))
+        raise ValueError(f"expected one of {', '.join(known)}, got {name!r}")
+    with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    for column, value in wanted.items():
+        if column not in rows[0]:
+            raise ValueError(f"{name}: expected a column, one of {', '.join(rows[0])}, got {column!r}")
+        values = list(dict.fromkeys(row[column] for row in rows))
+        if value not in values:
+            raise ValueError(f"{name}: expected a {column} that is there, {', '.join(values[:12])} ..., got {value!r}")
     return [row for row in rows if wanted.items() <= row.items()]
+
+
+def context_pairs(value: str, split: str = "train") -> list[tuple[str, str]]:
+    """Contrast pairs for a value in which the context differs and the answer is still to come, to be read at the last token.
+
+    Before each prompt of `values.tsv` stands what its person, who has the value or has not, did before; behind end-of-text.
+    """
+    traits = [
+        [row["text"] for row in read("contexts.tsv", kind=f"trait {value}", split="train", pole=pole)]
+        for pole in ("positive", "negative")
+    ]
+    pairs = []
+    for i, row in enumerate(read("values.tsv", value=value, split=split)):
+        good, bad = (t[i % len(t)].replace("{N}", row["person"]) for t in traits)
+        pairs.append((f"<|endoftext|>{good} {row['prompt']}", f"<|endoftext|>{bad} {row['prompt']}"))
+    return pairs
 
 
 def few_shot(structure: str, demonstrations: Sequence[Pair], query: str) -> tuple[str, str]:
