@@ -101,25 +101,21 @@ def indirect_effects(
 
 def _effects(model: GPT2, rows: list[list[int]], targets: list[int], means: Tensor, batch_size: int) -> Tensor:
     """The effects on some prompts, `(B, L, H)`."""
-    layers, n_head = range(model.config.n_layer), model.config.n_head
-    wanted = [*(("mid", i) for i in layers), *(("head", i) for i in layers)]
-    x, tape, cache = _last_token(model, rows, wanted)
-    before = _probability(model, x, torch.tensor(targets))  # (B,)
-    which = torch.arange(len(rows)).repeat_interleave(n_head)  # (B * H,), the prompt of each variant
-    answers = torch.tensor(targets)[which]
+    layers = range(model.config.n_layer)
+    x, tape, cache = _last_token(model, rows, [*(("mid", i) for i in layers), *(("head", i) for i in layers)])
+    before = _probability(model, x, targets)  # (B, 1)
+    past, width = Branch(cache), max(1, batch_size // len(rows))
     found = []
     for layer in layers:
-        stream, writes = tape[layer], tape[len(layers) + layer]  # (B, 1, D), (B, 1, H, D)
-        patched = (stream[:, :, None] + (means[layer].to(writes) - writes)).flatten(0, 2)[:, None]  # (B * H, 1, D)
+        stream, writes = tape[layer], tape[len(layers) + layer][:, 0]  # (B, 1, D), (B, H, D)
+        patched = stream + (means[layer].to(writes) - writes)  # (B, H, D): each head's write replaced, one at a time
         after = []
-        for start in range(0, len(patched), batch_size):
-            some = slice(start, start + batch_size)
-            past, x = Branch(cache, which[some]), patched[some]
+        for x in patched.split(width, dim=1):
             x = x + model.blocks[layer].mlp(model.blocks[layer].ln_2(x))  # type: ignore[operator]
             for block in model.blocks[layer + 1 :]:
                 x = block(x, past)
-            after.append(_probability(model, x, answers[some]))
-        found.append(torch.cat(after).view(len(rows), n_head) - before[:, None])
+            after.append(_probability(model, x, targets))
+        found.append(torch.cat(after, 1) - before)
     return torch.stack(found, 1)  # L x (B, H) -> (B, L, H)
 
 
@@ -215,10 +211,10 @@ def _last_token(model: GPT2, rows: list[list[int]], sites: Sequence[Site]) -> tu
     return x, tape, cache
 
 
-def _probability(model: GPT2, x: Tensor, targets: Tensor) -> Tensor:
-    """Of each row's own answer, `(R,)`, from the last stream `(R, 1, D)`."""
-    p = model.unembed(x[:, 0]).float().softmax(-1)  # (R, V)
-    return p.gather(-1, targets.to(p.device)[:, None])[:, 0]
+def _probability(model: GPT2, x: Tensor, targets: list[int]) -> Tensor:
+    """Of each row's answer, `(B, R)`, from the last stream of R variants, `(B, R, D)`."""
+    p = model.unembed(x).float().softmax(-1)  # (B, R, V)
+    return p[torch.arange(len(targets), device=p.device), :, torch.tensor(targets, device=p.device)]
 
 
 def _begin(path: Path, key: str, effects: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:

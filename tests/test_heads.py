@@ -113,9 +113,9 @@ def test_a_prompt_is_read_once_whatever_the_number_of_heads(means: Tensor) -> No
     heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, means)
     for hook in hooks:
         hook.remove()
-    long = [(i, rows) for i, rows, tokens in seen if tokens > 1]
-    assert long == [(0, 3), (1, 3), (2, 3)]
-    assert [entry for entry in seen if entry[1] == 12] == [(1, 12, 1), (2, 12, 1), (2, 12, 1)]
+    longest = max(len(BYTES.encode(prompt, special=True)) for prompt in SHUFFLED) - 1
+    read, last = [(i, 3, longest) for i in range(3)], [(i, 3, 1) for i in range(3)]
+    assert seen == [*read, *last, (1, 3, 4), (2, 3, 4), (2, 3, 4)]  # then the 4 heads of layers 0 and 1 side by side
 
 
 def test_gpt2_xl_s_heads_on_25_prompts_are_144_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,10 +125,10 @@ def test_gpt2_xl_s_heads_on_25_prompts_are_144_passes(monkeypatch: pytest.Monkey
     model.initialize(torch.Generator().manual_seed(0))
     passes: list[int] = []
     unembed = GPT2.unembed
-    monkeypatch.setattr(GPT2, "unembed", lambda self, x: passes.append(len(x)) or unembed(self, x))
+    monkeypatch.setattr(GPT2, "unembed", lambda self, x: passes.append(x.shape[1]) or unembed(self, x))
     found = heads.indirect_effects(model, BYTES, ["ab: c"] * 25, ["d"] * 25, torch.zeros(48, 25, 50))
     assert found.shape == (25, 48, 25)
-    assert len([rows for rows in passes if rows > 10]) == 144
+    assert passes.count(25) == 144
     assert len(passes) == 144 + 3  # and each prompt unpatched, ten at a time
 
 
@@ -247,20 +247,20 @@ def test_a_path_that_cannot_be_written_shows_before_anything_is_computed(tmp_pat
 
 
 def test_a_branch_is_what_each_variant_gives_alone() -> None:
-    """Variants of unequal prompts, several tokens each, against the whole texts without a cache."""
+    """Five variants of the token behind prompts of unequal lengths, against the whole texts without a cache."""
     texts = [random_ids(MODEL, 1, n, seed=n)[0].tolist() for n in (7, 3, 5)]
     cache = Cache(MODEL, 3, 7)
     prefill(MODEL, texts, cache)
-    rows = torch.tensor([2, 0, 0, 1, 2])
-    x = random_tensor(5, 2, 48, seed=1)
-    past, found = Branch(cache, rows), x
+    x = random_tensor(3, 5, 48, seed=1)
+    past, found = Branch(cache), x
     for block in MODEL.blocks:
         found = block(found, past)
-    for r, row in enumerate(rows.tolist()):
-        whole = torch.cat([MODEL.embed(torch.tensor([texts[row]])), x[r : r + 1]], 1)
-        for block in MODEL.blocks:
-            whole = block(whole)
-        assert relative(found[r], whole[0, -2:]) < TOLERANCE
+    for row, text in enumerate(texts):
+        for variant in range(5):
+            whole = torch.cat([MODEL.embed(torch.tensor([text])), x[row : row + 1, variant : variant + 1]], 1)
+            for block in MODEL.blocks:
+                whole = block(whole)
+            assert relative(found[row, variant], whole[0, -1]) < TOLERANCE
     assert cache.lengths.tolist() == [7, 3, 5]
 
 
