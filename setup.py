@@ -34,6 +34,7 @@ setup(
         "ministeer.data": ["*"],
         "ministeer.nano": ["*.json", "*.safetensors", "*.tiktoken", "*.md"],
     },
+    entry_points={"console_scripts": ["ministeer = ministeer.cli:main"]},
     install_requires=["torch>=2.4", "safetensors>=0.4.3", "tiktoken>=0.7", "numpy>=1.26"],
     extras_require={
         "reproduce": ["matplotlib>=3.8", "tqdm>=4.66"],
