@@ -40,17 +40,23 @@ plain, plain_facts = prefill(model, prompts), prefill(model, facts)
 mean = extract.contrastive(model, tokenizer, context, SITE, token="last")
 
 
-def effect(steer: Steer, on_facts: Steer | None = None) -> list[str]:
+def last_mean(rows: Sequence[Sequence[int]], site: tuple[str, int]) -> torch.Tensor:
+    """The mean stream at the last token, `(D,)`."""
+    return streams(model, rows, [len(row) - 1 for row in rows], [site])[site].mean(0)
+
+
+def shown(change: float, raised: float, kl: float, still_right: float) -> list[str]:
+    """What `effect` returns, as the tables show it."""
+    return [f"{change:+.2f}", f"{raised:.2f}", f"{kl:.3f}", f"{still_right:.2f}"]
+
+
+def effect(steer: Steer, on_facts: Steer | None = None) -> list[float]:
     """Mean change of the logit difference, share of items it raises; KL on the facts, share of them still right."""
-    steered = prefill(model, prompts, None, [steer])
+    steered = prefill(model, prompts, steer=steer)
     change = metrics.logit_difference(steered, *answers) - metrics.logit_difference(plain, *answers)
-    after = prefill(model, facts, None, [on_facts or steer])
-    return [
-        f"{change.mean():+.2f}",
-        f"{(change > 0).float().mean():.2f}",
-        f"{metrics.kl(after, plain_facts).mean():.3f}",
-        f"{(after.argmax(-1) == right).float().mean():.2f}",
-    ]
+    after = prefill(model, facts, steer=on_facts or steer)
+    means = [change, (change > 0).float(), metrics.kl(after, plain_facts), (after.argmax(-1) == right).float()]
+    return [float(x.mean()) for x in means]
 
 
 def vectors() -> list[list[str]]:
@@ -73,25 +79,23 @@ def vectors() -> list[list[str]]:
     for name, vector in made.items():
         cosine = torch.cosine_similarity(vector[SITE], mean[SITE], dim=0)
         steer = Steer(interventions.relative(vector[SITE]), SITE, SHARE, "last")
-        rows.append([name, f"{cosine:+.2f}", str(vector.health.get(SITE, "none kept")), *effect(steer)])
+        rows.append([name, f"{cosine:+.2f}", str(vector.health.get(SITE, "none kept")), *shown(*effect(steer))])
     chance = []
     for seed in range(20):
         direction = extract.random_like(mean, seed=seed)[SITE]
-        chance.append([float(x) for x in effect(Steer(interventions.relative(direction), SITE, SHARE, "last"))])
+        chance.append(effect(Steer(interventions.relative(direction), SITE, SHARE, "last")))
     for what, of in (("lowest", min), ("highest", max)):
-        low = [of(column) for column in zip(*chance, strict=True)]
-        rows.append(
-            [f"20 random vectors, {what}", "", "", f"{low[0]:+.2f}", f"{low[1]:.2f}", f"{low[2]:.3f}", f"{low[3]:.2f}"]
-        )
+        rows.append([f"20 random vectors, {what}", "", "", *shown(*map(of, zip(*chance, strict=True)))])
     return rows
 
 
 def applications() -> list[list[str]]:
     """Ways to apply one vector; those whose divergence vanishes with the coefficient, at the same divergence."""
     v = mean[SITE]
-    rows_of = [[tokenizer.encode(pair[side], special=True) for pair in context] for side in (0, 1)]
-    states = [streams(model, rows, [len(row) - 1 for row in rows], [SITE])[SITE].mean(0) for rows in rows_of]
-    reached, other = states  # the mean streams behind what an honest person did, and one who is not
+    # the mean streams behind what an honest person did, and one who is not
+    reached, other = (
+        last_mean([tokenizer.encode(pair[side], special=True) for pair in context], SITE) for side in (0, 1)
+    )
     ways = {
         "add": v,
         "relative": interventions.relative(v),
@@ -106,24 +110,21 @@ def applications() -> list[list[str]]:
     steers["clamp, to the honest mean"] = Steer(interventions.clamp(v), SITE, float(reached @ v / v.norm()), "last")
     steers["project_out"] = Steer(interventions.project_out(v), SITE, where="last")
     steers["reflect"] = Steer(interventions.reflect(v), SITE, where="last")
-    rows = [[name, f"{steer.coeff:.3g}", *effect(steer)] for name, steer in steers.items()]
+    rows = [[name, f"{steer.coeff:.3g}", *shown(*effect(steer))] for name, steer in steers.items()]
 
-    gate, behind = gated(Steer(v, SITE, 1.0, "last"))
-    rows.append(["add", "1", *effect(Steer(v, SITE, 1.0, "last"))])
-    rows.append(["add, behind a gate", "1", *effect(behind, gate.over(model, facts, Steer(v, SITE, 1.0, "last")))])
+    add, gate = Steer(v, SITE, 1.0, "last"), scenario_gate()
+    rows.append(["add", "1", *shown(*effect(add))])
+    behind = [gate.over(model, some, add) for some in (prompts, facts)]
+    rows.append(["add, behind a gate", "1", *shown(*effect(*behind))])
     return rows
 
 
-def gated(steer: Steer) -> tuple[Gate, Steer]:
+def scenario_gate() -> Gate:
     """A gate that opens for scenarios, fitted on the training ones and on facts that are not measured on."""
     site = ("pre", 3)
-    scenarios, others = (
-        ids([row["prompt"] for row in train]),
-        ids([row["prompt"] for row in data.read("facts.tsv")[1::4]]),
-    )
-    read = [streams(model, rows, [len(row) - 1 for row in rows], [site])[site].mean(0) for rows in (scenarios, others)]
-    gate = Gate.fit(model, scenarios, others, read[0] - read[1], site)
-    return gate, gate.over(model, prompts, steer)
+    scenarios = ids([row["prompt"] for row in train])
+    others = ids([row["prompt"] for row in data.read("facts.tsv")[1::4]])
+    return Gate.fit(model, scenarios, others, last_mean(scenarios, site) - last_mean(others, site), site)
 
 
 def receipts() -> list[list[str]]:

@@ -57,8 +57,7 @@ samples = lab.cell(completions, vector=vector, layer=layer, seed=0, max_new_toke
 plus, minus = COEFFICIENTS.index(5.0), COEFFICIENTS.index(-5.0)
 effects = {key: [a - b for a, b in zip(v[plus], v[minus], strict=True)] for key, v in measured.items()}
 real = [metrics.bootstrap(effects["Love - Hate", i], seed=0) for i in layers]
-means = [[sum(effects[f"random {s}", i]) / len(PROMPTS) for s in range(5)] for i in layers]
-chance = [(sum(m) / len(m), min(m), max(m)) for m in means]
+chance = [report.spread([sum(effects[f"random {s}", i]) / len(PROMPTS) for s in range(5)]) for i in layers]
 (mean, low, high), random = real[layers.index(layer)], chance[layers.index(layer)]
 curves = {name: [metrics.bootstrap(x, seed=0) for x in measured[name, layer]] for name in ("Love - Hate", "random 0")}
 coefficients = report.lines(
@@ -71,7 +70,7 @@ sweep = report.lines(
     caption="The vector is read and added at the same layer. Bands: 95 % over prompts; the range of the 5 random vectors.",
 )  # fmt: skip
 receipt, ids = Receipt(), [[lab.tokenizer.eot, *lab.tokenizer.encode(prompt)] for prompt in PROMPTS]
-prefill(lab.model, ids, None, [Steer(vector, ("pre", layer), 5.0, where="front")], receipt)
+prefill(lab.model, ids, steer=Steer(vector, ("pre", layer), 5.0, where="front"), receipt=receipt)
 lab.save(
     title="1. Activation addition: Love - Hate",
     question="Does the difference between two words, added at the start of a prompt, change the valence of what follows?",

@@ -69,8 +69,8 @@ best = {name: max(layers, key=lambda i: slopes(measure(vectors[name], i, train))
 scenarios = [row["scenario"] for row in held_out]
 interval, n = partial(metrics.bootstrap, seed=0, groups=scenarios), len(set(scenarios))
 curves = {name: [interval(slopes(found[name, i])) for i in layers] for name in readings}
-means = [[slopes(found[f"random {seed}", i]).mean() for seed in range(5)] for i in layers]
-curves["random, all of 5"] = [(np.mean(m), min(m), max(m)) for m in means]
+chance = [report.spread([slopes(found[f"random {seed}", i]).mean() for seed in range(5)]) for i in layers]
+curves["random, all of 5"] = chance
 said = "; ".join(
     "{}: {:+.2f} [{:+.2f}, {:+.2f}] at layer {}, {:.0%} of items anti-steerable".format(
         name, *interval(slopes(found[name, i])), i, np.mean(slopes(found[name, i]) < 0)
@@ -87,7 +87,7 @@ dose = report.lines(
     xlabel="multiplier", ylabel="logit difference", caption=f"Layer {layer}; 95 % bands over {n} held-out scenarios.",
 )  # fmt: skip
 receipt, ids = Receipt(), [[lab.tokenizer.eot, *lab.tokenizer.encode(row["prompt"])] for row in held_out]
-prefill(lab.model, ids, None, [Steer(vectors[CONTEXT], ("pre", layer), where="last")], receipt)
+prefill(lab.model, ids, steer=Steer(vectors[CONTEXT], ("pre", layer), where="last"), receipt=receipt)
 lab.save(
     title=f"2. Contrastive activation addition: {VALUE}",
     question=f"Does a direction for {VALUE}, from contrast pairs, move the answers in scenarios it was not taken from?",
@@ -95,7 +95,7 @@ lab.save(
     "scenarios; layers chosen on the training scenarios. Steerability is the slope of the logit difference of the two answers "
     "against the multiplier, with 95 % bootstrap intervals over scenarios; 5 random vectors of the longest vector's norm.",
     finding=f"Steerability ({unit}). {said}; random vectors at layer {layer}: "
-    f"{min(means[layers.index(layer)]):+.2f} to {max(means[layers.index(layer)]):+.2f}.",
+    "{1:+.2f} to {2:+.2f}.".format(*chance[layers.index(layer)]),
     receipt=receipt,
     figures=[sweep, dose],
     tables=[{

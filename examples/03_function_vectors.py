@@ -29,11 +29,15 @@ def guesses(model, tokenizer, *, items, vector=None, layer=0, coefficients=(0.0,
     return [{"said": row, "right": [s == item["answer"] for s in row]} for row, item in zip(rows, items, strict=True)]
 
 
+MEANS = {}  # by prompts: the cells of one run share them
+
+
 def mediation(model, tokenizer, *, clean, shuffled):
     """Causal indirect effects of all heads on some prompts with shuffled labels, each (layers, heads)."""
     prompts, answers = ([item[key] for item in shuffled] for key in ("prompt", "answer"))
-    means = heads.mean_writes(model, tokenizer, clean)
-    return [{"effects": e.tolist()} for e in heads.indirect_effects(model, tokenizer, prompts, answers, means)]
+    if (key := tuple(clean)) not in MEANS:
+        MEANS[key] = heads.mean_writes(model, tokenizer, clean)
+    return [{"effects": e.tolist()} for e in heads.indirect_effects(model, tokenizer, prompts, answers, MEANS[key])]
 
 
 # %% Vectors, from lists of training pairs
@@ -61,9 +65,16 @@ for seed in range(3):
 
 # %% Zero-shot, of the pairs that the model gets right with demonstrations (as published)
 asked, known, bare = {}, {}, {}
+
+
+def first(rows):
+    """Whether each item is right at the first coefficient, or without a vector."""
+    return [row["right"][0] for row in rows]
+
+
 for split, pairs in tasks["antonym"].items():
     asked[split] = data.lists(pairs, train, 60, seed=3, **LISTS)
-    known[split] = [row["right"][0] for row in lab.cell(guesses, items=asked[split])]
+    known[split] = first(lab.cell(guesses, items=asked[split]))
     alone = data.lists(pairs, train, 60, seed=3, **{**LISTS, "shots": 0})
     bare[split] = [item for item, right in zip(alone, known[split], strict=True) if right]
 
@@ -86,11 +97,11 @@ mixed = lab.cell(guesses, items=data.lists(tasks["antonym"]["heldout"], train, 6
 # %% Show it
 c = best[HEADS][1]
 curves = {f"{n}, x {COEFFICIENTS[j]:g}": [metrics.bootstrap(held[n, i][:, j], seed=0) for i in layers] for n, (_, j) in best.items()}  # fmt: skip
-means = [[held[f"random {s}", i][:, c].mean() for s in range(3)] for i in layers]
-curves[f"random, all of 3, x {COEFFICIENTS[c]:g}"] = [(np.mean(m), min(m), max(m)) for m in means]
+chance = [report.spread([held[f"random {s}", i][:, c].mean() for s in range(3)]) for i in layers]
+curves[f"random, all of 3, x {COEFFICIENTS[c]:g}"] = chance
 figure = report.lines(
     lab.folder / "03_layers", layers, curves, xlabel="layer whose input is steered", ylabel="answers that are the opposite",
-    caption=f"{len(plain)} held-out pairs, no demonstrations; without a vector {np.mean([r['right'][0] for r in plain]):.2f}. "
+    caption=f"{len(plain)} held-out pairs, no demonstrations; without a vector {np.mean(first(plain)):.2f}. "
     "Coefficients chosen on training pairs; 95 % bands over pairs.",
 )  # fmt: skip
 said = "; ".join(
@@ -100,7 +111,7 @@ said = "; ".join(
 layer, c = best[MEAN]
 receipt = Receipt()
 ids = [lab.tokenizer.encode(item["prompt"], special=True) for item in bare["heldout"]]
-prefill(lab.model, ids, None, [Steer(vectors[MEAN], ("pre", layer), COEFFICIENTS[c], where="last")], receipt)
+prefill(lab.model, ids, steer=Steer(vectors[MEAN], ("pre", layer), COEFFICIENTS[c], where="last"), receipt=receipt)
 with_vector = answered(MEAN, layer, "heldout")[0]
 lab.save(
     title="3. Function vectors: antonyms",
@@ -108,9 +119,9 @@ lab.save(
     protocol=f"Vectors from 50 ten-shot lists for each of {len(tasks)} tasks; heads by their mean indirect effect on {len(shuffled)} "
     "lists with shuffled labels. Added at the last token of zero-shot prompts of the same structure, for held-out pairs that the "
     "model gets right with ten demonstrations. Layer and coefficient chosen on training pairs.",
-    finding=f"Share of opposites. Without a vector {np.mean([r['right'][0] for r in plain]):.2f}; {said}. Of all "
+    finding=f"Share of opposites. Without a vector {np.mean(first(plain)):.2f}; {said}. Of all "
     f"{len(mixed)} held-out pairs with ten demonstrations {np.mean(known['heldout']):.2f}, with their labels shuffled "
-    f"{np.mean([r['right'][0] for r in mixed]):.2f}. Heads, the strongest first: {', '.join(f'{i}.{h}' for i, h in top)}.",
+    f"{np.mean(first(mixed)):.2f}. Heads, the strongest first: {', '.join(f'{i}.{h}' for i, h in top)}.",
     receipt=receipt,
     figures=[figure],
     tables=[{

@@ -126,13 +126,13 @@ class _Batch:
 
     @torch.no_grad()
     def __init__(self, model: GPT2, texts: Sequence[Sequence[int]], steer: Steer, first: int) -> None:
-        rows = None if steer.rows is None else steer.rows[first : first + len(texts)]
-        self.rows = rows
+        self.rows = None if steer.rows is None else steer.rows[first : first + len(texts)]
+        steer = replace(steer, rows=self.rows)
         ids, self.positions = pad(texts)
         self.lengths = torch.tensor([len(text) for text in texts])
-        check_steers(model, [replace(steer, rows=rows)], texts, max_new_tokens=1)
+        check_steers(model, [steer], texts, max_new_tokens=1)
         self.ids = ids.to(model.wte.weight.device)
-        touched = replace(steer, rows=rows).touches(self.positions, self.lengths)  # (B, T)
+        touched = steer.touches(self.positions, self.lengths)  # (B, T)
         behind = touched.cumsum(-1) > 0
         self.mask = (behind & ~touched if steer.where == "front" else behind) & (self.positions >= 0)
         self.counted = int(self.mask.sum())

@@ -22,7 +22,7 @@ from torch import Tensor
 from ministeer.directions import logistic, mean_difference, principal, principal_centred
 from ministeer.model import GPT2, Site
 from ministeer.provenance import Health, Provenance, health
-from ministeer.reading import OnBatch, alike, as_sites, depth, pair_streams, streams
+from ministeer.reading import OnBatch, alike, as_sites, check_texts, depth, pair_streams, streams
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
 
@@ -220,8 +220,7 @@ def function_vector(
     For `Steer(..., where="last")`. sites, batch_size, on_batch and the encoding: see `contrastive`.
     """
     texts = [prompts, *others]
-    if bad := [text for some in texts for text in some if not isinstance(text, str)]:
-        raise ValueError(f"expected prompts as texts, got {bad[0]!r}; of data.lists take row['prompt']")
+    check_texts([text for some in texts for text in some])
     if any(isinstance(some, str) or not len(some) for some in texts):
         raise ValueError(
             f"expected lists of one prompt or more, got {[some if isinstance(some, str) else len(some) for some in texts]}"

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from numbers import Integral
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from ministeer.files import replacing
 from ministeer.model import Site
 from ministeer.provenance import Provenance
-from ministeer.vectors import SteeringVector, check_site
+from ministeer.vectors import SteeringVector, check_site, one_vector
 
 UNKNOWN = "unknown"
 
@@ -79,19 +78,15 @@ def save_gguf(
     """
     gguf = _gguf()
     target = Path(path)
-    if not math.isfinite(coeff):
-        raise ValueError(f"expected a finite coefficient, got {coeff}")
     directions = {}
-    for site, tensor in vector.tensors.items():
+    for site in vector.sites:
         layer = to_block_output(site)
         if layer == 0:
             raise ValueError(
                 f'expected sites from ("pre", 2) up, got {site}, the output of block 0: llama.cpp\'s control vectors begin with '
                 "block 1, as direction.0 is not read; leave it out with vector.only([...])"
             )
-        if tensor.ndim != 1:
-            raise ValueError(f"expected a vector (D,) at {site}, got one a position, {tuple(tensor.shape)}")
-        directions[layer] = (coeff * tensor).float().cpu().numpy()
+        directions[layer] = (coeff * one_vector(vector, site, coeff)).float().cpu().numpy()
     with replacing(target) as unfinished:
         writer = gguf.GGUFWriter(unfinished, "controlvector")
         writer.add_string("controlvector.model_hint", model_hint)
@@ -154,13 +149,9 @@ def save_lm_eval(vector: SteeringVector, site: Site, path: str | os.PathLike[str
     vector at every hook point of a file. Written by torch.save, since the harness reads nothing else; it holds tensors,
     numbers and strings only, and loads with `weights_only=True`.
     """
-    target, tensor = Path(path), vector[site]
+    target, tensor = Path(path), one_vector(vector, site, coeff)
     if target.suffix not in (".pt", ".pth"):
         raise ValueError(f"expected a path that ends in .pt or .pth, as the harness asks, got {target.name!r}")
-    if tensor.ndim != 1:
-        raise ValueError(f"expected a vector (D,) at {site}, got one a position, {tuple(tensor.shape)}")
-    if not math.isfinite(coeff):
-        raise ValueError(f"expected a finite coefficient, got {coeff}")
     entry = {
         "steering_vector": tensor.detach().float().cpu().clone(),
         "steering_coefficient": float(coeff),

@@ -26,7 +26,7 @@ from ministeer.branch import Branch
 from ministeer.files import replacing
 from ministeer.model import GPT2, Cache, Site, pad
 from ministeer.provenance import Health, Provenance, data_hash, dtype_name, fingerprint
-from ministeer.reading import OnBatch, as_sites, check_batch_size
+from ministeer.reading import OnBatch, as_sites, check_batch_size, check_texts
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
 
@@ -63,7 +63,8 @@ def indirect_effects(
 ) -> Tensor:
     """The causal indirect effect of every head on every prompt, `(N, L, H)`, in units of probability.
 
-    p(answer | prompt, the head's write := its mean) - p(answer | prompt) (Todd et al. 2024, section 2). The prompts have shuffled labels, so that the model does not know the task; the means are from prompts that show it.
+    p(answer | prompt, the head's write := its mean) - p(answer | prompt) (Todd et al. 2024, section 2). The prompts have
+    shuffled labels, so that the model does not know the task; the means are from prompts that show it.
 
     answers: one a prompt, one token each. means: from `mean_writes`, `(L, H, D)`. batch_size: heads patched at a time, of
     one layer, over several prompts. on_batch: called with (prompts done, N).
@@ -83,9 +84,10 @@ def indirect_effects(
         )
     rows, targets = _rows(tokenizer, prompts), [tokenizer.single(answer) for answer in answers]
     effects = torch.full((len(rows), n_layer, n_head), torch.nan)
-    key = data_hash([fingerprint(model), dtype_name(model), *prompts, *answers])
     if path is not None:
-        effects, means = _begin(Path(path), key, effects, means)
+        path = Path(path)
+        key = data_hash([fingerprint(model), dtype_name(model), *prompts, *answers])
+        effects, means = _begin(path, key, effects, means)
     open_ones = torch.nonzero(effects.isnan().any(-1).any(-1))[:, 0].tolist()
     at_a_time = max(1, batch_size // n_head)
     for start in range(0, len(open_ones), at_a_time):
@@ -93,7 +95,7 @@ def indirect_effects(
         found = _effects(model, [rows[i] for i in chunk], [targets[i] for i in chunk], means, batch_size)
         effects[chunk] = found.float().cpu()
         if path is not None:
-            _write(Path(path), effects, means, key)
+            _write(path, effects, means, key)
         if on_batch is not None:
             on_batch(len(rows) - len(open_ones) + start + len(chunk), len(rows))
     return effects
@@ -183,8 +185,7 @@ def function_vector(
 def _rows(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
     if isinstance(prompts, str) or not len(prompts):
         raise ValueError(f"expected a list of prompts, got {prompts!r}")
-    if bad := [prompt for prompt in prompts if not isinstance(prompt, str)]:
-        raise ValueError(f"expected prompts as texts, got {bad[0]!r}; of data.lists take row['prompt']")
+    check_texts(prompts)
     rows = [tokenizer.encode(prompt, special=True) for prompt in prompts]
     if min(map(len, rows)) < 2:
         raise ValueError("expected prompts of two tokens or more, got a shorter one; begin it with <|endoftext|>")

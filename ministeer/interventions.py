@@ -42,8 +42,8 @@ def project_out(vector: Tensor) -> Function:
 
 def reflect(vector: Tensor) -> Function:
     """Mirror the stream at the plane across `vector` `(D,)`: the component along it changes its sign. coeff: 1; 0 does nothing."""
-    unit = _unit(vector)
-    return lambda x, coeff=1.0, /: -2 * coeff * _along(x, unit) * _for(x, unit)
+    remove = project_out(vector)
+    return lambda x, coeff=1.0, /: remove(x, 2 * coeff)
 
 
 def clamp(vector: Tensor) -> Function:

@@ -102,6 +102,11 @@ def check_batch_size(size: int) -> None:
         raise ValueError(f"expected a batch size, a whole number from 1 up, got {size!r}")
 
 
+def check_texts(prompts: Sequence[str]) -> None:
+    if bad := [prompt for prompt in prompts if not isinstance(prompt, str)]:
+        raise ValueError(f"expected prompts as texts, got {bad[0]!r}; of data.lists take row['prompt']")
+
+
 def as_sites(sites: Site | Sequence[Site]) -> list[Site]:
     """One site or several as a list, each a site of the stream."""
     given: Any = sites

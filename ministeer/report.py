@@ -88,6 +88,11 @@ def lines(
     return {"file": figure(path, draw), "alt": alt, "caption": caption}
 
 
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """(mean, lowest, highest), the point of a line whose band is the range of several controls."""
+    return sum(values) / len(values), min(values), max(values)
+
+
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>
 :root {{ color-scheme: light dark; --ink: #1b1b1b; --ground: #fff; --soft: #f3f3f1; --line: #d5d5d2; --link: #00629b; }}

@@ -133,11 +133,7 @@ class SteeringVector:
         It belongs on the module whose output is the stream there, or is added to it: `formats.module_name(site)` names it
         in transformers' GPT-2. At every position, also of each token generated with a cache.
         """
-        tensor = self[site]
-        if tensor.ndim != 1:
-            raise ValueError(f"expected a vector (D,) for a hook, got one a position, {tuple(tensor.shape)}")
-        if not math.isfinite(coeff):
-            raise ValueError(f"expected a finite coefficient, got {coeff}")
+        tensor = one_vector(self, site, coeff)
 
         def add(_module: Any, _arguments: Any, output: Any) -> Any:
             x = output[0] if isinstance(output, tuple) else output
@@ -223,6 +219,16 @@ def _real(number: Any) -> Any:
     if not isinstance(number, Real) or not math.isfinite(number):
         raise ValueError(f"expected a finite number to scale a vector by, got {number!r}")
     return number
+
+
+def one_vector(vector: SteeringVector, site: Site, coeff: float) -> Tensor:
+    """The tensor `(D,)` at a site, for a tool that adds it times a coefficient at every position."""
+    tensor = vector[site]
+    if tensor.ndim != 1:
+        raise ValueError(f"expected a vector (D,) at {site}, got one a position, {tuple(tensor.shape)}")
+    if not math.isfinite(coeff):
+        raise ValueError(f"expected a finite coefficient, got {coeff}")
+    return tensor
 
 
 def prompts_hash(prompts: Sequence[Sequence[int]]) -> str:

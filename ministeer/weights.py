@@ -23,6 +23,7 @@ from ministeer.model import GPT2, GPT2Config
 from ministeer.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MASKS = (".attn.bias", ".attn.masked_bias")  # the causal mask, as buffers of a layer: no weights
 FILE_DTYPES = ("F32", "BF16", "F16")
 SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
 # what else a GPT-2 config can ask for, and the one value of each that the model here computes
@@ -86,9 +87,8 @@ def from_transformers(
     with torch.device("meta"):
         model = GPT2(config)
     home = None if device is None else _device(device)
-    masks = (".attn.bias", ".attn.masked_bias")
     wanted = {"lm_head.weight", *map(_hub_name, model.state_dict())}
-    if more := [name for name in state if name not in wanted and not name.endswith(masks)]:
+    if more := [name for name in state if name not in wanted and not name.endswith(MASKS)]:
         raise ValueError(
             f"{where}: expected only GPT-2's tensors, found {more[0]}; give the GPT2Model inside, its .transformer"
         )
@@ -270,7 +270,7 @@ def _read_headers(weights: Path) -> dict[str, Entry]:
                             f"{file}: expected each tensor once, found {name} twice, the other as {headers[name][1]} in "
                             f"{headers[name][0].name}; keep one"
                         )
-                    if not name.endswith((".attn.bias", ".attn.masked_bias")):  # the causal mask: no weight
+                    if not name.endswith(MASKS):
                         entry = opened.get_slice(key)
                         headers[name] = (file, key, entry.get_dtype(), entry.get_shape())
         except SafetensorError as error:

@@ -23,25 +23,32 @@ V = random_tensor(24, seed=1, scale=1.0)
 TEXTS = [random_ids(MODEL, 1, n, seed=n)[0].tolist() for n in (3, 7, 5)]
 
 
-def divergences(coeff: float, first: int = 0, behind: bool = True) -> list[float]:
-    """KL of transformers' next-token distributions, text by text, at the positions from `first` on."""
+def divergences(deltas: Tensor, first: int = 0) -> list[float]:
+    """KL of transformers' next-token distributions, text by text, at the positions from `first` on.
+
+    deltas: `(T, D)`, what is added at each position, as far as the text goes.
+    """
     found = []
     for text in TEXTS:
-        at = [first + i for i in range(len(text) - first)] if behind else [first]
-        add = torch.zeros(1, len(text), 24)
-        add[0, at] = coeff * V
         ids = torch.tensor([text])
         p = THEIRS(input_ids=ids).logits[0].log_softmax(-1)
-        q = reference_run(THEIRS, ids, {("pre", 1): add})[0][0].log_softmax(-1)
+        q = reference_run(THEIRS, ids, {("pre", 1): deltas[None, : len(text)]})[0][0].log_softmax(-1)
         found += (p.exp() * (p - q)).sum(-1)[first:].tolist()
     return found
+
+
+def at(positions: slice, delta: Tensor) -> Tensor:
+    """`delta` at some positions, zero elsewhere, `(T, D)`."""
+    deltas = torch.zeros(max(map(len, TEXTS)), 24)
+    deltas[positions] = delta
+    return deltas
 
 
 @pytest.mark.parametrize("budget", [0.003, 0.05, 0.5])
 @pytest.mark.parametrize("batch_size", [1, 16])
 def test_the_mean_divergence_is_the_budget(budget: float, batch_size: int) -> None:
     found = calibrate(MODEL, TEXTS, Steer(V, ("pre", 1)), kl=budget, batch_size=batch_size)
-    slow = divergences(found.coeff)
+    slow = divergences(at(slice(None), found.coeff * V))
     assert sum(slow) / len(slow) == pytest.approx(budget, rel=0.011)
     assert found.kl == pytest.approx(sum(slow) / len(slow), rel=1e-3)
     assert dict(found.tried)[found.coeff] == found.kl
@@ -49,35 +56,21 @@ def test_the_mean_divergence_is_the_budget(budget: float, batch_size: int) -> No
 
 def test_only_predictions_from_the_first_steered_position_count() -> None:
     found = calibrate(MODEL, TEXTS, Steer(V, ("pre", 1), where=[2]), kl=0.01)
-    slow = []
-    for text in TEXTS:
-        add = torch.zeros(1, len(text), 24)
-        add[0, 2] = found.coeff * V
-        ids = torch.tensor([text])
-        p = THEIRS(input_ids=ids).logits[0].log_softmax(-1)
-        q = reference_run(THEIRS, ids, {("pre", 1): add})[0][0].log_softmax(-1)
-        slow += (p.exp() * (p - q)).sum(-1)[2:].tolist()
+    slow = divergences(at(slice(2, 3), found.coeff * V), first=2)
     assert found.kl == pytest.approx(sum(slow) / len(slow), rel=1e-3)
 
 
 def test_injected_positions_do_not_count() -> None:
     front = random_tensor(2, 24, seed=4, scale=1.0)
     found = calibrate(MODEL, TEXTS, Steer(front, ("pre", 1), where="front"), kl=0.01)
-    slow = []
-    for text in TEXTS:
-        add = torch.zeros(1, len(text), 24)
-        add[0, :2] = found.coeff * front
-        ids = torch.tensor([text])
-        p = THEIRS(input_ids=ids).logits[0].log_softmax(-1)
-        q = reference_run(THEIRS, ids, {("pre", 1): add})[0][0].log_softmax(-1)
-        slow += (p.exp() * (p - q)).sum(-1)[2:].tolist()
+    slow = divergences(at(slice(2), found.coeff * front), first=2)
     assert found.kl == pytest.approx(sum(slow) / len(slow), rel=1e-3)
 
 
 def test_the_sign_of_the_coefficient_stays() -> None:
     found = calibrate(MODEL, TEXTS, Steer(V, ("pre", 1), -1.0), kl=0.05)
     assert found.coeff < 0
-    slow = divergences(found.coeff)
+    slow = divergences(at(slice(None), found.coeff * V))
     assert sum(slow) / len(slow) == pytest.approx(0.05, rel=0.011)
 
 

@@ -26,6 +26,17 @@ def vector(*sites: tuple[str, int]) -> SteeringVector:
     return SteeringVector({site: random_tensor(16, seed=i + 1) for i, site in enumerate(sites)}, MADE)
 
 
+def write_gguf(path: Path, kind: str, name: str, tensor: Tensor) -> None:
+    """As repeng writes it: no layer count, no description."""
+    writer = gguf.GGUFWriter(path, kind)
+    writer.add_string("controlvector.model_hint", "gpt2")
+    writer.add_tensor(name, tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 # --- what others call our sites ---------------------------------------------------------------------------------------
 
 
@@ -138,15 +149,9 @@ def test_gguf_is_what_llama_cpp_reads(tmp_path: Path) -> None:
 
 
 def test_gguf_of_others_is_read_and_steers_at_the_block_it_names(tmp_path: Path) -> None:
-    """As repeng writes it: no layer count, no description; direction.1 belongs to block 1's output."""
-    writer = gguf.GGUFWriter(tmp_path / "theirs.gguf", "controlvector")
-    writer.add_string("controlvector.model_hint", "gpt2")
+    """direction.1 belongs to block 1's output."""
     theirs = random_tensor(16, seed=5)
-    writer.add_tensor("direction.1", theirs.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_gguf(tmp_path / "theirs.gguf", "controlvector", "direction.1", theirs)
     vector = formats.load_gguf(tmp_path / "theirs.gguf")
     ids = random_ids(OURS, 1, 5)
     handle = THEIRS.transformer.h[1].register_forward_hook(lambda _m, _a, out: out + theirs)
@@ -180,12 +185,7 @@ def test_other_files_are_no_control_vectors(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ValueError, match="cannot be read"):
             formats.load_gguf(path)
-    writer = gguf.GGUFWriter(path, "controlvector")
-    writer.add_tensor("direction.1", random_tensor(16).numpy().astype("float16"))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_gguf(path, "controlvector", "direction.1", random_tensor(16).half())
     with pytest.raises(ValueError, match=r"direction\.1 in F32, as control vectors are, got F16"):
         formats.load_gguf(path)
     for kind, name, message in [
@@ -193,12 +193,7 @@ def test_other_files_are_no_control_vectors(tmp_path: Path) -> None:
         ("controlvector", "direction.0", "from 1"),
         ("controlvector", "layer.1", "got 'layer.1'"),
     ]:
-        writer = gguf.GGUFWriter(path, kind)
-        writer.add_tensor(name, random_tensor(16).numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        write_gguf(path, kind, name, random_tensor(16))
         with pytest.raises(ValueError, match=message):
             formats.load_gguf(path)
 
