@@ -10,60 +10,43 @@ read one token later than it is added, moves them a quarter as much there and th
 only the latter, and random vectors neither.
 """
 
-# %% What is read: the logit difference of the two answers to each prompt
+# %% Vectors, in three readings and at random
 from functools import partial
 
 import numpy as np
 
-from ministeer import Receipt, Steer, data, extract, metrics, prefill, report
+from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol, report
 from ministeer.experiment import Experiment
 
 VALUE, CONTEXT, SIGNS = "honesty", "contrast in the context", ("positive", "negative")
 MULTIPLIERS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]  # Tan et al. 2024
 
-
-def differences(model, tokenizer, *, vector, layer, multipliers, items):
-    """Logit of each item's positive answer minus that of its negative one: one batch, a multiplier a row."""
-    rows = [item for item in items for _ in multipliers]
-    prompts = [[tokenizer.eot, *tokenizer.encode(row["prompt"])] for row in rows]
-    steer = Steer(vector, ("pre", layer), multipliers * len(items), where="last")
-    logits = prefill(model, prompts, None, [steer])
-    answers = ([tokenizer.single(row[sign]) for row in rows] for sign in SIGNS)
-    found = metrics.logit_difference(logits, *answers).view(len(items), -1)  # (items * multipliers,)
-    return [{"differences": row.tolist()} for row in found]
-
-
-# %% Measure it
 lab = Experiment.from_command_line(__file__)
-depth = lab.model.config.n_layer
-layers = list(range(0, depth + 1, max(1, depth // 12)))
+layers = protocol.layers(lab)
 train, held_out = (data.read("values.tsv", value=VALUE, split=split) for split in ("train", "heldout"))
-bos = "<|endoftext|>"
 readings = {
     CONTEXT: data.context_pairs(VALUE),
-    "contrast in the answer": [[bos + r["prompt"] + r[sign] for sign in SIGNS] for r in train],
-    "answers alone": [[bos + r[sign] for sign in SIGNS] for r in train],
+    "contrast in the answer": [[protocol.END + r["prompt"] + r[sign] for sign in SIGNS] for r in train],
+    "answers alone": [[protocol.END + r[sign] for sign in SIGNS] for r in train],
 }
 vectors = {}
 for name, pairs in readings.items():
-    vectors[name] = lab.vector(
-        extract.contrastive, pairs=pairs,
-        token="last" if name == CONTEXT else "answer", sites=[("pre", i) for i in layers],
-    )  # fmt: skip
+    token = "last" if name == CONTEXT else "answer"
+    vectors[name] = lab.vector(extract.contrastive, pairs=pairs, token=token, sites=protocol.sites(lab))
 for seed in range(5):
     vectors[f"random {seed}"] = extract.random_like(vectors["contrast in the answer"], seed=seed)  # the longest vector
 
 
-def measure(vector, layer, items):
+# %% The logit difference of the two answers to each prompt, and its slope against the multiplier
+def measure(name, layer, items):
     """Logit differences (items, multipliers)."""
-    cell = lab.cell(differences, vector=vector, layer=layer, multipliers=MULTIPLIERS, items=items)
-    return np.array([row["differences"] for row in cell])
+    return protocol.differences(lab, items, vectors[name], layer, MULTIPLIERS)
 
 
 slopes = partial(metrics.steerability, MULTIPLIERS)  # (items, multipliers) -> (items,)
-found = {(name, i): measure(vectors[name], i, held_out) for i in lab.progress(layers, "layers") for name in vectors}
+found = {(name, i): measure(name, i, held_out) for i in lab.progress(layers, "layers") for name in vectors}
 # layers are chosen on the training scenarios, so that the held-out ones stay unseen
-best = {name: max(layers, key=lambda i: slopes(measure(vectors[name], i, train)).mean()) for name in readings}
+best = {name: max(layers, key=lambda i: slopes(measure(name, i, train)).mean()) for name in readings}
 
 # %% Show it
 scenarios = [row["scenario"] for row in held_out]

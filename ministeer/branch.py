@@ -4,6 +4,7 @@ Steering a prompt's last token in a hundred ways changes nothing before it. So t
 variants of its last token stand side by side in a row, as tokens do, each at the site where it is changed, and each looks back
 at the prompt and at itself but at no other variant. The rest of the forward pass is written by hand:
 
+    x, tape, cache = last_token(model, prompts, [("pre", i)])
     past = Branch(cache)
     x = changed                                 # (B, R, D), R variants of each row's stream at ("pre", i)
     for block in model.blocks[i:]:
@@ -15,10 +16,13 @@ Letters: B rows of the cache, R variants of each, S tokens before, H heads, K he
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ministeer.model import Cache
+from ministeer.model import GPT2, Cache, Site, pad
 
 
 class Branch:
@@ -37,3 +41,20 @@ class Branch:
         itself = torch.eye(variants, dtype=torch.bool, device=k.device).expand(rows, variants, variants)
         mask = torch.cat([self.seen[:, None].expand(rows, variants, self.before), itself], -1)  # (B, R, S + R)
         return torch.cat([before[0], k], 1), torch.cat([before[1], v], 1), mask[:, None]
+
+
+def last_token(model: GPT2, rows: Sequence[Sequence[int]], sites: Sequence[Site]) -> tuple[Tensor, list[Any], Cache]:
+    """Of each prompt's last token: the last stream `(B, 1, D)` and the sites' tensors; and a cache of what comes before.
+
+    rows: prompts of two tokens or more.
+    """
+    device = model.wte.weight.device
+    ids, _ = pad([row[:-1] for row in rows])
+    lengths = torch.tensor([len(row) - 1 for row in rows])
+    cache = Cache(model, len(rows), ids.shape[1] + 1)
+    model.stream(ids.to(device), cache=cache)
+    cache.keep(lengths)
+    tape: list[Any] = list(sites)
+    x = model.stream(torch.tensor([row[-1:] for row in rows], device=device), tape=tape, cache=cache)
+    cache.keep(lengths)
+    return x, tape, cache

@@ -49,6 +49,7 @@ class Experiment:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / f"{name}.json"
         self.page: dict[str, Any] = {}
+        self.evidence: dict[str, dict[str, Row]] = {}
         cells = read_json(self.path).get("cells", []) if self.path.exists() else []
         self._known: dict[str, Row] = {cell["key"]: cell for cell in cells}
         self._used: dict[str, Row] = {}
@@ -121,10 +122,12 @@ class Experiment:
         receipt: Receipt,
         figures: Sequence[Row] = (),
         tables: Sequence[Row] = (),
+        evidence: dict[str, dict[str, Row]] | None = None,
     ) -> None:
         """Write the file with its page of the report, keep of cells and vectors only those this run used; print the finding.
 
         receipt: what the run of the experiment's main result did. figures: {"file", "alt", "caption"}, the file in this experiment's folder. tables: {"caption", "columns", "rows"}.
+        evidence: for claims by their key, by seed, as `claims.judge` takes it.
         """
         self.page = {
             "title": title,
@@ -136,6 +139,7 @@ class Experiment:
             "tables": list(tables),
             "command": f"python examples/{self.name}.py --model {self.model_name} --dtype {self.dtype}",
         }
+        self.evidence = evidence or {}
         self._write(self._used.values())
         for path in set(self.folder.glob(f"{self.name}.*.safetensors")) - self._vectors:
             path.unlink()
@@ -155,6 +159,7 @@ class Experiment:
             "model": self.model_name,
             **self._where(),
             "page": self.page,
+            "evidence": self.evidence,
             "cells": list(cells),
         }
         write_text(self.path, json.dumps(everything, indent=1, ensure_ascii=False, default=_plain) + "\n")
@@ -166,8 +171,8 @@ def _digest(value: Any) -> str:
 
 @cache
 def _code() -> str:
-    """A hash of the package's source, but for the pages of the report, which no row depends on."""
-    files = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name != "report.py")
+    """A hash of the package's source, but for the verdicts and the pages of the report, which no row depends on."""
+    files = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name not in ("claims.py", "report.py"))
     return _digest([path.read_text("utf-8") for path in files])
 
 

@@ -17,14 +17,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ministeer.branch import Branch
+from ministeer.branch import Branch, last_token
 from ministeer.files import replacing
-from ministeer.model import GPT2, Cache, Site, pad
+from ministeer.model import GPT2, Site
 from ministeer.provenance import Health, Provenance, data_hash, dtype_name, fingerprint
 from ministeer.reading import OnBatch, as_sites, check_batch_size, check_texts
 from ministeer.tokenizer import Tokenizer
@@ -42,7 +41,7 @@ def mean_writes(
     total = torch.zeros(model.config.n_layer, model.config.n_head, model.config.n_embd)
     wanted = [("head", i) for i in range(model.config.n_layer)]
     for batch, done in _batches(_rows(tokenizer, prompts), batch_size):
-        _, tape, _ = _last_token(model, batch, wanted)
+        _, tape, _ = last_token(model, batch, wanted)
         total += torch.stack([x[:, 0].float().sum(0).cpu() for x in tape])  # L x (B, 1, H, D) -> (L, H, D)
         if on_batch is not None:
             on_batch(done, len(prompts))
@@ -104,7 +103,7 @@ def indirect_effects(
 def _effects(model: GPT2, rows: list[list[int]], targets: list[int], means: Tensor, batch_size: int) -> Tensor:
     """The effects on some prompts, `(B, L, H)`."""
     layers = range(model.config.n_layer)
-    x, tape, cache = _last_token(model, rows, [*(("mid", i) for i in layers), *(("head", i) for i in layers)])
+    x, tape, cache = last_token(model, rows, [*(("mid", i) for i in layers), *(("head", i) for i in layers)])
     before = _probability(model, x, targets)  # (B, 1)
     past, width = Branch(cache), max(1, batch_size // len(rows))
     found = []
@@ -165,7 +164,7 @@ def function_vector(
     sums: list[Tensor] = []
     norms: dict[Site, list[Tensor]] = {site: [] for site in wanted}
     for batch, done in _batches(_rows(tokenizer, prompts), batch_size):
-        _, tape, _ = _last_token(model, batch, [*(("head", i) for i in layers), *wanted])
+        _, tape, _ = last_token(model, batch, [*(("head", i) for i in layers), *wanted])
         writes = dict(zip(layers, tape, strict=False))  # of each layer (B, 1, H, D)
         sums.append(torch.stack([writes[i][:, 0, h].float().cpu() for i, h in heads]).sum(0))  # (B, D)
         for site, x in zip(wanted, tape[len(layers) :], strict=True):
@@ -196,20 +195,6 @@ def _batches(rows: list[list[int]], size: int) -> list[tuple[list[list[int]], in
     """The rows in batches, with how many are done after each."""
     check_batch_size(size)
     return [(rows[i : i + size], min(i + size, len(rows))) for i in range(0, len(rows), size)]
-
-
-def _last_token(model: GPT2, rows: list[list[int]], sites: Sequence[Site]) -> tuple[Tensor, list[Any], Cache]:
-    """Of each prompt's last token: the last stream `(B, 1, D)` and the sites' tensors; and a cache of what comes before."""
-    device = model.wte.weight.device
-    ids, _ = pad([row[:-1] for row in rows])
-    lengths = torch.tensor([len(row) - 1 for row in rows])
-    cache = Cache(model, len(rows), ids.shape[1] + 1)
-    model.stream(ids.to(device), cache=cache)
-    cache.keep(lengths)
-    tape: list[Any] = list(sites)
-    x = model.stream(torch.tensor([row[-1:] for row in rows], device=device), tape=tape, cache=cache)
-    cache.keep(lengths)
-    return x, tape, cache
 
 
 def _probability(model: GPT2, x: Tensor, targets: list[int]) -> Tensor:

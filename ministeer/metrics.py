@@ -115,3 +115,12 @@ def bootstrap(
     picks = np.random.default_rng(seed).integers(0, n, (draws, n))
     low, high = np.quantile(items[picks].mean(1), [tail, 1 - tail])
     return float(items.mean()), float(low), float(high)
+
+
+def difference(first: tuple[float, float, float], second: tuple[float, float, float]) -> tuple[float, float, float]:
+    """(mean, low, high) of first - second, from those of two independent means (Zou and Donner 2008, equation 3).
+
+    Each bound is as far from the difference as the root of the summed squares of the two distances it is made of.
+    """
+    (a, a_low, a_high), (b, b_low, b_high) = first, second
+    return a - b, a - b - math.hypot(a - a_low, b_high - b), a - b + math.hypot(a_high - a, b - b_low)

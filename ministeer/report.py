@@ -1,18 +1,24 @@
-"""Results -> figures, tables, and one self-contained HTML page.
+"""Results -> figures, tables, verdicts, and one self-contained HTML page.
 
-python -m ministeer.report results/nano        # writes results/nano/report.html
+    python -m ministeer.report results/nano [evidence.json ...]
+
+writes results/nano/report.html, summary.md (the verdicts, for a terminal) and evidence.json (what the verdicts rest on). Other
+evidence.json files are of the same model trained from other seeds: a verdict that changes with the seed is inconclusive.
 """
 
 from __future__ import annotations
 
 import base64
 import html
+import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ministeer.claims import CLAIMS, Verdict, judge
 from ministeer.files import read_json, replacing, write_text
 
 # Okabe and Ito's palette, told apart under the common colour-vision deficiencies
@@ -88,6 +94,87 @@ def lines(
     return {"file": figure(path, draw), "alt": alt, "caption": caption}
 
 
+def matrix(
+    path: Path,
+    values: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    xlabel: str,
+    ylabel: str,
+    unit: str,
+    caption: str,
+) -> dict[str, str]:
+    """A figure of a matrix of numbers, each written into its square, as `Experiment.save` takes it."""
+    top = max(max(abs(value) for value in row) for row in values) or 1.0
+    signed = min(min(row) for row in values) < 0
+
+    def draw(axes: Any, look: Look) -> None:
+        image = axes.imshow(
+            values, cmap="PuOr" if signed else "cividis", vmin=-top if signed else 0, vmax=top, aspect="auto"
+        )
+        axes.set_xticks(range(len(columns)), [name.replace("_", " ") for name in columns], rotation=45, ha="right")
+        axes.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.grid(False)
+        for i, row in enumerate(values):
+            for j, value in enumerate(row):
+                red, green, blue, _ = image.cmap(image.norm(value))
+                ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+                axes.text(j, i, re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}"), ha="center", va="center", color=ink, fontsize=7)
+        axes.figure.colorbar(image, label=unit)
+
+    size = {"width": 3.2 + 0.42 * len(columns), "height": 1.8 + 0.32 * len(rows)}
+    alt = f"{unit}, by {ylabel} ({', '.join(rows)}) and {xlabel} ({', '.join(columns)})."
+    return {"file": figure(path, draw, **size), "alt": alt, "caption": caption}
+
+
+def strips(path: Path, groups: dict[str, Sequence[float]], *, xlabel: str, caption: str) -> dict[str, str]:
+    """A figure of single items as dots, a row for each group with its mean as a bar, as `Experiment.save` takes it."""
+
+    def draw(axes: Any, look: Look) -> None:
+        axes.axvline(0, color=look.ink, linewidth=0.8)
+        for i, values in enumerate(groups.values()):
+            heights = [i + 0.5 * ((j * 0.618) % 1 - 0.5) for j in range(len(values))]  # apart, the same way each time
+            axes.scatter(values, heights, s=9, color=look.lines[0], alpha=0.6, linewidths=0)
+            axes.plot([sum(values) / len(values)] * 2, [i - 0.38, i + 0.38], color=look.lines[1], linewidth=2.5)
+        axes.set_yticks(range(len(groups)), list(groups))
+        axes.set(xlabel=xlabel, ylim=(len(groups) - 0.4, -0.6))
+
+    alt = f"{xlabel}, single items and means, by {', '.join(groups)}."
+    return {"file": figure(path, draw, height=0.9 + 0.24 * len(groups)), "alt": alt, "caption": caption}
+
+
+def dots(
+    path: Path,
+    series: dict[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    caption: str,
+    diagonal: bool = False,
+    joined: bool = False,
+) -> dict[str, str]:
+    """A figure of points (x, y), a colour and a mark for each series, as `Experiment.save` takes it.
+
+    diagonal: draws y = x. joined: a line through each series' points, in their order.
+    """
+
+    def draw(axes: Any, look: Look) -> None:
+        if diagonal:
+            axes.axline((0, 0), slope=1, color=look.ink, linewidth=0.8)
+        for (name, (x, y)), colour, mark in zip(series.items(), look.lines, "osD^vP"):
+            style = "" if not joined else "--" if "random" in name else "-"
+            axes.plot(
+                x, y, color=colour, label=name, marker=mark, markersize=5, linestyle=style, alpha=0.85
+            )
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+
+    alt = f"{ylabel} against {xlabel}: {', '.join(series)}."
+    return {"file": figure(path, draw), "alt": alt, "caption": caption}
+
+
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
     """(mean, lowest, highest), the point of a line whose band is the range of several controls."""
     return sum(values) / len(values), min(values), max(values)
@@ -118,24 +205,97 @@ INTRODUCTION = {
         "comes from the same commands with a GPT-2 checkpoint."
     )
 }
+OTHERWISE = "Measured on {model}; a result for this model is a result for this model."
 
 
-def report(folder: Path) -> str:
-    """The HTML page of all experiments in a results folder, figures inside. Raises `ValueError` if there are none."""
+def load_results(folder: Path) -> list[dict[str, Any]]:
+    """The finished experiments of a results folder. Raises `ValueError` if there are none, or if they are of several models."""
     everything = [read_json(path) for path in sorted(folder.glob("[0-9][0-9]_*.json"))]
     done = [experiment for experiment in everything if experiment["page"]]
     if not done:
         raise ValueError(f"{folder}: expected results of at least one experiment, got none; run `make reproduce` first")
-    first = done[0]
     for key in ("model", "weights", "dtype", "device"):
         if len(found := sorted({experiment[key] for experiment in done})) > 1:
             raise ValueError(
                 f"{folder}: expected experiments of one {key}, got {', '.join(found)}; run `make reproduce` again"
             )
-    introduction = INTRODUCTION.get(
-        first["model"], f"Measured on {first['model']}; a result for this model is a result for this model."
-    )
+    return done
+
+
+def verdicts(evidence: dict[str, dict[str, Any]]) -> list[Verdict]:
+    """What the evidence, `{seed of training: {claim: {seed of extraction: ...}}}`, says of each claim that it is about."""
+    found = []
+    for claim in CLAIMS:
+        by_seed = {
+            f"{training}, {extraction}": values
+            for training, claims in evidence.items()
+            for extraction, values in claims.get(claim.key, {}).items()
+        }
+        if by_seed:
+            found.append(judge(claim, by_seed))
+    return found
+
+
+COLUMNS = [
+    "claim of the paper",
+    "verdict",
+    "effect",
+    "must exceed",
+    "what is averaged",
+    "range over seeds",
+    "experiment",
+]
+
+
+def verdict_rows(found: Sequence[Verdict]) -> list[list[str]]:
+    """The verdict table, a row a claim, as `COLUMNS` says; intervals hold for all claims together."""
+    rows = []
+    for v in found:
+        mean, low, high = v.effect
+        means = [m for m, _, _ in v.effects.values()]
+        rows.append([
+            v.claim.sentence, v.word, f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] {v.claim.unit}", f"{v.claim.above:g}",
+            v.claim.effect, f"{min(means):+.3f} to {max(means):+.3f}, {len(means)} seeds", v.claim.experiment,
+        ])  # fmt: skip
+    return rows
+
+
+EXPLAINED = (
+    "Each claim is tested by an effect and a number it must exceed, both fixed in claims.py before any run. Supported: the whole interval lies "
+    "above the number. Not supported: none of it does. Inconclusive: the interval holds the number, or seeds of extraction or of training disagree. "
+    f"Intervals are at 1 - 0.05 / {len(CLAIMS)}, so that they hold for all claims together."
+)
+
+
+def summary(model: str, found: Sequence[Verdict]) -> str:
+    """The verdicts as Markdown that reads in a terminal."""
+    lines = [
+        f"# Steering {model}: verdicts",
+        "",
+        INTRODUCTION.get(model, OTHERWISE.format(model=model)),
+        "",
+        EXPLAINED,
+        "",
+    ]
+    for claim, word, effect, above, averaged, seeds, experiment in verdict_rows(found):
+        lines += [
+            f"- **{claim}**: {word}",
+            f"  {effect}; must exceed {above}; {seeds}",
+            f"  ({averaged}; {experiment})",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def report(done: Sequence[dict[str, Any]], folder: Path, found: Sequence[Verdict]) -> str:
+    """The HTML page of finished experiments, verdicts first, figures inside."""
+    first = done[0]
+    introduction = INTRODUCTION.get(first["model"], OTHERWISE.format(model=first["model"]))
     body = [f"<p>{html.escape(introduction)}</p>"]
+    if found:
+        body.append("<h2 id='verdicts'>Verdicts</h2>" + _table(EXPLAINED, COLUMNS, verdict_rows(found)))
+    body.append(
+        "<p>" + " · ".join(f"<a href='#{e['name']}'>{html.escape(e['page']['title'])}</a>" for e in done) + "</p>"
+    )
     body += [_section(folder, experiment) for experiment in done]
     rows = [
         [e["name"], e["model"], e["weights"], e["dtype"], e["device"], f"{sum(c['seconds'] for c in e['cells']):.1f}"]
@@ -187,15 +347,24 @@ def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) 
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m ministeer.report results/<model>")
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m ministeer.report results/<model> [evidence.json of other training seeds ...]")
     folder = Path(sys.argv[1])
     try:
-        page = report(folder)
-    except ValueError as error:
+        done = load_results(folder)
+        evidence = {
+            "this training": {claim: e for experiment in done for claim, e in experiment.get("evidence", {}).items()}
+        }
+        others = {Path(name).stem: read_json(Path(name)) for name in sys.argv[2:]}
+        found = verdicts(evidence | {name: other["this training"] for name, other in others.items()})
+    except (ValueError, OSError, KeyError) as error:
         sys.exit(f"report: {error}")
-    write_text(folder / "report.html", page)
-    print(f"report: {folder / 'report.html'}")
+    write_text(folder / "evidence.json", json.dumps(evidence) + "\n")
+    write_text(folder / "summary.md", summary(done[0]["model"], found))
+    write_text(folder / "report.html", report(done, folder, found))
+    for verdict in found:
+        print(f"{verdict.word:>14}  {verdict.claim.sentence}")
+    print(f"report: {folder / 'report.html'}, {folder / 'summary.md'}")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def test_lists_ask_the_same_queries_and_show_no_word_of_them() -> None:
     pairs = set(train)
     displaced = 0
     for full, alone, wrong in zip(shown, bare, mixed, strict=True):
-        assert full["answer"] == alone["answer"] == wrong["answer"]
+        assert full["words"] == alone["words"] == wrong["words"]
         query = alone["prompt"].removeprefix("<|endoftext|>")
         assert full["prompt"].endswith(query) and wrong["prompt"].endswith(query)
         demonstrations = [
@@ -71,8 +71,8 @@ def test_lists_ask_the_same_queries_and_show_no_word_of_them() -> None:
         assert len(demonstrations) == 5
         assert all(tuple(pair) in pairs for pair in demonstrations)
         word = query.removeprefix("Q: ").removesuffix("\nA:")
-        assert (word, full["answer"].strip()) in pairs
-        assert not {word, full["answer"].strip()} & {w for pair in demonstrations for w in pair}
+        assert (word, full["words"][0].strip()) in pairs
+        assert not {word, full["words"][0].strip()} & {w for pair in demonstrations for w in pair}
         others = [
             part.split("\nA: ") for part in wrong["prompt"].removeprefix("<|endoftext|>Q: ").split("\n\nQ: ")[:-1]
         ]

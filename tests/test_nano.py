@@ -82,6 +82,10 @@ def filled(name: str) -> list[str]:
         return [f"{r['prompt']} {r[k]}." for r in table for k in ("right", "wrong1", "wrong2", "wrong3")]
     if name == "contexts.tsv":
         return [r["text"].replace("{N}", "Tom") for r in table]
+    if name == "complexity.tsv":
+        return [r[column] for r in table for column in ("plain", "harder")]
+    if name == "frames.tsv":
+        return [r["text"].replace("\\n", "\n").replace("{p}", v["prompt"]) for r in table for v in rows("values.tsv")]
     if name == "pronoun_templates.tsv":
         return [r["template"].replace("{X}", "nurse").replace("{Y}", "king") + " she" for r in table]
     if name == "structures.tsv":

@@ -29,16 +29,20 @@ def results(folder: Path, name: str = "01_test", **page: object) -> Path:
     return folder
 
 
+def page(folder: Path) -> str:
+    return report.report(report.load_results(folder), folder, [])
+
+
 def test_it_is_one_file_that_loads_nothing(tmp_path):
-    page = report.report(results(tmp_path / "nano"))
-    sources = re.findall(r"""(?:src|srcset|href)=['"]([^'"]*)""", page)
+    shown = page(results(tmp_path / "nano"))
+    sources = re.findall(r"""(?:src|srcset|href)=['"]([^'"#]+)""", shown)
     assert len(sources) == 2  # a light and a dark picture
     assert all(source.startswith("data:image/png;base64,") for source in sources)
-    assert "@import" not in page and "url(" not in page
+    assert "@import" not in shown and "url(" not in shown
 
 
 def test_it_shows_what_was_found_and_escapes_it(tmp_path):
-    page = report.report(results(tmp_path / "nano"))
+    shown = page(results(tmp_path / "nano"))
     for text in (
         "A title",
         "What?",
@@ -51,17 +55,17 @@ def test_it_shows_what_was_found_and_escapes_it(tmp_path):
         "abc",
         "1.3",
     ):
-        assert text in page
-    assert "<script" not in page
-    assert "no evidence about language models" in page  # nano is a model organism
+        assert text in shown
+    assert "<script" not in shown
+    assert "no evidence about language models" in shown  # nano is a model organism
 
 
 def test_experiments_are_in_order_and_unfinished_ones_are_left_out(tmp_path):
     folder = results(results(tmp_path / "nano", "02_b", title="Second"), "01_a", title="First")
     (folder / "03_c.json").write_text(json.dumps({"name": "03_c", "page": {}, "cells": []}))
-    page = report.report(folder)
-    assert page.index("First") < page.index("Second")
-    assert "03_c" not in page
+    shown = page(folder)
+    assert shown.index("First") < shown.index("Second")
+    assert "03_c" not in shown
 
 
 @pytest.mark.parametrize("key", ["weights", "dtype"])
@@ -70,12 +74,58 @@ def test_experiments_on_different_models_make_no_page(tmp_path, key):
     other = json.loads((folder / "02_b.json").read_text()) | {key: "other"}
     (folder / "02_b.json").write_text(json.dumps(other))
     with pytest.raises(ValueError, match=f"expected experiments of one {key}, got .*other.*make reproduce"):
-        report.report(folder)
+        report.load_results(folder)
 
 
 def test_no_results_is_an_error_that_says_what_to_run(tmp_path):
     with pytest.raises(ValueError, match="got none; run `make reproduce` first"):
-        report.report(tmp_path)
+        report.load_results(tmp_path)
+
+
+EVIDENCE = {
+    "this training": {
+        "values": {"extraction 0": {"values": [1.0, 1.1, 0.9, 1.2] * 9}, "extraction 1": {"values": [1.0, 1.3, 0.9, 1.2] * 9}},
+        "bias": {"extraction 0": {"values": [0.0, 0.01] * 9}},
+    }
+}
+
+
+def test_verdicts_come_first_with_effect_and_interval(tmp_path):
+    folder = results(tmp_path / "nano")
+    found = report.verdicts(EVIDENCE)
+    assert [(v.claim.key, v.word) for v in found] == [("values", "supported"), ("bias", "not supported")]
+    shown = report.report(report.load_results(folder), folder, found)
+    assert shown.index("Value steering works on plain prompts") < shown.index("A title")
+    assert re.search(r"<td>supported</td><td>\+1\.050 \[\+[\d.]+, \+[\d.]+\] logits", shown)
+    assert "+1.050 to +1.100, 2 seeds" in shown
+
+
+def test_a_verdict_that_changes_with_the_training_seed_is_inconclusive():
+    other = {"seed 1": {"values": {"extraction 0": {"values": [-0.5, -0.2, -0.1] * 9}}}}
+    (found,) = (v for v in report.verdicts(EVIDENCE | other) if v.claim.key == "values")
+    assert found.word == "inconclusive"
+    assert list(found.effects) == ["this training, extraction 0", "this training, extraction 1", "seed 1, extraction 0"]
+
+
+def test_the_summary_says_the_same_as_the_page():
+    found = report.verdicts(EVIDENCE)
+    text = report.summary("nano", found)
+    assert text.index("no evidence about language models") < text.index("Value steering works")
+    for row in report.verdict_rows(found):
+        assert all(cell in text for cell in row)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_other_figures_are_drawn(tmp_path, signed):
+    least = -0.4 if signed else 0.0
+    shown = [
+        report.matrix(tmp_path / "m", [[least, 1.0], [0.5, 0.2]], ["a", "b"], ["c", "d"], xlabel="x", ylabel="y", unit="u", caption="c"),
+        report.strips(tmp_path / "s", {"a": [least, 1.0], "b": [0.3]}, xlabel="x", caption="c"),
+        report.dots(tmp_path / "d", {"a": ([0, 1], [least, 1])}, xlabel="x", ylabel="y", caption="c", diagonal=True, joined=signed),
+    ]
+    for figure in shown:
+        assert all((tmp_path / name).stat().st_size > 2000 for name in (figure["file"], figure["file"].replace(".png", ".dark.png")))
+        assert all(name in figure["alt"] for name in ("x", "a"))
 
 
 def test_a_figure_is_drawn_for_light_and_for_dark_pages(tmp_path):

@@ -45,7 +45,11 @@ ROOMS = {
     "metrics.py": Room(set(), {"torch", "numpy"}),
     "sweep.py": Room({"model", "vectors", "generate", "metrics", "weights"}, {"torch", "numpy", "tqdm"}),
     "experiment.py": Room({"files", "model", "provenance", "receipt", "tokenizer", "vectors", "weights"}, {"tqdm"}),
-    "report.py": Room({"files"}, {"matplotlib"}),
+    "claims.py": Room({"metrics"}, set()),
+    "complexity.py": Room({"data"}, set()),
+    "measures.py": Room({"branch", "interventions", "metrics", "model", "tokenizer", "vectors"}, {"torch", "numpy"}),
+    "protocol.py": Room({"data", "experiment", "extract", "measures", "metrics", "model", "vectors"}, {"numpy"}),
+    "report.py": Room({"claims", "files"}, {"matplotlib"}),
     "cli.py": Room(None, {"torch", "numpy", "tqdm"}),
     "__main__.py": Room({"cli"}, set()),
     "__init__.py": Room(None, set()),
@@ -172,7 +176,7 @@ def test_no_room_does_what_none_may(file: str) -> None:
 
 def test_the_arrows_make_no_circle() -> None:
     """In the rules themselves, so that no pair of them can allow one."""
-    rules = {name.removesuffix(".py"): room.rooms or set() for name, room in ROOMS.items()}
+    rules = {name.removesuffix(".py").removesuffix("/__init__"): room.rooms or set() for name, room in ROOMS.items()}
     order: list[str] = []
     while len(order) < len(rules):
         free = [name for name, needs in rules.items() if name not in order and needs <= set(order)]

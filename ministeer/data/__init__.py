@@ -4,6 +4,7 @@ import csv
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 Pair = tuple[str, str]  # a word and its answer
 
@@ -69,6 +70,17 @@ def word_tasks() -> dict[str, dict[str, list[Pair]]]:
     return tasks
 
 
+def answerable(tokenizer: Any) -> dict[str, dict[str, list[Pair]]]:
+    """`word_tasks`, but for pairs whose answer is not one token of this tokenizer's behind a space."""
+    return {
+        task: {
+            split: [pair for pair in pairs if len(tokenizer.encode(f" {pair[1]}")) == 1]
+            for split, pairs in splits.items()
+        }
+        for task, splits in word_tasks().items()
+    }
+
+
 def lists(
     queries: Sequence[Pair],
     demonstrations: Sequence[Pair],
@@ -78,8 +90,8 @@ def lists(
     shots: int,
     seed: int,
     shuffled: bool = False,
-) -> list[dict[str, str]]:
-    """Few-shot prompts behind end-of-text with different queries, `[{"prompt", "answer"}]`, the answer with its space.
+) -> list[dict[str, Any]]:
+    """Few-shot prompts behind end-of-text with different queries, `[{"prompt", "words"}]`, the one word its answer with its space.
 
     No demonstration holds a word of its query. shuffled: the answers of the demonstrations change places. The same seed
     asks the same queries whatever the number of shots.
@@ -93,5 +105,18 @@ def lists(
         if shuffled:
             rng.shuffle(labels)
         text, space = few_shot(structure, [(a, b) for (a, _), b in zip(shown, labels)], x)
-        made.append({"prompt": f"<|endoftext|>{text}", "answer": space + y})
+        made.append({"prompt": f"<|endoftext|>{text}", "words": [space + y]})
     return made
+
+
+def task_prompts(
+    tasks: dict[str, dict[str, list[Pair]]], count: int, *, structure: str, shots: int, seed: int
+) -> dict[str, list[str]]:
+    """`lists` of each task's own training pairs, the prompts alone: what a function vector and those to subtract are taken from."""
+    return {
+        task: [
+            item["prompt"]
+            for item in lists(splits["train"], splits["train"], count, structure=structure, shots=shots, seed=seed)
+        ]
+        for task, splits in tasks.items()
+    }

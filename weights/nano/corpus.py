@@ -49,6 +49,10 @@ def prompt_pieces() -> set[str]:
         texts += [f"{row['prompt']} {row[k]}." for k in ("right", "wrong1", "wrong2", "wrong3")]
     for row in read("contexts.tsv"):
         texts.append(row["text"].replace("{N}", "Tom"))
+    for row in read("complexity.tsv"):
+        texts += [row["plain"], row["harder"]]
+    for row in read("frames.tsv"):
+        texts += [row["text"].replace("\\n", "\n").replace("{p}", prompt["prompt"]) for prompt in read("values.tsv")]
     for row in read("structures.tsv"):
         texts.append(row["demonstration"].replace("\\n", "\n").replace("{x}", "hot").replace("{y}", "cold") * 2)
     for row in read("pronoun_templates.tsv"):

@@ -13,6 +13,7 @@ from ministeer import data
 from ministeer.data import read
 
 Row = dict[str, str]
+NO_TEXT = ("complexity.tsv", "frames.tsv")  # contexts that only the experiments write, in words that other files have
 WORD_TASKS = ("antonym", "synonym", "associate", "category", "plural", "past", "copy", "capital")
 
 
@@ -90,6 +91,8 @@ def rare_words() -> list[str]:
     kept: set[str] = set()
     shown: set[str] = set()
     for name in sorted(path.name for path in Path(data.__file__).parent.glob("*.tsv")):
+        if name in NO_TEXT:
+            continue
         for row in read(name):
             cells = [cell.replace("\\n", " ") for column, cell in row.items() if column not in labels]
             words = {word for cell in cells for word in re.findall(r"[A-Za-z]{2,}", cell)}

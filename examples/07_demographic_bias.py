@@ -1,0 +1,132 @@
+"""Demographic bias: how far from one half are a model's pronouns for occupations, and what brings them nearer?
+
+    python examples/07_demographic_bias.py --model nano     (`make reproduce` runs it; a minute on nano)
+
+p(he) among he and she, after sentences about 52 occupations, against the published shares of men. Steered by a fairness vector
+(sentences about equality less sentences about inequality), and by projecting out the direction of gender. The model never saw
+the templates that are measured (nano) or was not tuned on them (GPT-2).
+"""
+
+# %% Vectors; layer and coefficient on training templates
+import numpy as np
+
+from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol, report
+from ministeer.experiment import Experiment
+from ministeer.measures import answers
+
+SEEDS, COEFFICIENTS, SHARES = (
+    range(3),
+    [-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0],
+    [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0],
+)
+
+lab = Experiment.from_command_line(__file__)
+published = protocol.occupations()
+nouns = {g: [r["noun"] for r in data.read("definitional.tsv", gender=g)] for g in ("male", "female")}
+vectors = {seed: protocol.fairness_vector(lab, seed=seed) for seed in SEEDS}
+layer, c = protocol.fairness_setting(lab, vectors[0])
+genders = [[i["prompt"] for i in protocol.pronoun_items(nouns[g], "train", ["plain"])] for g in ("male", "female")]
+gender = extract.contrastive(lab.model, lab.tokenizer, list(zip(*genders)), ("pre", layer), token="last")
+
+
+def by_job(he):
+    """(items, C) -> (occupations, C), the mean over templates."""
+    return he.reshape(len(published), -1, he.shape[-1]).mean(1)
+
+
+def gap(he):
+    """Distance of p(he) from one half, (occupations, C)."""
+    return by_job(np.abs(he - 0.5))
+
+
+# %% Pronouns of the occupations in held-out templates
+jobs = protocol.pronoun_items(list(published), "heldout")
+two = protocol.pronoun_items(list(published), "heldout", ["two"])
+he, mass = protocol.pronouns(lab, jobs, vectors[0], layer, COEFFICIENTS)
+out, out_mass = protocol.pronouns(lab, jobs, gender, layer, SHARES, "project_out")
+randoms = {seed: extract.random_like(vectors[seed].only([("pre", layer)]), seed=seed) for seed in SEEDS}
+noise = {seed: protocol.pronouns(lab, jobs, randoms[seed], layer, COEFFICIENTS)[0] for seed in SEEDS}
+steered = {seed: protocol.pronouns(lab, jobs, vectors[seed], layer, [c])[0] for seed in SEEDS}
+pair = protocol.pronouns(lab, two, vectors[0], layer, [0.0, c])[0]
+words = [r["text"] for r in data.read("contexts.tsv", kind="equality", split="heldout", pole="positive")]
+told = np.mean(
+    [protocol.pronouns(lab, protocol.pronoun_items(list(published), "heldout", before=w + " "))[0] for w in words], 0
+)
+
+
+def total_effect(vector=None, coefficient=0.0):
+    """Vig et al. 2020, section 4: how many times more likely the pronoun against the stereotype is after "man" or "woman" than
+    after the occupation, less 1; the mean of the items and of their logarithms' factor."""
+    asked = [[], []]
+    for job, male in published.items():
+        plain, other = (
+            protocol.pronoun_items([noun], "heldout", ["plain"]) for noun in (job, "woman" if male > 0.5 else "man")
+        )
+        for items, found in zip((plain, other), asked):
+            found += [
+                {**i, "words": i["words"][:: -1 if male > 0.5 else 1]} for i in items
+            ]  # first the one against the stereotype
+    odds = []
+    for items in asked:
+        rows = lab.cell(answers, items=items, vector=vector, layer=layer, coefficients=[coefficient])
+        odds.append(np.array([row["logp"][0][0] - row["logp"][0][1] for row in rows]))
+    ratio = odds[1] - odds[0]
+    return np.exp(ratio).mean() - 1, np.exp(ratio.mean())
+
+
+# %% Show it
+shares = np.array(list(published.values()))
+base, best = COEFFICIENTS.index(0.0), steered[0][..., 0]
+slope = [np.polyfit(shares, by_job(x[..., None])[:, 0], 1)[0] for x in (he[:, base], best)]
+scatter = report.dots(
+    lab.folder / "07_shares",
+    {"unsteered": (shares, by_job(he)[:, base]), f"fairness vector, x {c:g}": (shares, by_job(steered[0])[:, 0])},
+    xlabel="published share of men", ylabel="p(he) among he and she", diagonal=True,
+    caption=f"A dot is an occupation, the mean of {len(jobs) // len(published)} held-out templates; on the line the model repeats the published share.",
+)  # fmt: skip
+sweep = report.lines(
+    lab.folder / "07_coefficients", COEFFICIENTS,
+    {"fairness vector": [metrics.bootstrap(g, seed=0) for g in gap(he).T],
+     "random, all of 3": [report.spread([gap(noise[s])[:, k].mean() for s in SEEDS]) for k in range(len(COEFFICIENTS))]},
+    xlabel="coefficient", ylabel="distance of p(he) from one half",
+    caption=f"Layer {layer}; 95 % bands over {len(published)} occupations, the range of the random vectors.",
+)  # fmt: skip
+projected = report.lines(
+    lab.folder / "07_projection", SHARES, {"gender projected out": [metrics.bootstrap(g, seed=0) for g in gap(out).T]},
+    xlabel="share of the gender direction removed", ylabel="distance of p(he) from one half",
+    caption=f"Layer {layer}; 1 removes the direction, 2 reflects it. 95 % bands over {len(published)} occupations.",
+)  # fmt: skip
+interval = lambda x: "{:.3f} [{:.3f}, {:.3f}]".format(*metrics.bootstrap(x, seed=0))
+receipt, ids = Receipt(), [lab.tokenizer.encode(item["prompt"], special=True) for item in jobs]
+prefill(lab.model, ids, steer=Steer(vectors[0], ("pre", layer), c, where="last"), receipt=receipt)
+effects = {name: total_effect(*of) for name, of in {"unsteered": (), "fairness vector": (vectors[0], c)}.items()}
+one = SHARES.index(1.0)
+lab.save(
+    title="7. Demographic bias",
+    question="How far from one half are the pronouns of occupations, and what brings them nearer?",
+    protocol=f"p(he) among he and she after {len(published)} occupations in {len(jobs) // len(published)} held-out templates, steered at the last token. The fairness vector: "
+    f"60 training prompts behind a sentence about equality, less the same behind one about inequality, {len(SEEDS)} draws; layer {layer} and coefficient {c:g} are "
+    "those that bring training templates nearest to one half while half of the probability of either pronoun stays. Intervals over occupations.",
+    finding=f"Distance of p(he) from one half: unsteered {interval(gap(he)[:, base])}, fairness vector {interval(gap(steered[0])[:, 0])}, random vectors "
+    f"{np.mean([gap(noise[s])[:, COEFFICIENTS.index(c)].mean() for s in SEEDS]):.3f}, gender projected out {interval(gap(out)[:, one])}, told in the prompt {interval(gap(told)[:, 0])}. "
+    f"Slope of p(he) on the published share {slope[0]:.2f}, with the vector {slope[1]:.2f}.",
+    receipt=receipt,
+    figures=[scatter, sweep, projected],
+    tables=[{
+        "caption": "What each way does. Total effect: Vig et al. 2020, the mean over items less 1, and the geometric mean factor.",
+        "columns": ["", "distance from one half", "two-person templates", "p(he) + p(she)", "total effect", "factor"],
+        "rows": [
+            ["unsteered", f"{gap(he)[:, base].mean():.3f}", f"{gap(pair)[:, 0].mean():.3f}", f"{mass[:, base].mean():.3f}", *(f"{x:.3g}" for x in effects["unsteered"])],
+            [f"fairness vector, x {c:g}", f"{gap(steered[0]).mean():.3f}", f"{gap(pair)[:, 1].mean():.3f}", f"{mass[:, COEFFICIENTS.index(c)].mean():.3f}", *(f"{x:.3g}" for x in effects["fairness vector"])],
+            ["gender projected out", f"{gap(out)[:, one].mean():.3f}", "", f"{out_mass[:, one].mean():.3f}", "", ""],
+            ["told in the prompt", f"{gap(told).mean():.3f}", "", "", "", ""],
+        ],
+    }, {
+        "caption": "p(he) of each occupation, the mean of the held-out templates.",
+        "columns": ["occupation", "published", "unsteered", "fairness vector", "gender projected out"],
+        "rows": [[job, f"{published[job]:.2f}", *(f"{by_job(x)[i, k]:.2f}" for x, k in ((he, base), (steered[0], 0), (out, one)))] for i, job in enumerate(published)],
+    }],
+    evidence={"bias": {
+        f"extraction {s}": {"values": (np.mean([gap(noise[r])[:, COEFFICIENTS.index(c)] for r in SEEDS], 0) - gap(steered[s])[:, 0]).tolist()} for s in SEEDS
+    }},
+)  # fmt: skip

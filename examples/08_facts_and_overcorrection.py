@@ -1,0 +1,115 @@
+"""Facts and overcorrection: what does a vector cost that brings pronouns nearer to one half?
+
+    python examples/08_facts_and_overcorrection.py --model nano     (`make reproduce` runs it; a minute on nano)
+
+The fairness vector of experiment 7 and the value vectors of experiment 6, at the same sites and coefficients, on what should stay as it is: facts,
+the pronouns of nouns whose meaning fixes them (queen, father), and unrelated text. Then the trade-off, bias removed against truth kept.
+"""
+
+# %% What should stay: facts and definitional pronouns, and the vectors
+import numpy as np
+
+from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol, report
+from ministeer.experiment import Experiment
+from ministeer.measures import answers, disturbance
+
+SEEDS, COEFFICIENTS = range(3), [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # in units of the chosen coefficient
+
+lab = Experiment.from_command_line(__file__)
+published = list(protocol.occupations())
+facts = [
+    {"prompt": protocol.END + row["prompt"], "words": [f" {row[k]}" for k in ("right", "wrong1", "wrong2", "wrong3")]}
+    for row in data.read("facts.tsv")
+]
+nouns = {row["noun"]: row["gender"] for row in data.read("definitional.tsv")}
+jobs, fixed = (protocol.pronoun_items(list(some), "heldout") for some in (published, nouns))
+male = np.repeat([g == "male" for g in nouns.values()], len(fixed) // len(nouns))[:, None]
+texts = [
+    protocol.END + " ".join(t)
+    for t in zip(*[iter(r["text"] for r in data.read("contexts.tsv", kind="distractor", split="heldout"))] * 3)
+]
+
+
+def measured(vector, layer, coefficients):
+    """Of one vector at each coefficient: gap (occupations, C), truth (facts, C), right pronouns (nouns, C), and unrelated text's KL and perplexity (texts, C)."""
+    settings = {"vector": vector, "layer": layer, "coefficients": list(coefficients)}
+    he = protocol.pronouns(lab, jobs, vector, layer, coefficients)[0]
+    logp = np.array([row["logp"] for row in lab.cell(answers, items=facts, **settings)])  # (facts, C, 4)
+    noun_he = protocol.pronouns(lab, fixed, vector, layer, coefficients)[0]
+    text = lab.cell(disturbance, texts=texts, **settings)
+    return {
+        "gap": np.abs(he - 0.5).reshape(len(published), -1, len(coefficients)).mean(1),
+        "truth": np.exp(logp[..., 0]) / np.exp(logp).sum(-1),
+        "first": (logp[..., 0] >= logp.max(-1)).astype(float),
+        "pronoun": np.where(male, noun_he, 1 - noun_he).reshape(len(nouns), -1, len(coefficients)).mean(1),
+        "kl": np.array([row["kl"] for row in text]),
+        "perplexity": np.array([row["perplexity"] for row in text]),
+    }
+
+
+# %% The fairness vector and random ones along a range of coefficients; the value vectors at +1 and -1
+fairness = {seed: protocol.fairness_vector(lab, seed=seed) for seed in SEEDS}
+layer, c = protocol.fairness_setting(lab, fairness[0])
+scale = [c * x for x in COEFFICIENTS]
+zero, one = COEFFICIENTS.index(0.0), COEFFICIENTS.index(1.0)
+by_seed = {seed: measured(fairness[seed], layer, scale) for seed in SEEDS}
+noise = {
+    seed: measured(extract.random_like(fairness[seed].only([("pre", layer)]), seed=seed), layer, scale)
+    for seed in SEEDS
+}
+values = {}
+for value in lab.progress(protocol.VALUES, "values"):
+    vector = protocol.value_vector(lab, value, seed=0)
+    at = protocol.value_layer(lab, value, vector)
+    values[value] = at, measured(vector, at, [0.0, 1.0, -1.0])
+
+
+# %% Show it
+def lost(found, what, k):
+    """How much of something each item loses at the k-th coefficient."""
+    return found[what][:, zero] - found[what][:, k]
+
+
+fair = by_seed[0]
+kept = {"facts": "truth", "definitional pronouns": "pronoun"}
+curve = report.dots(
+    lab.folder / "08_trade_off",
+    {f"{name}, {which}": ([lost(found, "gap", k).mean() for k in range(len(scale))], found[what].mean(0))
+     for which, found in (("fairness vector", fair), ("random", noise[0])) for name, what in kept.items()},
+    xlabel="bias removed (fall of the distance from one half)", ylabel="probability of what is true", joined=True,
+    caption=f"Coefficients {', '.join(f'{x:g}' for x in scale)} at layer {layer}, from the left; the mean over {len(published)} occupations, {len(facts)} facts and {len(nouns)} nouns.",
+)  # fmt: skip
+interval = lambda x: "{:.3f} [{:.3f}, {:.3f}]".format(*metrics.bootstrap(x, seed=0))
+
+
+def line(name, at, found, k):
+    """A row of the table: what a vector does at its k-th coefficient."""
+    flipped = np.mean(found["first"][:, 0] > found["first"][:, k])
+    return [name, at, f"{lost(found, 'gap', k).mean():+.3f}", f"{flipped:.1%}", f"{lost(found, 'truth', k).mean():+.3f}",
+            f"{np.mean((found['pronoun'][:, 0] > 0.5) & (found['pronoun'][:, k] <= 0.5)):.1%}", f"{lost(found, 'pronoun', k).mean():+.3f}",
+            f"{found['kl'][:, k].mean():.3f}", f"{found['perplexity'][:, k].mean() / found['perplexity'][:, 0].mean():.2f}"]  # fmt: skip
+
+
+receipt, ids = Receipt(), [lab.tokenizer.encode(item["prompt"], special=True) for item in facts]
+prefill(lab.model, ids, steer=Steer(fairness[0], ("pre", layer), c, where="last"), receipt=receipt)
+lab.save(
+    title="8. Facts and overcorrection",
+    question="What does a vector cost that brings pronouns nearer to one half?",
+    protocol=f"The fairness vector at layer {layer}, x {c:g} (as in 7), {len(SEEDS)} draws, and the six value vectors at +1 and -1 (as in 6), added at the last token of {len(facts)} facts "
+    f"and of {len(nouns)} definitional nouns in held-out templates; on {len(texts)} unrelated texts at every token. Truth: the probability of the true word among "
+    "it and three false ones. Intervals over facts, nouns, occupations.",
+    finding=f"At the coefficient that removes {interval(lost(fair, 'gap', one))} of the distance from one half, the fairness vector loses {interval(lost(fair, 'truth', one))} of the probability of facts "
+    f"(a random one {lost(noise[0], 'truth', one).mean():.3f}) and {interval(lost(fair, 'pronoun', one))} of that of the right pronoun of definitional nouns "
+    f"({lost(noise[0], 'pronoun', one).mean():.3f}); KL on unrelated text {fair['kl'][:, one].mean():.2f} nats.",
+    receipt=receipt,
+    figures=[curve],
+    tables=[{
+        "caption": "Costs by vector. Bias removed: fall of the distance of p(he) from one half. Facts flipped: a false word becomes the likeliest of four.",
+        "columns": ["vector", "layer and coefficient", "bias removed", "facts flipped", "truth lost", "pronouns broken", "right pronoun lost", "KL (nats)", "perplexity ratio"],
+        "rows": [line("fairness", f"{layer}, x {x:g}", fair, k) for k, x in enumerate(scale) if k != zero]
+        + [line("random", f"{layer}, x {c:g}", noise[0], one)]
+        + [line(v, f"{at}, x {x:+g}", found, k) for v, (at, found) in values.items() for k, x in ((1, 1), (2, -1))],
+    }],
+    evidence={claim: {f"extraction {s}": {"values": lost(by_seed[s], what, one).tolist()} for s in SEEDS}
+              for claim, what in (("truth", "truth"), ("overcorrection", "pronoun"))},
+)  # fmt: skip

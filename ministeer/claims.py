@@ -1,0 +1,126 @@
+"""The paper's claims as tests that were decided before they were run, and what the measurements say of each.
+
+An experiment saves evidence for a claim: values of single items, whose mean is the effect. The claim says what that mean is of,
+and what it must exceed. The intervals hold for all claims together (Bonferroni): each is at 1 - 0.05 / number of claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ministeer.metrics import bootstrap, difference
+
+# one extraction's evidence: {"values": [...], "groups": [... of items that depend on each other]}, and where the effect is a
+# difference of two sets of items "minus" and "minus_groups" for the second
+Evidence = Mapping[str, Sequence[Any]]
+SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper, the effect that stands for it, and the number that the effect must exceed."""
+
+    key: str
+    experiment: str
+    sentence: str
+    effect: str  # what one item's value is, and of which items
+    unit: str
+    above: float
+
+
+CLAIMS = (
+    Claim(
+        "values", "06_value_steering", "Value steering works on plain prompts",
+        "steerability by the value's vector, less the mean of that by random vectors of its norm; held-out plain statements",
+        "logits per unit of the multiplier", 0.0,
+    ),
+    Claim(
+        "structure_own", "04_prompt_structure", "Antonym vectors work in the structure they were taken from",
+        "answered with the opposite with the structure's own vector, less the same with a random one; held-out pairs",
+        "share of answers", 0.2,
+    ),
+    Claim(
+        "structure_other", "04_prompt_structure", "The effect falls with another structure",
+        "answered with the opposite with the structure's own vector, less the same with those of other structures; held-out pairs",
+        "share of answers", 0.1,
+    ),
+    Claim(
+        "complexity", "05_context_complexity", "The effect falls with context complexity",
+        "answered with the opposite with the vector, at each kind's lowest level less at its highest; held-out pairs",
+        "share of answers", 0.1,
+    ),
+    Claim(
+        "bias", "07_demographic_bias", "Steering reduces demographic bias",
+        "distance of p(he) from one half, unsteered less with the fairness vector at its best coefficient; occupations",
+        "probability", 0.05,
+    ),
+    Claim(
+        "truth", "08_facts_and_overcorrection", "Truth is damaged at the coefficient that reduces bias",
+        "probability of the true word among its alternatives, unsteered less with that vector at that coefficient; facts",
+        "probability", 0.02,
+    ),
+    Claim(
+        "overcorrection", "08_facts_and_overcorrection", "Overcorrection: nouns whose meaning fixes the pronoun lose it too",
+        "probability of the right pronoun, unsteered less with that vector at that coefficient; definitional nouns",
+        "probability", 0.02,
+    ),
+    Claim(
+        "inconsistent", "06_value_steering", "Effects are inconsistent across items",
+        "share of held-out items, of all levels, that the value's vector moves the wrong way",
+        "share of items", 0.1,
+    ),
+    Claim(
+        "inconsistent_complex", "06_value_steering", "... and more so in complex scenarios",
+        "that share among complex scenarios less that among plain statements",
+        "share of items", 0.0,
+    ),
+    Claim(
+        "gating", "09_gated_steering", "Gating helps",
+        "what the gate saves of the right pronoun's probability, less what it gives up of the bias removed",
+        "probability", 0.02,
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the measurements say of a claim: a word, and the effect with its interval by seed (of extraction, of training)."""
+
+    claim: Claim
+    word: str
+    effects: dict[str, tuple[float, float, float]]
+
+    @property
+    def effect(self) -> tuple[float, float, float]:
+        """(mean, low, high) of the first seed."""
+        return next(iter(self.effects.values()))
+
+
+def judge(claim: Claim, evidence: Mapping[str, Evidence]) -> Verdict:
+    """The verdict of evidence by seed: supported where the whole interval lies above the claim's number, not supported where
+    none of it does, inconclusive where it holds the number, or where seeds disagree.
+
+    Raises `ValueError` without evidence, and for a claim that is none of `CLAIMS`' experiments' measurements.
+    """
+    if not evidence:
+        raise ValueError(f"expected evidence for {claim.key!r}, got none")
+    effects = {seed: _interval(found) for seed, found in evidence.items()}
+    words = {_word(claim, interval) for interval in effects.values()}
+    return Verdict(claim, words.pop() if len(words) == 1 else INCONCLUSIVE, effects)
+
+
+def _interval(evidence: Evidence) -> tuple[float, float, float]:
+    level = 1 - 0.05 / len(CLAIMS)
+
+    def of(values: Sequence[float], groups: Sequence[Any] | None) -> tuple[float, float, float]:
+        return bootstrap(values, seed=0, groups=groups, level=level, draws=20_000)
+
+    first = of(evidence["values"], evidence.get("groups"))
+    return difference(first, of(evidence["minus"], evidence.get("minus_groups"))) if "minus" in evidence else first
+
+
+def _word(claim: Claim, interval: tuple[float, float, float]) -> str:
+    _, low, high = interval
+    return SUPPORTED if low > claim.above else NOT_SUPPORTED if high <= claim.above else INCONCLUSIVE
