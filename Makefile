@@ -13,7 +13,7 @@ reproduce: $(READY)  ## every experiment on MODEL (nano): figures, tables and on
 	@for script in examples/[0-9]*.py; do \
 	  $(PY) $$script --model $(MODEL) --dtype $(DTYPE) --device $(DEVICE) || exit 1; \
 	done
-	@$(PY) -m ministeer.report results/$(notdir $(MODEL:%/=%))
+	@$(PY) -m ministeer.report results/$(notdir $(MODEL:%/=%)) $(wildcard weights/$(MODEL)/seed-*.json)
 
 test: $(READY)  ## the tests
 	$(PY) -m pytest
@@ -36,6 +36,7 @@ weights/nano: $(READY)  ## make the bundled model again, from nothing, and measu
 	$(PY) weights/nano/corpus.py --vocabulary weights/nano/vocab.tiktoken
 	$(PY) weights/nano/tokenizer_json.py
 	$(PY) weights/nano/train.py
+	$(PY) weights/nano/train.py --late
 	$(PY) weights/nano/evaluate.py
 
 # torch first and by its exact version, so that nothing else decides which build of it comes

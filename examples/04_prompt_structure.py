@@ -8,6 +8,8 @@ A structure counts for the claims where the model can give opposites at all: wit
 """
 
 # %% Antonym vectors: layer and coefficient on training pairs in the first structure, then the matrix on held-out ones
+from functools import cache
+
 import numpy as np
 
 from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol, report
@@ -20,6 +22,7 @@ structures = [row["structure"] for row in data.read("structures.tsv", kind="neut
 splits = data.answerable(lab.tokenizer)["antonym"]
 
 
+@cache
 def asked(structure, split="heldout", shots=0):
     return data.lists(splits[split], splits["train"], ASKED, structure=structure, shots=shots, seed=3)
 

@@ -34,7 +34,7 @@ CLAIMS = (
     Claim(
         "values", "06_value_steering", "Value steering works on plain prompts",
         "steerability by the value's vector, less the mean of that by random vectors of its norm; held-out plain statements",
-        "logits per unit of the multiplier", 0.0,
+        "logits per unit of the multiplier", 0.01,
     ),
     Claim(
         "structure_own", "04_prompt_structure", "Antonym vectors work in the structure they were taken from",

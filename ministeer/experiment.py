@@ -48,9 +48,11 @@ class Experiment:
         self.folder = Path(results) / Path(model).name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / f"{name}.json"
+        self.journal = self.folder / f"{name}.unsaved.jsonl"  # a line a cell, until `save`
         self.page: dict[str, Any] = {}
         self.evidence: dict[str, dict[str, Row]] = {}
         cells = read_json(self.path).get("cells", []) if self.path.exists() else []
+        cells += _whole_lines(self.journal)
         self._known: dict[str, Row] = {cell["key"]: cell for cell in cells}
         self._used: dict[str, Row] = {}
         self._vectors: set[Path] = set()
@@ -89,8 +91,11 @@ class Experiment:
                 "seconds": round(seconds, 2),
                 "rows": rows,
             }
-            # cells of an earlier run that were not asked for yet stay in the file: this run may be cut off as well
-            self._write(self._known.values())
+            line = json.dumps(self._known[key], default=_plain)
+            with open(
+                self.journal, "a", encoding="utf-8"
+            ) as file:  # appended: the file is not written anew for each cell
+                file.write(line + "\n")
         self._used[key] = self._known[key]
         found: list[Row] = self._known[key]["rows"]
         return found
@@ -141,13 +146,14 @@ class Experiment:
         }
         self.evidence = evidence or {}
         self._write(self._used.values())
+        self.journal.unlink(missing_ok=True)
         for path in set(self.folder.glob(f"{self.name}.*.safetensors")) - self._vectors:
             path.unlink()
         print(f"{self.name}: {finding} -> {self.path}")
         print(f"{self.name}, what was done: {receipt}")
 
     def _key(self, function: Callable[..., Any], settings: dict[str, Any]) -> str:
-        return _digest([function.__name__, inspect.getsource(function), settings, self._where(), _code()])
+        return _digest([function.__name__, _source(function), settings, self._where(), _code()])
 
     def _where(self) -> Row:
         """What the model is and what it runs on."""
@@ -163,6 +169,27 @@ class Experiment:
             "cells": list(cells),
         }
         write_text(self.path, json.dumps(everything, indent=1, ensure_ascii=False, default=_plain) + "\n")
+
+
+def _whole_lines(journal: Path) -> list[Row]:
+    """The cells of a run that was cut off; a last line that was cut off as well is taken away, so that the next one is whole."""
+    if not journal.exists():
+        return []
+    text = journal.read_text("utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        write_text(journal, whole)
+    try:
+        return [json.loads(line) for line in whole.splitlines()]
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{journal}: expected a JSON object a line, got {error}; remove it to measure again"
+        ) from error
+
+
+@cache
+def _source(function: Callable[..., Any]) -> str:
+    return inspect.getsource(function)
 
 
 def _digest(value: Any) -> str:

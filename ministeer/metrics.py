@@ -84,7 +84,8 @@ def steerability(multipliers: Sequence[float], differences: npt.ArrayLike) -> Ar
     if y.ndim != 2 or y.shape[1] != len(x) or len(set(x.tolist())) < 2:
         raise ValueError(f"expected (N, {len(x)}) differences for two or more multipliers, got {y.shape} for {list(x)}")
     centred = x - x.mean()
-    slopes: Array = y @ centred / (centred @ centred)  # (N, M) @ (M,) -> (N,)
+    # less the first column: the same slopes, and exactly 0 where nothing changes
+    slopes: Array = (y - y[:, :1]) @ centred / (centred @ centred)  # (N, M) @ (M,) -> (N,)
     return slopes
 
 

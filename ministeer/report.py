@@ -121,7 +121,9 @@ def matrix(
             for j, value in enumerate(row):
                 red, green, blue, _ = image.cmap(image.norm(value))
                 ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
-                axes.text(j, i, re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}"), ha="center", va="center", color=ink, fontsize=7)
+                axes.text(
+                    j, i, re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}"), ha="center", va="center", color=ink, fontsize=7
+                )
         axes.figure.colorbar(image, label=unit)
 
     size = {"width": 3.2 + 0.42 * len(columns), "height": 1.8 + 0.32 * len(rows)}
@@ -165,9 +167,7 @@ def dots(
             axes.axline((0, 0), slope=1, color=look.ink, linewidth=0.8)
         for (name, (x, y)), colour, mark in zip(series.items(), look.lines, "osD^vP"):
             style = "" if not joined else "--" if "random" in name else "-"
-            axes.plot(
-                x, y, color=colour, label=name, marker=mark, markersize=5, linestyle=style, alpha=0.85
-            )
+            axes.plot(x, y, color=colour, label=name, marker=mark, markersize=5, linestyle=style, alpha=0.85)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 

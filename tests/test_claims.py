@@ -17,7 +17,8 @@ def values(mean: float, n: int = 60, seed: int = 0) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize(
-    ("mean", "word"), [(1.0, SUPPORTED), (0.0, NOT_SUPPORTED), (-3.0, NOT_SUPPORTED), (0.55, INCONCLUSIVE), (0.45, INCONCLUSIVE)]
+    ("mean", "word"),
+    [(1.0, SUPPORTED), (0.0, NOT_SUPPORTED), (-3.0, NOT_SUPPORTED), (0.55, INCONCLUSIVE), (0.45, INCONCLUSIVE)],
 )
 def test_the_whole_interval_decides(mean: float, word: str) -> None:
     assert judge(CLAIM, {"0": values(mean)}).word == word

@@ -1,5 +1,7 @@
 """Contexts by degrees: a level adds one thing and leaves the rest."""
 
+from itertools import pairwise
+
 import pytest
 
 from ministeer import data
@@ -10,7 +12,9 @@ OTHERS = [("dog", "animal"), ("red", "color"), ("run", "move"), ("sad", "feeling
 
 
 def text(kind: str, level: int, shown: list[tuple[str, str]] = PAIRS, seed: int = 0) -> str:
-    made = complicated(("new", "old"), shown, structure="question_answer", kind=kind, level=level, seed=seed, others=OTHERS)
+    made = complicated(
+        ("new", "old"), shown, structure="question_answer", kind=kind, level=level, seed=seed, others=OTHERS
+    )
     assert made["words"] == [" old"]
     prompt: str = made["prompt"]
     assert prompt.startswith("<|endoftext|>")
@@ -38,7 +42,7 @@ def test_without_a_context_a_prompt_is_a_plain_list() -> None:
 
 def test_distractors_grow_in_front() -> None:
     heads = [text("distractors", level).split("\nQ: hot")[0] for level in LEVELS["distractors"][1:]]
-    for shorter, longer in zip(heads, heads[1:], strict=False):
+    for shorter, longer in pairwise(heads):
         assert longer.startswith(shorter)
     assert [head.count(".") for head in heads] == [1, 2, 4, 8]
 
@@ -47,7 +51,7 @@ def test_distractors_grow_in_front() -> None:
 def test_sentences_change_one_by_one_and_keep_their_number(kind: str, mark: str) -> None:
     heads = [text(kind, level).split("\nQ: hot")[0].removeprefix("<|endoftext|>").split(". ") for level in LEVELS[kind]]
     assert {len(head) for head in heads} == {4}
-    for before, after in zip(heads, heads[1:], strict=False):
+    for before, after in pairwise(heads):
         changed = [b for a, b in zip(before, after, strict=True) if a != b]
         assert len(changed) == 1
         assert any(m in changed[0] for m in mark.split("|"))
@@ -61,7 +65,16 @@ def test_clauses_say_the_same_acts_between_list_and_query() -> None:
 
 def test_another_tasks_pairs_stand_between_the_demonstrations() -> None:
     lines = text("interleaved", 2).removeprefix("<|endoftext|>").split("\n\n")
-    assert [line.split("\n")[0] for line in lines] == ["Q: hot", "Q: dog", "Q: up", "Q: red", "Q: in", "Q: wet", "Q: big", "Q: new"]
+    assert [line.split("\n")[0] for line in lines] == [
+        "Q: hot",
+        "Q: dog",
+        "Q: up",
+        "Q: red",
+        "Q: in",
+        "Q: wet",
+        "Q: big",
+        "Q: new",
+    ]
 
 
 def test_a_level_that_is_not_there_is_refused() -> None:

@@ -89,7 +89,7 @@ def test_each_cell_says_what_it_was_measured_on(folder):
     lab(folder).cell(measure, text="hot")
     other = lab(folder, dtype="bfloat16")
     other.cell(measure, text="hot")
-    assert [cell["dtype"] for cell in json.loads(other.path.read_text())["cells"]] == ["float32", "bfloat16"]
+    assert [json.loads(line)["dtype"] for line in other.journal.read_text().splitlines()] == ["float32", "bfloat16"]
 
 
 def test_an_interrupted_run_continues(folder):
@@ -97,12 +97,26 @@ def test_an_interrupted_run_continues(folder):
     cut.cell(measure, text="hot")
     with pytest.raises(KeyboardInterrupt):
         cut.cell(measure, text="stop")
-    assert [path.name for path in cut.folder.iterdir()] == ["01_test.json"]  # nothing half-written beside it
+    assert [path.name for path in cut.folder.iterdir()] == ["01_test.unsaved.jsonl"]
+    with open(cut.journal, "a") as file:
+        file.write('{"key": "cut off')  # a kill in the middle of a line
     calls.clear()
     again = lab(folder)
     again.cell(measure, text="hot")
     again.cell(measure, text="cold")
     assert [text for text, _ in calls] == ["cold"]
+    lab(folder).cell(measure, text="cold")
+    assert len(calls) == 1  # what came after the line that was cut off is whole
+    again.save(**PAGE)
+    assert [path.name for path in cut.folder.iterdir()] == ["01_test.json"]
+    assert len(json.loads(again.path.read_text())["cells"]) == 2
+
+
+def test_a_damaged_line_is_refused(folder):
+    cut = lab(folder)
+    cut.journal.write_text("{\n")
+    with pytest.raises(ValueError, match="unsaved.jsonl: expected a JSON object a line"):
+        lab(folder)
 
 
 def test_the_file_says_what_its_rows_depend_on_and_holds_this_runs_cells_only(folder, capsys):

@@ -87,7 +87,10 @@ def test_a_way_that_does_not_exist_is_refused():
 
 def test_unrelated_text_is_disturbed_as_each_text_alone_is():
     v, layer = vector(), 3
-    texts = ["<|endoftext|>The river runs past the old bridge.", "<|endoftext|>A cat sleeps on the chair near the window."]
+    texts = [
+        "<|endoftext|>The river runs past the old bridge.",
+        "<|endoftext|>A cat sleeps on the chair near the window.",
+    ]
     rows = disturbance(MODEL, TOKENIZER, texts=texts, vector=v, layer=layer, coefficients=[0.0, 1.5])
     for row, text in zip(rows, texts, strict=True):
         ids = torch.tensor([TOKENIZER.encode(text, special=True)])

@@ -289,6 +289,15 @@ def test_held_out_sentences_and_people_do_not_occur(text):
             assert {kind for kind, t in text if re.search(rf"\b{row['name']}\b", t)} <= {"roll", "dialogue"}
 
 
+def test_late_templates_are_in_the_late_text_alone(text):
+    late = [r["template"].replace("The {X}", "").strip() for r in rows("pronoun_templates.tsv") if r["split"] == "late"]
+    after = "\n".join(t for _, t in islice(corpus.documents(seed=7, late=True), 2_000))
+    assert late
+    for end in late:
+        assert end not in "\n".join(t for _, t in text)
+        assert after.count(end) > 20
+
+
 def test_at_most_two_distractors_before_a_list(text):
     fillers = [r["text"] for r in rows("contexts.tsv") if r["kind"] == "distractor"]
     for kind, t in text:

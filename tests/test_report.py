@@ -84,7 +84,10 @@ def test_no_results_is_an_error_that_says_what_to_run(tmp_path):
 
 EVIDENCE = {
     "this training": {
-        "values": {"extraction 0": {"values": [1.0, 1.1, 0.9, 1.2] * 9}, "extraction 1": {"values": [1.0, 1.3, 0.9, 1.2] * 9}},
+        "values": {
+            "extraction 0": {"values": [1.0, 1.1, 0.9, 1.2] * 9},
+            "extraction 1": {"values": [1.0, 1.3, 0.9, 1.2] * 9},
+        },
         "bias": {"extraction 0": {"values": [0.0, 0.01] * 9}},
     }
 }
@@ -119,12 +122,32 @@ def test_the_summary_says_the_same_as_the_page():
 def test_other_figures_are_drawn(tmp_path, signed):
     least = -0.4 if signed else 0.0
     shown = [
-        report.matrix(tmp_path / "m", [[least, 1.0], [0.5, 0.2]], ["a", "b"], ["c", "d"], xlabel="x", ylabel="y", unit="u", caption="c"),
+        report.matrix(
+            tmp_path / "m",
+            [[least, 1.0], [0.5, 0.2]],
+            ["a", "b"],
+            ["c", "d"],
+            xlabel="x",
+            ylabel="y",
+            unit="u",
+            caption="c",
+        ),
         report.strips(tmp_path / "s", {"a": [least, 1.0], "b": [0.3]}, xlabel="x", caption="c"),
-        report.dots(tmp_path / "d", {"a": ([0, 1], [least, 1])}, xlabel="x", ylabel="y", caption="c", diagonal=True, joined=signed),
+        report.dots(
+            tmp_path / "d",
+            {"a": ([0, 1], [least, 1])},
+            xlabel="x",
+            ylabel="y",
+            caption="c",
+            diagonal=True,
+            joined=signed,
+        ),
     ]
     for figure in shown:
-        assert all((tmp_path / name).stat().st_size > 2000 for name in (figure["file"], figure["file"].replace(".png", ".dark.png")))
+        assert all(
+            (tmp_path / name).stat().st_size > 2000
+            for name in (figure["file"], figure["file"].replace(".png", ".dark.png"))
+        )
         assert all(name in figure["alt"] for name in ("x", "a"))
 
 

@@ -3,6 +3,7 @@
 import csv
 import random
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,18 @@ def few_shot(structure: str, demonstrations: Sequence[Pair], query: str) -> tupl
     The prompt ends right before the answer. GPT-2's tokens begin with their space, so the space belongs to the answer:
     it is returned by itself, " " or "".
     """
-    forms = {row["structure"]: row["demonstration"].replace("\\n", "\n") for row in read("structures.tsv")}
+    forms = _forms()
     if structure not in forms:
         raise ValueError(f"expected a structure, one of {', '.join(forms)}, got {structure!r}")
     form = forms[structure]
     text = "".join(form.replace("{x}", x).replace("{y}", y) for x, y in demonstrations)
     head = form.split("{y}")[0].replace("{x}", query)
     return text + head.rstrip(" "), " " if head.endswith(" ") else ""
+
+
+@cache
+def _forms() -> dict[str, str]:
+    return {row["structure"]: row["demonstration"].replace("\\n", "\n") for row in read("structures.tsv")}
 
 
 def word_tasks() -> dict[str, dict[str, list[Pair]]]:

@@ -30,10 +30,10 @@ MIXTURE = {
 }  # fmt: skip
 
 
-def documents(seed: int) -> Iterator[tuple[str, str]]:
-    """Endless (kind, text) pairs; the same seed gives the same documents."""
+def documents(seed: int, late: bool = False) -> Iterator[tuple[str, str]]:
+    """Endless (kind, text) pairs; the same seed gives the same documents. late: those of the second, short training."""
     rng = random.Random(seed)
-    tables = kinds.load_tables()
+    tables = kinds.load_tables(late)
     makers, weights = list(MIXTURE), list(MIXTURE.values())
     while True:
         maker = rng.choices(makers, weights)[0]

@@ -13,6 +13,7 @@ from ministeer import data
 from ministeer.data import read
 
 Row = dict[str, str]
+TEMPLATE_WEIGHTS = {"plain": 4, "long": 3, "two": 3, "late": 5}
 NO_TEXT = ("complexity.tsv", "frames.tsv")  # contexts that only the experiments write, in words that other files have
 WORD_TASKS = ("antonym", "synonym", "associate", "category", "plural", "past", "copy", "capital")
 
@@ -37,8 +38,8 @@ class Tables:
     rare: list[str]  # words of held-out rows only
 
 
-def load_tables() -> Tables:
-    """Read the data files and split off what is held out."""
+def load_tables(late: bool = False) -> Tables:
+    """Read the data files and split off what is held out; late: with the templates of the second, short training."""
     antonyms: dict[str, str] = {}
     listed: dict[str, str] = {}
     for row in read("antonyms.tsv"):
@@ -67,6 +68,8 @@ def load_tables() -> Tables:
     for row in read("pronoun_templates.tsv"):
         if row["split"] == "train":
             templates.setdefault(row["kind"], []).append(row["template"])
+        elif row["split"] == "late" and late:
+            templates.setdefault("late", []).append(row["template"])
     return Tables(
         tasks=tasks,
         antonyms=antonyms,
@@ -271,7 +274,8 @@ def gender_fits(row: Row, tables: Tables, gender: str) -> bool:
 
 def pronoun_sentence(rng: random.Random, tables: Tables, noun: str, female: bool) -> str:
     """One sentence in which `noun` (with its article, or a name) is taken up by he or she, sometimes with a second one."""
-    template = rng.choice(tables.pronoun_templates[rng.choices(("plain", "long", "two"), (4, 3, 3))[0]])
+    kinds = {kind: weight for kind, weight in TEMPLATE_WEIGHTS.items() if kind in tables.pronoun_templates}
+    template = rng.choice(tables.pronoun_templates[rng.choices(list(kinds), list(kinds.values()))[0]])
     other = rng.choice(list(tables.occupations) + list(tables.definitional))
     pronoun = "she" if female else "he"
     text = template.replace("The {X}", noun).replace("{Y}", other) + f" {pronoun} {rng.choice(lx.AFTER_PRONOUN)}."

@@ -1,0 +1,88 @@
+"""Architecture: at which depth do vectors work, and in which models?
+
+    python examples/10_architecture.py --model nano     (`make reproduce` runs it; half a minute on nano)
+
+Experiments 3, 6 and 7 at every layer, against the layer's relative depth: antonym vectors, the honesty vector, the fairness vector.
+The table has a row for each model whose results lie in the same folder: run `make reproduce MODEL=...` for others
+(`gpt2` to `gpt2-xl`, or a folder, such as nano trained from another seed), then this again.
+"""
+
+# %% The three effects, by layer
+import numpy as np
+
+from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol, report
+from ministeer.experiment import Experiment
+from ministeer.files import read_json
+
+STRUCTURE, VALUE, ASKED, ENDS = "question_answer", "honesty", 40, [-1.0, 1.0]
+ANTONYMS, HONESTY, FAIRNESS = "antonyms answered", "steerability of honesty", "bias removed"
+
+lab = Experiment.from_command_line(__file__)
+config, layers = lab.model.config, protocol.layers(lab)
+splits = data.answerable(lab.tokenizer)["antonym"]
+alone = data.lists(splits["heldout"], splits["train"], ASKED, structure=STRUCTURE, shots=0, seed=3)
+items = data.read("values.tsv", value=VALUE, split="heldout")
+jobs = protocol.pronoun_items(list(protocol.occupations()), "heldout")
+
+antonyms = protocol.antonym_vector(lab, STRUCTURE, protocol.sites(lab), seed=0)
+honesty = protocol.value_vector(lab, VALUE, seed=0)
+fairness = protocol.fairness_vector(lab, seed=0)
+best, c = protocol.antonym_setting(lab, STRUCTURE, antonyms)
+_, strength = protocol.fairness_setting(lab, fairness)
+plain = np.abs(protocol.pronouns(lab, jobs)[0] - 0.5)
+
+
+def measured(vectors, layer):
+    """Of the three vectors at a layer, the effect on each item."""
+    he, _ = protocol.pronouns(lab, jobs, vectors[2], layer, [strength])
+    removed = (plain - np.abs(he - 0.5))[:, 0].reshape(len(protocol.occupations()), -1).mean(1)  # (occupations,)
+    return {
+        ANTONYMS: protocol.right(lab, alone, vectors[0], layer, [c])[:, 0],
+        HONESTY: protocol.slopes(lab, items, vectors[1], layer, ENDS),
+        FAIRNESS: removed,
+    }
+
+
+vectors = (antonyms, honesty, fairness)
+controls = [extract.random_like(vector, seed=0) for vector in vectors]
+found = {i: measured(vectors, i) for i in lab.progress(layers, "layers")}
+chance = {i: measured(controls, i) for i in lab.progress(layers, "random")}
+
+# %% Show it, beside the other models of the results folder
+depths, groups = [i / config.n_layer for i in layers], {HONESTY: [row["scenario"] for row in items]}
+figures, mine = [], []
+for name, unit in ((ANTONYMS, "share of answers"), (HONESTY, "logits per unit"), (FAIRNESS, "probability")):
+    curves = {
+        n: [metrics.bootstrap(of[i][name], seed=0, groups=groups.get(name)) for i in layers]
+        for n, of in (("vector", found), ("random", chance))
+    }
+    figures.append(report.lines(
+        lab.folder / f"10_{name.split()[0]}", depths, curves, xlabel="relative depth of the layer whose input is steered", ylabel=f"{name} ({unit})",
+        caption=f"{lab.folder.name}: {name} by depth; 95 % bands over items.",
+    ))  # fmt: skip
+    top = max(range(len(layers)), key=lambda k: curves["vector"][k][0])
+    mine += ["{:.2f} [{:.2f}, {:.2f}]".format(*curves["vector"][top]), f"{depths[top]:.2f}"]
+own = [lab.folder.name, config.n_layer, config.n_embd, config.n_head, *mine]
+others = [
+    read_json(path)["page"] for path in sorted(lab.folder.parent.glob("*/10_architecture.json")) if path != lab.path
+]
+models = [own, *(page["tables"][0]["rows"][0] for page in others if page)]
+receipt, ids = Receipt(), [lab.tokenizer.encode(item["prompt"], special=True) for item in alone]
+prefill(lab.model, ids, steer=Steer(antonyms, ("pre", best), c, where="last"), receipt=receipt)
+lab.save(
+    title="10. Architecture",
+    question="At which depth do vectors work, and in which models?",
+    protocol=f"The antonym vector x {c:g}, the {VALUE} vector from -1 to 1 and the fairness vector x {strength:g} at every layer, on held-out pairs, scenarios and templates "
+    "(coefficients chosen on training items); one random vector of equal norm each. A row for each model with results beside these; a model's best layer is that of these items, "
+    "so the best effect is a little flattering.",
+    finding=f"{lab.folder.name}, {config.n_layer} layers of width {config.n_embd}: " + "; ".join(
+        f"{name} at most {effect}, at relative depth {depth}" for name, effect, depth in zip((ANTONYMS, HONESTY, FAIRNESS), mine[::2], mine[1::2], strict=True)
+    ) + f". Models compared: {len(models)}.",
+    receipt=receipt,
+    figures=figures,
+    tables=[{
+        "caption": "The largest effect of each vector and the relative depth of its layer, by model.",
+        "columns": ["model", "layers", "width", "heads", *(f"{name}{more}" for name in (ANTONYMS, HONESTY, FAIRNESS) for more in ("", ", at depth"))],
+        "rows": models,
+    }],
+)  # fmt: skip

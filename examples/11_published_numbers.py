@@ -1,0 +1,165 @@
+"""Published numbers: what others measured on GPT-2 checkpoints, measured again and set beside theirs.
+
+    python examples/11_published_numbers.py --model gpt2-xl     (needs a GPT-2 checkpoint; does nothing on nano)
+
+Activation addition of " weddings": the perplexity of a text about weddings and of one about shipping, by layer and coefficient, and how many of
+200 completions speak of weddings (Turner et al. 2023). The total effect of gender on the pronoun after occupations (Vig et al. 2020).
+Their texts are their own; those measured here are this project's, so agreement is one of shape and size, not of digits.
+"""
+
+# %% What is measured: perplexity without the injected positions, and sampled text
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ministeer import Receipt, Steer, data, extract, generate, metrics, prefill, protocol, report
+from ministeer.experiment import Experiment
+from ministeer.measures import answers
+from ministeer.model import pad
+
+DATA = Path(data.__file__).parent
+TOPICS, WORDS = (
+    ("weddings", "shipping"),
+    ("wedding", "weddings", "wed", "bride", "groom", "marry", "married", "marriage", "bridesmaid", "honeymoon"),
+)
+COEFFICIENTS, PROMPT, COMPLETIONS = [-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0], "I went up to my friend and said", 200
+# Vig et al. 2020, table 1, templates of Winogender with the shares of the Bureau of Labor Statistics: total effect by size
+VIG = {"gpt2": 0.020, "gpt2-medium": 0.128, "gpt2-large": 0.173, "gpt2-xl": 0.168}
+
+
+def perplexities(model, tokenizer, *, vector, layer, coefficients, texts):
+    """Perplexity of each text at each coefficient; the first tokens, where the vector lies, do not count."""
+    ids, positions = pad([[tokenizer.eot, *tokenizer.encode(text)] for text in texts])
+    counted = positions >= len(vector["pre", layer])
+    rows = [{"perplexity": []} for _ in texts]
+    for c in coefficients:
+        steer = Steer(vector, ("pre", layer), c, where="front")
+        adds = {("pre", layer): steer.add(positions, (positions >= 0).sum(1))}
+        with torch.no_grad():
+            logits = model(ids.to(model.wte.weight.device), adds=adds)
+        for row, p in zip(rows, metrics.perplexity(logits, ids.to(logits.device), counted).tolist(), strict=True):
+            row["perplexity"].append(p)
+    return rows
+
+
+def completions(model, tokenizer, *, vector, layer, coefficient, prompt, count, seed):
+    """Texts sampled as in the paper, 50 at a time."""
+    rows, ids = [], [tokenizer.eot, *tokenizer.encode(prompt)]
+    for first in range(0, count, 50):
+        some = range(first, min(first + 50, count))
+        steer = [Steer(vector, ("pre", layer), coefficient, where="front")] if coefficient else None
+        texts = generate(model, [ids for _ in some], max_new_tokens=40, steer=steer, top_p=0.3, frequency_penalty=1.0,
+                         generator=[torch.Generator().manual_seed(seed + i) for i in some], stop=[tokenizer.eot])  # fmt: skip
+        rows += [{"text": tokenizer.decode(text[len(ids) :])} for text in texts]
+    return rows
+
+
+# %% Measure it
+lab = Experiment.from_command_line(__file__)
+if lab.model.config.vocab_size < 50257:
+    print(f"{lab.name}: not run, it needs GPT-2's vocabulary, which {lab.model_name} does not have")
+    sys.exit()
+published = json.loads((DATA / "published_actadd_perplexity.json").read_text("utf-8"))
+texts = [(DATA / f"passage_{topic}.txt").read_text("utf-8") for topic in TOPICS]
+depth = lab.model.config.n_layer
+theirs = [0, 2, 4, 6, 10, 16, 20, 30, 40]  # of 48
+layers = [round(i * depth / 48) for i in theirs]
+vector = lab.vector(
+    extract.activation_addition, positive=" weddings", negative="", sites=sorted({("pre", i) for i in layers})
+)
+ratios = {}  # (layer, topic) -> of each coefficient
+for i in lab.progress(sorted(set(layers)), "layers"):
+    for topic, row in zip(
+        TOPICS, lab.cell(perplexities, vector=vector, layer=i, coefficients=COEFFICIENTS, texts=texts), strict=True
+    ):
+        ratios[i, topic] = np.array(row["perplexity"]) / row["perplexity"][COEFFICIENTS.index(0.0)]
+six, sixteen = layers[theirs.index(6)], layers[theirs.index(16)]
+settings = {"vector": vector, "layer": six, "prompt": PROMPT, "count": COMPLETIONS, "seed": 0}
+spoken = {c: lab.cell(completions, coefficient=c, **settings) for c in lab.progress((0.0, 1.0), "completions")}
+success = {
+    c: np.mean([any(f" {word}" in row["text"].lower() for word in WORDS) for row in rows]) for c, rows in spoken.items()
+}
+
+
+def odds(nouns, against):
+    """log p(the pronoun against the stereotype) - log p(the other) after each noun in each plain template."""
+    asked = [
+        {**item, "words": item["words"][::-1] if flip else item["words"]}
+        for noun, flip in zip(nouns, against, strict=True)
+        for item in protocol.pronoun_items([noun], "heldout", ["plain"])
+    ]
+    return np.array([row["logp"][0] for row in lab.cell(answers, items=asked)]) @ [1, -1]
+
+
+jobs = protocol.occupations()
+masculine = [share > 0.5 for share in jobs.values()]  # the pronoun against the stereotype is then she
+effect = np.exp(odds(["woman" if m else "man" for m in masculine], masculine) - odds(list(jobs), masculine)) - 1
+
+# %% Show it
+one, line = COEFFICIENTS.index(1.0), "by_layer_at_coeff_1"
+table = []
+for topic in TOPICS:
+    for their_layer, i in zip(theirs, layers, strict=True):
+        table.append(
+            (
+                f"perplexity ratio, {topic}, layer {i} (theirs {their_layer}), c 1",
+                published[line][topic][their_layer],
+                ratios[i, topic][one],
+            )
+        )
+    for their_layer, i in ((6, six), (16, sixteen)):
+        theirs_by_c = published["by_coeff"][f"layer_{their_layer}"][topic]
+        for c in (-1.0, 2.0, 3.0, 4.0):
+            their_value = dict(zip(theirs_by_c["coeff"], next(v for k, v in theirs_by_c.items() if k != "coeff")))[c]
+            table.append(
+                (
+                    f"perplexity ratio, {topic}, layer {i} (theirs {their_layer}), c {c:g}",
+                    their_value,
+                    ratios[i, topic][COEFFICIENTS.index(c)],
+                )
+            )
+table += [
+    ("completions about weddings, layer 6, c 1", 0.90, success[1.0]),
+    ("completions about weddings, unsteered", 0.02, success[0.0]),
+]
+table.append(
+    ("total effect of gender (theirs on Winogender's templates)", VIG.get(lab.model_name, float("nan")), effect.mean())
+)
+figure = report.dots(
+    lab.folder / "11_perplexity",
+    {f"{topic}, {whose}": (x, y) for topic in TOPICS for whose, x, y in (
+        ("published for GPT-2 XL", np.arange(48) / 48, published[line][topic]),
+        ("here", np.array(layers) / depth, [ratios[i, topic][one] for i in layers]),
+    )},
+    xlabel="relative depth of the layer", ylabel="perplexity, steered / unsteered", joined=True,
+    caption='" weddings" less "", coefficient 1. The published texts are other texts on the same topics.',
+)  # fmt: skip
+receipt = Receipt()
+prefill(
+    lab.model,
+    [[lab.tokenizer.eot, *lab.tokenizer.encode(PROMPT)]],
+    steer=Steer(vector, ("pre", six), where="front"),
+    receipt=receipt,
+)
+lab.save(
+    title="11. Published numbers",
+    question="Does this code measure on GPT-2 checkpoints what others published?",
+    protocol=f"Perplexity of two texts of this project, the injected positions left out; {COMPLETIONS} completions of {PROMPT!r}, T 1, top-p .3, frequency penalty 1. Published "
+    "values are of GPT-2 XL (Turner et al. 2023; Vig et al. 2020 by size); for another size layers are matched by relative depth.",
+    finding=f"Completions about weddings: {success[1.0]:.0%} with the vector, {success[0.0]:.0%} without (published: over 90 %, about 2 %). Largest difference of a perplexity ratio "
+    f"from the published: {max(abs(ours - theirs) for name, theirs, ours in table if name.startswith('perplexity')):.3f}.",
+    receipt=receipt,
+    figures=[figure],
+    tables=[{
+        "caption": "Published, here, and the difference.",
+        "columns": ["what", "published", "here", "difference"],
+        "rows": [[name, f"{theirs:.3f}", f"{ours:.3f}", f"{ours - theirs:+.3f}"] for name, theirs, ours in table],
+    }, {
+        "caption": "Completions without and with the vector.",
+        "columns": ["without", "with"],
+        "rows": [[a["text"], b["text"]] for a, b in zip(spoken[0.0][:8], spoken[1.0][:8], strict=True)],
+    }],
+)  # fmt: skip
