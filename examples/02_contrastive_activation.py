@@ -6,8 +6,7 @@ The vector is a mean difference over pairs of texts, read in two ways: at the an
 and at the last token of a prompt whose context differs, where the answer is still to come. A third is a control: the
 answers alone, without any scenario, since training and held-out scenarios share answer words.
 Expected on nano: in the upper half of the layers the contrast in the context moves every item. The one in the answer, which is
-read one token later than it is added, moves them a quarter as much there and the wrong way below; the answers alone do
-only the latter, and random vectors neither.
+read one token later than it is added, moves them a sixth as much there; the answers alone and random vectors do nothing of the kind.
 """
 
 # %% Vectors, in three readings and at random

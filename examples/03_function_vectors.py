@@ -4,8 +4,8 @@
 
 The prompt is a word and nothing else ("Q: big A:"). Added to the stream at its last token is what ten-shot lists of antonyms
 leave there: the mean stream less that of other tasks, or the sum of what the heads write that causal mediation picks.
-Expected on nano: without a vector no answer is the opposite; with one most are, from the layer on in which lists of antonyms are
-told apart from others; the heads' sum, which is of no layer, works below it. The vector of synonyms and random ones do nothing.
+Expected on nano: without a vector hardly an answer is the opposite; with one most are, from the layer on in which lists of antonyms are
+told apart from others; the heads' sum, which is of no layer, works below it. Vectors of other tasks and random ones do nothing.
 """
 
 # %% What each head does for the answer

@@ -261,7 +261,7 @@ def verdict_rows(found: Sequence[Verdict]) -> list[list[str]]:
 
 
 EXPLAINED = (
-    "Each claim is tested by an effect and a number it must exceed, both fixed in claims.py before any run. Supported: the whole interval lies "
+    "Each claim is tested by an effect and a number it must exceed, both fixed in claims.py before the run. Supported: the whole interval lies "
     "above the number. Not supported: none of it does. Inconclusive: the interval holds the number, or seeds of extraction or of training disagree. "
     f"Intervals are at 1 - 0.05 / {len(CLAIMS)}, so that they hold for all claims together."
 )
@@ -292,12 +292,16 @@ def report(done: Sequence[dict[str, Any]], folder: Path, found: Sequence[Verdict
     introduction = INTRODUCTION.get(first["model"], OTHERWISE.format(model=first["model"]))
     body = [f"<p>{html.escape(introduction)}</p>"]
     if found:
-        body.append("<h2 id='verdicts'>Verdicts</h2>" + _table(EXPLAINED, COLUMNS, verdict_rows(found)))
+        rows = verdict_rows(found)
+        body.append(f"<h2 id='verdicts'>Verdicts</h2><p>{html.escape(EXPLAINED)}</p>")
+        body.append(_table("What the measurements say.", COLUMNS[:4], [row[:4] for row in rows]))
+        details = [[row[0], *row[4:]] for row in rows]
+        body.append(_table("What each verdict rests on.", [COLUMNS[0], *COLUMNS[4:]], details))
     body.append(
         "<p>" + " · ".join(f"<a href='#{e['name']}'>{html.escape(e['page']['title'])}</a>" for e in done) + "</p>"
     )
     body += [_section(folder, experiment) for experiment in done]
-    rows = [
+    settings = [
         [e["name"], e["model"], e["weights"], e["dtype"], e["device"], f"{sum(c['seconds'] for c in e['cells']):.1f}"]
         for e in done
     ]
@@ -306,7 +310,7 @@ def report(done: Sequence[dict[str, Any]], folder: Path, found: Sequence[Verdict
         + _table(
             "What each experiment was measured on; every cell's settings and rows are in the JSON file of its name.",
             ["experiment", "model", "weights", "dtype", "device", "seconds"],
-            rows,
+            settings,
         )
     )
     return PAGE.format(title=f"Steering {html.escape(first['model'])}", body="\n".join(body))
