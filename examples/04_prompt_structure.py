@@ -30,7 +30,14 @@ def asked(structure, split="heldout", shots=0):
 first = protocol.antonym_vector(lab, structures[0], protocol.sites(lab), seed=0)
 layer, c = protocol.antonym_setting(lab, structures[0], first)
 knows = {s: protocol.right(lab, asked(s, "train", SHOTS)).mean() for s in structures}
-known = [s for s in structures if knows[s] >= 0.5] or structures
+known = [s for s in structures if knows[s] >= 0.5]
+if enough := len(known) > 1:
+    counted = f"the {len(known)} structures in which the model gives half of the opposites with {SHOTS} demonstrations"
+else:  # shown all the same, but no evidence for a claim
+    known, counted = (
+        structures,
+        f"no structure, as the model gives half of the opposites in {len(known)} of them with {SHOTS} demonstrations",
+    )
 alone = {s: protocol.right(lab, asked(s))[:, 0] for s in structures}
 found = {}  # (seed, from, in) -> whether each held-out pair is right
 for seed in lab.progress(SEEDS, "seeds of extraction"):
@@ -59,7 +66,7 @@ for source, around in frames.items():
 own, others, chance = ({} for _ in range(3))  # by seed: of each pair, the mean over known structures
 for seed in SEEDS:
     own[seed] = np.mean([found[seed, s, s] for s in known], 0)
-    others[seed] = np.mean([found[seed, s, t] for s in known for t in known if s != t] or [own[seed]], 0)
+    others[seed] = np.mean([found[seed, s, t] for s in known for t in known if s != t], 0)
     chance[seed] = np.mean([found[seed, "random", s] for s in known], 0)
 unknown = [s for s in structures if s not in known]
 elsewhere = [found[0, s, t] for s in known for t in unknown]
@@ -74,7 +81,9 @@ value_grid = report.matrix(
     ylabel="taken from", xlabel="added in", unit="steerability (logits per unit)",
     caption=f"The {VALUE} vector at layer {value_layer}, {len(scenarios)} items of held-out scenarios.",
 )  # fmt: skip
-interval = lambda x: "{:.2f} [{:.2f}, {:.2f}]".format(*metrics.bootstrap(x, seed=0))
+pairs = [item["pair"] for item in asked(structures[0])]  # of every structure the same, some both ways round
+interval = lambda x, of=pairs: "{:.2f} [{:.2f}, {:.2f}]".format(*metrics.bootstrap(x, seed=0, groups=of))
+by_scenario = [row["scenario"] for row in scenarios]
 same = np.mean([moved[f, f] for f in frames], 0)
 cross = np.mean([moved[f, g] for f in frames for g in frames if f != g], 0)
 receipt = Receipt()
@@ -85,16 +94,15 @@ lab.save(
     question="Does a vector taken from prompts of one structure work in prompts of another?",
     protocol=f"Antonym vectors (less those of {', '.join(protocol.TASKS[1:])}) from 25 lists of {SHOTS} in each of {len(structures)} structures, "
     f"added at the last token of zero-shot prompts in each. Layer and coefficient chosen on training pairs in {structures[0]}. "
-    f"Claims count the {len(known)} structures in which the model gives half of the opposites with {SHOTS} demonstrations; "
-    f"{len(SEEDS)} draws of the lists. Random vectors of equal norm. Intervals over pairs.",
-    finding=f"Of held-out pairs, in the {len(known)} structures that the model knows: with the structure's own vector {interval(own[0])}, with another's "
+    f"Claims count {counted}; {len(SEEDS)} draws of the lists. Random vectors of equal norm. Intervals over pairs.",
+    finding=f"Of held-out pairs, in {len(known)} structures{' that the model knows' if enough else ''}: with the structure's own vector {interval(own[0])}, with another's "
     f"{interval(others[0])}, with a random one {interval(chance[0])}, without {interval(np.mean([alone[s] for s in known], 0))}"
     + (f"; in the {len(unknown)} others, with a known structure's {interval(np.mean(elsewhere, 0))}" if elsewhere else "")
-    + f". Steerability of {VALUE}: in the same frame {interval(same)}, in another {interval(cross)}.",
+    + f". Steerability of {VALUE}: in the same frame {interval(same, by_scenario)}, in another {interval(cross, by_scenario)}.",
     receipt=receipt,
     figures=[grid, value_grid],
     evidence={
-        "structure_own": {f"extraction {s}": {"values": (own[s] - chance[s]).tolist()} for s in SEEDS},
-        "structure_other": {f"extraction {s}": {"values": (own[s] - others[s]).tolist()} for s in SEEDS},
+        claim: {f"extraction {s}": {"values": (own[s] - less[s]).tolist(), "groups": pairs} for s in SEEDS}
+        for claim, less in (("structure_own", chance), ("structure_other", others)) if enough
     },
 )  # fmt: skip

@@ -30,7 +30,7 @@ def asked(way, kind, level):
         pairs = [train[i] for i in rng.permutation(len(train)) if not {*train[i]} & {*query}]
         synonyms = tasks["synonym"]["train"]
         form = {"structure": NAMED if way == SAID else STRUCTURE, "kind": kind, "level": level, "seed": seed}
-        others = [synonyms[i] for i in rng.permutation(len(synonyms))[:4]]
+        others = [synonyms[i] for i in rng.permutation(len(synonyms)) if not {*synonyms[i]} & {*query}][:4]
         items.append(complicated(query, pairs[:SHOTS] if way == SHOWN else [], others=others, **form))
     return items
 
@@ -49,9 +49,10 @@ for kind, levels in lab.progress(LEVELS.items(), "kinds"):
 
 # %% Show it
 ways = (VECTOR, SHOWN, SAID, ALONE)
+pairs = [" ".join(sorted(query)) for query in held_out]  # each is asked both ways round
 figures = [
     report.lines(
-        lab.folder / f"05_{kind}", levels, {way: [metrics.bootstrap(found[way, kind, i], seed=0) for i in levels] for way in ways},
+        lab.folder / f"05_{kind}", levels, {way: [metrics.bootstrap(found[way, kind, i], seed=0, groups=pairs) for i in levels] for way in ways},
         xlabel=f"level of {kind}", ylabel="answers that are the opposite",
         caption=f"{kind.capitalize()}: {len(held_out)} held-out pairs, 95 % bands over pairs; vector at layer {layer}, x {c:g}.",
     )
@@ -69,13 +70,13 @@ def fall(way, kind):
 falls = {way: np.mean([fall(way, kind) for kind in LEVELS], 0) for way in (VECTOR, SHOWN, SAID)}
 receipt, ids = Receipt(), [lab.tokenizer.encode(item["prompt"], special=True) for item in asked(VECTOR, "clauses", 4)]
 prefill(lab.model, ids, steer=Steer(vectors[0], ("pre", layer), c, where="last"), receipt=receipt)
-interval = lambda x: "{:.2f} [{:.2f}, {:.2f}]".format(*metrics.bootstrap(x, seed=0))
+interval = lambda x: "{:.2f} [{:.2f}, {:.2f}]".format(*metrics.bootstrap(x, seed=0, groups=pairs))
 lab.save(
     title="5. Context complexity",
     question="When the context grows more complex, does the effect of a vector fall, and does the model itself fail there too?",
     protocol=f"{len(held_out)} held-out pairs in contexts of {len(LEVELS)} kinds; within a kind only the level changes. The vector is taken from plain lists, "
     f"at layer {layer}, x {c:g}, chosen on training pairs without context. {len(SEEDS)} draws of the lists. Intervals over pairs.",
-    finding="Share of answers lost from the lowest to the highest level, mean of the kinds: "
+    finding="Share of answers lost from the lowest to the highest level, mean of the kinds (of the vector, what it adds to the word alone): "
     + "; ".join(f"{way} {interval(falls[way])}" for way in falls) + ". By kind, with the vector: "
     + "; ".join(f"{kind} {interval(fall(VECTOR, kind))}" for kind in LEVELS) + ".",
     receipt=receipt,
@@ -85,5 +86,5 @@ lab.save(
         "columns": ["kind", *(f"{way}, {end}" for way in ways for end in ("lowest", "highest"))],
         "rows": [[kind, *(f"{found[way, kind, levels[end]].mean():.2f}" for way in ways for end in (0, -1))] for kind, levels in LEVELS.items()],
     }],
-    evidence={"complexity": {f"extraction {s}": {"values": np.mean([fall(s, k) for k in LEVELS], 0).tolist()} for s in SEEDS}},
+    evidence={"complexity": {f"extraction {s}": {"values": np.mean([fall(s, k) for k in LEVELS], 0).tolist(), "groups": pairs} for s in SEEDS}},
 )  # fmt: skip

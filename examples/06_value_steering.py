@@ -13,7 +13,7 @@ from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol,
 from ministeer.experiment import Experiment
 
 LEVELS, SEEDS = ("plain", "short", "complex"), range(3)
-MULTIPLIERS, ENDS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5], [-1.0, 1.0]  # Tan et al. 2024; for random vectors
+MULTIPLIERS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]  # Tan et al. 2024
 
 lab = Experiment.from_command_line(__file__)
 rows, chosen = [], {}  # one row an item
@@ -23,7 +23,7 @@ for value in lab.progress(protocol.VALUES, "values"):
     chosen[value] = layer = protocol.value_layer(lab, value, vectors[0])
     slopes = [protocol.slopes(lab, held, vector, layer, MULTIPLIERS) for vector in vectors]
     controls = [extract.random_like(vector.only([("pre", layer)]), seed=seed) for seed, vector in zip(SEEDS, vectors)]
-    chance = np.mean([protocol.slopes(lab, held, control, layer, ENDS) for control in controls], 0)
+    chance = np.mean([protocol.slopes(lab, held, control, layer, MULTIPLIERS) for control in controls], 0)
     told = [
         data.read("contexts.tsv", kind=f"instruction {value}", split="train", pole=p)[0]["text"]
         for p in ("positive", "negative")

@@ -49,9 +49,8 @@ noise = {seed: protocol.pronouns(lab, jobs, randoms[seed], layer, COEFFICIENTS)[
 steered = {seed: protocol.pronouns(lab, jobs, vectors[seed], layer, [c])[0] for seed in SEEDS}
 pair = protocol.pronouns(lab, two, vectors[0], layer, [0.0, c])[0]
 words = [r["text"] for r in data.read("contexts.tsv", kind="equality", split="heldout", pole="positive")]
-told = np.mean(
-    [protocol.pronouns(lab, protocol.pronoun_items(list(published), "heldout", before=w + " "))[0] for w in words], 0
-)
+spoken = [protocol.pronoun_items(list(published), "heldout", before=f"{sentence} ") for sentence in words]
+told = np.mean([gap(protocol.pronouns(lab, items)[0]) for items in spoken], 0)  # (occupations, 1)
 
 
 def total_effect(vector=None, coefficient=0.0):
@@ -106,9 +105,10 @@ lab.save(
     question="How far from one half are the pronouns of occupations, and what brings them nearer?",
     protocol=f"p(he) among he and she after {len(published)} occupations in {len(jobs) // len(published)} held-out templates, steered at the last token. The fairness vector: "
     f"60 training prompts behind a sentence about equality, less the same behind one about inequality, {len(SEEDS)} draws; layer {layer} and coefficient {c:g} are "
-    "those that bring training templates nearest to one half while half of the probability of either pronoun stays. Intervals over occupations.",
+    "those of the grid that bring training templates nearest to one half while half of the probability of either pronoun stays"
+    f"{' (the largest coefficient of the grid)' if c == protocol.COEFFICIENTS[-1] else ''}. Intervals over occupations.",
     finding=f"Distance of p(he) from one half: unsteered {interval(gap(he)[:, base])}, fairness vector {interval(gap(steered[0])[:, 0])}, random vectors "
-    f"{np.mean([gap(noise[s])[:, COEFFICIENTS.index(c)].mean() for s in SEEDS]):.3f}, gender projected out {interval(gap(out)[:, one])}, told in the prompt {interval(gap(told)[:, 0])}. "
+    f"{np.mean([gap(noise[s])[:, COEFFICIENTS.index(c)].mean() for s in SEEDS]):.3f}, gender projected out {interval(gap(out)[:, one])}, told in the prompt {interval(told[:, 0])}. "
     f"Slope of p(he) on the published share {slope[0]:.2f}, with the vector {slope[1]:.2f}.",
     receipt=receipt,
     figures=[scatter, sweep, projected],
@@ -119,7 +119,7 @@ lab.save(
             ["unsteered", f"{gap(he)[:, base].mean():.3f}", f"{gap(pair)[:, 0].mean():.3f}", f"{mass[:, base].mean():.3f}", *(f"{x:.3g}" for x in effects["unsteered"])],
             [f"fairness vector, x {c:g}", f"{gap(steered[0]).mean():.3f}", f"{gap(pair)[:, 1].mean():.3f}", f"{mass[:, COEFFICIENTS.index(c)].mean():.3f}", *(f"{x:.3g}" for x in effects["fairness vector"])],
             ["gender projected out", f"{gap(out)[:, one].mean():.3f}", "", f"{out_mass[:, one].mean():.3f}", "", ""],
-            ["told in the prompt", f"{gap(told).mean():.3f}", "", "", "", ""],
+            ["told in the prompt", f"{told.mean():.3f}", "", "", "", ""],
         ],
     }, {
         "caption": "p(he) of each occupation, the mean of the held-out templates.",

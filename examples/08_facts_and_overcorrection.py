@@ -70,7 +70,13 @@ def lost(found, what, k):
     return found[what][:, zero] - found[what][:, k]
 
 
+def chance(what):
+    """The same by random vectors, the mean of all."""
+    return np.mean([lost(noise[seed], what, one) for seed in SEEDS], 0)
+
+
 fair = by_seed[0]
+relations = [row["relation"] for row in data.read("facts.tsv")]
 kept = {"facts": "truth", "definitional pronouns": "pronoun"}
 curve = report.dots(
     lab.folder / "08_trade_off",
@@ -79,7 +85,7 @@ curve = report.dots(
     xlabel="bias removed (fall of the distance from one half)", ylabel="probability of what is true", joined=True,
     caption=f"Coefficients {', '.join(f'{x:g}' for x in scale)} at layer {layer}, from the left; the mean over {len(published)} occupations, {len(facts)} facts and {len(nouns)} nouns.",
 )  # fmt: skip
-interval = lambda x: "{:.3f} [{:.3f}, {:.3f}]".format(*metrics.bootstrap(x, seed=0))
+interval = lambda x, of=None: "{:.3f} [{:.3f}, {:.3f}]".format(*metrics.bootstrap(x, seed=0, groups=of))
 
 
 def line(name, at, found, k):
@@ -97,10 +103,10 @@ lab.save(
     question="What does a vector cost that brings pronouns nearer to one half?",
     protocol=f"The fairness vector at layer {layer}, x {c:g} (as in 7), {len(SEEDS)} draws, and the six value vectors at +1 and -1 (as in 6), added at the last token of {len(facts)} facts "
     f"and of {len(nouns)} definitional nouns in held-out templates; on {len(texts)} unrelated texts at every token. Truth: the probability of the true word among "
-    "it and three false ones. Intervals over facts, nouns, occupations.",
-    finding=f"At the coefficient that removes {interval(lost(fair, 'gap', one))} of the distance from one half, the fairness vector loses {interval(lost(fair, 'truth', one))} of the probability of facts "
-    f"(a random one {lost(noise[0], 'truth', one).mean():.3f}) and {interval(lost(fair, 'pronoun', one))} of that of the right pronoun of definitional nouns "
-    f"({lost(noise[0], 'pronoun', one).mean():.3f}); KL on unrelated text {fair['kl'][:, one].mean():.2f} nats.",
+    "it and three false ones. Intervals over relations of facts, nouns, occupations.",
+    finding=f"At the coefficient that removes {interval(lost(fair, 'gap', one))} of the distance from one half, the fairness vector loses {interval(lost(fair, 'truth', one), relations)} of the probability of facts "
+    f"(random ones {chance('truth').mean():.3f}) and {interval(lost(fair, 'pronoun', one))} of that of the right pronoun of definitional nouns "
+    f"({chance('pronoun').mean():.3f}); KL on unrelated text {fair['kl'][:, one].mean():.2f} nats.",
     receipt=receipt,
     figures=[curve],
     tables=[{
@@ -110,6 +116,8 @@ lab.save(
         + [line("random", f"{layer}, x {c:g}", noise[0], one)]
         + [line(v, f"{at}, x {x:+g}", found, k) for v, (at, found) in values.items() for k, x in ((1, 1), (2, -1))],
     }],
-    evidence={claim: {f"extraction {s}": {"values": lost(by_seed[s], what, one).tolist()} for s in SEEDS}
-              for claim, what in (("truth", "truth"), ("overcorrection", "pronoun"))},
+    evidence={
+        claim: {f"extraction {s}": {"values": (lost(by_seed[s], what, one) - chance(what)).tolist(), "groups": of} for s in SEEDS}
+        for claim, what, of in (("truth", "truth", relations), ("overcorrection", "pronoun", list(nouns)))
+    },
 )  # fmt: skip

@@ -3,8 +3,9 @@
     python examples/09_gated_steering.py --model nano     (`make reproduce` runs it; half a minute on nano)
 
 The paper's future work. A gate reads the prompt's stream along one direction (occupations less nouns whose meaning fixes the pronoun)
-and lets the fairness vector of experiment 7 act only above a threshold, fitted on half of the nouns, occupations and facts in
-training templates. Measured on the other half, in held-out templates.
+and lets the fairness vector of experiment 7 act only above a threshold, fitted on half of the nouns and occupations in training
+templates and half of the facts. Measured on the other half: nouns and occupations in held-out templates, facts of the same relations.
+The vector, its layer and coefficient are those of experiment 7, of all occupations in training templates.
 """
 
 # %% What the gate is fitted on, and what it is measured on
@@ -83,7 +84,7 @@ lab.save(
     title="9. Context-sensitive steering",
     question="Does it help to steer only where the context calls for it?",
     protocol=f"The fairness vector of 7 at layer {layer}, x {c:g}, behind a gate on the cosine of the prompt's last stream at layer {gate_layer} with a direction (occupations less definitional "
-    f"nouns). Direction and threshold from half of the occupations, nouns and facts in training templates; measured on the other half in held-out templates. {len(SEEDS)} draws of the vector.",
+    f"nouns). Direction and threshold from half of the occupations, nouns and facts in training templates; measured on the other half, nouns and occupations in held-out templates; vector, layer and coefficient are of all occupations in training templates. {len(SEEDS)} draws of the vector.",
     finding="The gate opens for " + ", ".join(f"{share:.0%} of {name}" for name, share in opens.items()) + f". At the same coefficient it saves {interval(saved[0])} of the right pronoun's "
     f"probability and gives up {interval(given_up[0])} of the bias removed; of the facts' probability it saves {interval(gated[0]['truth'][:, one] - free[0]['truth'][:, one])}.",
     receipt=receipt,

@@ -9,6 +9,7 @@ Their texts are their own; those measured here are this project's, so agreement 
 
 # %% What is measured: perplexity without the injected positions, and sampled text
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -80,7 +81,8 @@ six, sixteen = layers[theirs.index(6)], layers[theirs.index(16)]
 settings = {"vector": vector, "layer": six, "prompt": PROMPT, "count": COMPLETIONS, "seed": 0}
 spoken = {c: lab.cell(completions, coefficient=c, **settings) for c in lab.progress((0.0, 1.0), "completions")}
 success = {
-    c: np.mean([any(f" {word}" in row["text"].lower() for word in WORDS) for row in rows]) for c, rows in spoken.items()
+    c: np.mean([bool(re.search(rf"\b({'|'.join(WORDS)})\b", row["text"].lower())) for row in rows])
+    for c, rows in spoken.items()
 }
 
 
@@ -122,7 +124,7 @@ for topic in TOPICS:
                 )
             )
 table += [
-    ("completions about weddings, layer 6, c 1", 0.90, success[1.0]),
+    (f"completions about weddings, layer {six} (theirs 6), c 1", 0.90, success[1.0]),
     ("completions about weddings, unsteered", 0.02, success[0.0]),
 ]
 table.append(

@@ -17,7 +17,13 @@ LEVELS = {
     "clauses": (0, 1, 2, 3, 4),  # relative clauses, one in another, between the demonstrations and the query
     "negation": (0, 1, 2, 3, 4),  # of four sentences before everything, those with "not"
     "contradiction": (0, 1, 2, 3, 4),  # of four sentences before everything, those that ask for the same word
-    "interleaved": (0, 1, 2, 3, 4),  # pairs of another task between the demonstrations
+    "interleaved": (
+        0,
+        1,
+        2,
+        3,
+        4,
+    ),  # pairs of another task between the demonstrations, or before the query where there are none
 }
 NOUNS = ["dog", "cat", "horse", "farmer", "sister", "teacher", "neighbor", "bird"]
 VERBS = ["saw", "met", "heard", "followed", "helped"]
@@ -34,7 +40,7 @@ def complicated(
     seed: int,
     others: Sequence[Pair] = (),
 ) -> dict[str, Any]:
-    """A prompt behind end-of-text in a context of a kind and level, `{"prompt", "words"}`, the one word its answer with its space.
+    """A prompt behind end-of-text in a context of a kind and level, `{"prompt", "words", "pair"}`, the one word its answer with its space.
 
     others: pairs of another task, at least as many as the level, for the kind "interleaved".
     """
@@ -59,7 +65,7 @@ def complicated(
     text, space = few_shot(structure, shown, query[0])
     asked, _ = few_shot(structure, [], query[0])
     parts = [before + "\n" if before else "", text.removesuffix(asked), between + "\n" if between else "", asked]
-    return {"prompt": "<|endoftext|>" + "".join(parts), "words": [space + query[1]]}
+    return {"prompt": "<|endoftext|>" + "".join(parts), "words": [space + query[1]], "pair": " ".join(sorted(query))}
 
 
 def _clauses(level: int, rng: random.Random) -> str:

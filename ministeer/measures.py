@@ -61,7 +61,7 @@ def answers(
             x, past = tape[0] + change(tape[0], strength).to(x.dtype), Branch(cache)  # (B, C, D)
             for block in model.blocks[layer:]:
                 x = block(x, past)
-        for i, logits in zip(some, model.unembed(x).float(), strict=True):  # (C, V)
+        for i, logits in zip(some, _logits(model, x), strict=True):  # (C, V)
             logp = logits[:, words[i]] - logits.logsumexp(-1, keepdim=True)
             said = [tokenizer.decode([token]) for token in logits.argmax(-1).tolist()]
             rows[i] = {"logp": logp.tolist(), "said": said}
@@ -112,6 +112,12 @@ def _function(vector: Tensor, how: str) -> Function:
     if how not in ("add", "project_out"):
         raise ValueError(f"expected how to be 'add' or 'project_out', got {how!r}")
     return project_out(vector) if how == "project_out" else lambda x, coeff=1.0, /: coeff * vector.to(x)
+
+
+def _logits(model: GPT2, x: Tensor) -> Tensor:
+    """As `model.unembed`, multiplied in float32: in bfloat16 a logit of 100 is a multiple of one half."""
+    logits: Tensor = model.ln_f(x).float() @ model.wte.weight.float().T
+    return logits
 
 
 def _passes(model: GPT2, prompts: Sequence[Sequence[int]], gate: dict[str, Any]) -> Tensor:

@@ -153,7 +153,7 @@ def fairness_vector(lab: Experiment, *, seed: int, pairs: int = 60) -> SteeringV
 
 
 def fairness_setting(lab: Experiment, vector: SteeringVector) -> Setting:
-    """Where pronouns of 20 occupations in training templates come nearest to one half, while at least half of the
+    """Where 80 prompts of occupations in training templates come nearest to one half, while at least half of the
     probability of either pronoun stays."""
     items = random.Random(0).sample(pronoun_items(list(occupations()), "train"), 80)
     plain = pronouns(lab, items)[1].mean()

@@ -359,7 +359,9 @@ def main() -> None:
         evidence = {
             "this training": {claim: e for experiment in done for claim, e in experiment.get("evidence", {}).items()}
         }
-        others = {Path(name).stem: read_json(Path(name)) for name in sys.argv[2:]}
+        others = {name: read_json(Path(name)) for name in sys.argv[2:]}
+        if wrong := [name for name, other in others.items() if "this training" not in other]:
+            raise ValueError(f"expected files that this command wrote as evidence.json, got {', '.join(wrong)}")
         found = verdicts(evidence | {name: other["this training"] for name, other in others.items()})
     except (ValueError, OSError, KeyError) as error:
         sys.exit(f"report: {error}")

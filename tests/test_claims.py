@@ -66,6 +66,16 @@ def test_the_interval_of_a_difference_holds_the_truth() -> None:
     assert 0.92 <= inside / 400 <= 0.98
 
 
+@pytest.mark.parametrize(("value", "other"), [(0.0, 0.1), (1.0, 0.9)])
+def test_none_of_few_items_is_not_none_of_all(value: float, other: float) -> None:
+    share = Claim("x", "01_x", "", "", "share of items", other)
+    few, many = ({"0": {"values": [value] * n}} for n in (20, 400))
+    assert judge(share, few).word == INCONCLUSIVE
+    assert judge(share, many).word == (SUPPORTED if value else NOT_SUPPORTED)
+    _, low, high = judge(share, {"0": {"values": [value] * 20, "groups": [i // 2 for i in range(20)]}}).effect
+    assert high - low == pytest.approx(1 - 0.0025 ** (1 / 10))  # ten groups
+
+
 def test_no_evidence_is_no_verdict() -> None:
     with pytest.raises(ValueError, match="expected evidence for 'x', got none"):
         judge(CLAIM, {})

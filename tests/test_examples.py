@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ministeer.claims import CLAIMS, NOT_SUPPORTED, judge
+from ministeer.claims import CLAIMS, INCONCLUSIVE, NOT_SUPPORTED, judge
 from ministeer.experiment import Experiment
 from ministeer.provenance import Provenance
 from ministeer.receipt import Receipt
@@ -36,4 +36,6 @@ def test_without_its_vectors_an_experiment_supports_no_claim(name, tmp_path, mon
     mine = [claim for claim in CLAIMS if claim.experiment == name]
     assert {claim.key for claim in mine} == set(evidence)
     for claim in mine:
-        assert judge(claim, evidence[claim.key]).word == NOT_SUPPORTED, claim.sentence
+        # of 42 scenarios in which nothing goes the wrong way, too few to say that fewer than a tenth do
+        words = {NOT_SUPPORTED, INCONCLUSIVE} if claim.unit == "share of items" else {NOT_SUPPORTED}
+        assert judge(claim, evidence[claim.key]).word in words, claim.sentence

@@ -97,7 +97,8 @@ def lists(
     seed: int,
     shuffled: bool = False,
 ) -> list[dict[str, Any]]:
-    """Few-shot prompts behind end-of-text with different queries, `[{"prompt", "words"}]`, the one word its answer with its space.
+    """Few-shot prompts behind end-of-text with different queries, `[{"prompt", "words", "pair"}]`, the one word its answer with its space;
+    pair is the same both ways round.
 
     No demonstration holds a word of its query. shuffled: the answers of the demonstrations change places. The same seed
     asks the same queries whatever the number of shots.
@@ -111,7 +112,7 @@ def lists(
         if shuffled:
             rng.shuffle(labels)
         text, space = few_shot(structure, [(a, b) for (a, _), b in zip(shown, labels)], x)
-        made.append({"prompt": f"<|endoftext|>{text}", "words": [space + y]})
+        made.append({"prompt": f"<|endoftext|>{text}", "words": [space + y], "pair": " ".join(sorted((x, y)))})
     return made
 
 
