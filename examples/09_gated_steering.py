@@ -9,6 +9,8 @@ The vector, its layer and coefficient are those of experiment 7, of all occupati
 """
 
 # %% What the gate is fitted on, and what it is measured on
+import warnings
+
 import numpy as np
 
 from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol, report
@@ -42,10 +44,12 @@ def ids(items):
     return [lab.tokenizer.encode(item["prompt"], special=True) for item in items]
 
 
-gates = {
-    i: Gate.fit(lab.model, ids(wanted), ids(unwanted) + ids(facts[::2]), condition["pre", i], ("pre", i))
-    for i in protocol.layers(lab)[1:]
-}
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of weak gates: the best layer is taken
+    gates = {
+        i: Gate.fit(lab.model, ids(wanted), ids(unwanted) + ids(facts[::2]), condition["pre", i], ("pre", i))
+        for i in protocol.layers(lab)[1:]
+    }
 gate_layer = max(gates, key=lambda i: gates[i].accuracy)
 gate = {"vector": condition, "layer": gate_layer, "threshold": gates[gate_layer].threshold}
 
