@@ -161,6 +161,10 @@ def main() -> None:
     base = MINIATURE if args.miniature else LATE if args.late else Recipe()
     if args.miniature and args.out.resolve() == HERE:
         parser.error("give --out: a miniature does not replace the shipped model")
+    try:
+        start = load_model(args.out, dtype="float32") if args.late else None
+    except (ValueError, OSError) as error:
+        parser.error(f"--late goes on from a checkpoint in --out: {error}")
     keep_freed_memory()
     recipe = Recipe(**{**base.__dict__, "steps": args.steps or base.steps, "seed": args.seed})
     if recipe.steps < 1:
@@ -184,7 +188,6 @@ def main() -> None:
             write(model, args.out / f"step-{done}")
 
     print(f"{recipe.steps} steps, {recipe.steps * recipe.batch * recipe.context / 1e6:.1f} M tokens", flush=True)
-    start = load_model(args.out, dtype="float32") if args.late else None
     model, losses = train(recipe, progress, args.device, start)
     last = sum(losses[-20:]) / len(losses[-20:])
     print(
