@@ -12,7 +12,7 @@ told apart from others; the heads' sum, which is of no layer, works below it. Ve
 import numpy as np
 import torch
 
-from ministeer import Receipt, Steer, data, extract, heads, metrics, prefill, protocol, report
+from ministeer import data, extract, heads, metrics, protocol, report
 from ministeer.experiment import Experiment
 from ministeer.measures import answers
 
@@ -87,13 +87,9 @@ grid = report.matrix(
     caption=f"The {MEAN} at every layer and coefficient; {len(unsteered)} held-out pairs without demonstrations.",
 )  # fmt: skip
 said = "; ".join(
-    "{}: {:.2f} [{:.2f}, {:.2f}] at layer {}, x {:g}".format(n, *metrics.bootstrap(held[n, i][:, j], seed=0), i, COEFFICIENTS[j])
-    for n, (i, j) in best.items()
-)  # fmt: skip
+    f"{n}: {metrics.interval(held[n, i][:, j])} at layer {i}, x {COEFFICIENTS[j]:g}" for n, (i, j) in best.items()
+)
 layer, c = best[MEAN]
-receipt = Receipt()
-ids = [lab.tokenizer.encode(item["prompt"], special=True) for item in bare["heldout"]]
-prefill(lab.model, ids, steer=Steer(vectors[MEAN], ("pre", layer), COEFFICIENTS[c], where="last"), receipt=receipt)
 settings = {"items": bare["heldout"], "vector": vectors[MEAN], "layer": layer}
 words = [[row["said"][0] for row in lab.cell(answers, **settings, coefficients=[x])] for x in (0.0, COEFFICIENTS[c])]
 lab.save(
@@ -105,7 +101,7 @@ lab.save(
     finding=f"Share of opposites. Without a vector {unsteered.mean():.2f}; {said}. Of all "
     f"{len(mixed)} held-out pairs with ten demonstrations {np.mean(known['heldout']):.2f}, with their labels shuffled "
     f"{mixed.mean():.2f}. Heads, the strongest first: {', '.join(f'{i}.{h}' for i, h in top)}.",
-    receipt=receipt,
+    receipt=protocol.receipt(lab, bare["heldout"], vectors[MEAN], layer, COEFFICIENTS[c]),
     figures=[figure, grid],
     tables=[{
         "caption": f"The likeliest next word without and with the vector at layer {layer}, x {COEFFICIENTS[c]:g}.",

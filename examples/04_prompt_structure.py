@@ -8,11 +8,11 @@ A structure counts for the claims where the model can give opposites at all: wit
 """
 
 # %% Antonym vectors: layer and coefficient on training pairs in the first structure, then the matrix on held-out ones
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
-from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol, report
+from ministeer import data, extract, metrics, protocol, report
 from ministeer.experiment import Experiment
 
 SHOTS, ASKED, SEEDS, VALUE, MULTIPLIERS = 5, 40, range(3), "honesty", [-1.0, 0.0, 1.0]
@@ -82,13 +82,10 @@ value_grid = report.matrix(
     caption=f"The {VALUE} vector at layer {value_layer}, {len(scenarios)} items of held-out scenarios.",
 )  # fmt: skip
 pairs = [item["pair"] for item in asked(structures[0])]  # of every structure the same, some both ways round
-interval = lambda x, of=pairs: "{:.2f} [{:.2f}, {:.2f}]".format(*metrics.bootstrap(x, seed=0, groups=of))
+interval = partial(metrics.interval, groups=pairs)
 by_scenario = [row["scenario"] for row in scenarios]
 same = np.mean([moved[f, f] for f in frames], 0)
 cross = np.mean([moved[f, g] for f in frames for g in frames if f != g], 0)
-receipt = Receipt()
-ids = [lab.tokenizer.encode(item["prompt"], special=True) for item in asked(structures[0])]
-prefill(lab.model, ids, steer=Steer(first, ("pre", layer), c, where="last"), receipt=receipt)
 lab.save(
     title="4. Prompt structure",
     question="Does a vector taken from prompts of one structure work in prompts of another?",
@@ -98,8 +95,8 @@ lab.save(
     finding=f"Of held-out pairs, in {len(known)} structures{' that the model knows' if enough else ''}: with the structure's own vector {interval(own[0])}, with another's "
     f"{interval(others[0])}, with a random one {interval(chance[0])}, without {interval(np.mean([alone[s] for s in known], 0))}"
     + (f"; in the {len(unknown)} others, with a known structure's {interval(np.mean(elsewhere, 0))}" if elsewhere else "")
-    + f". Steerability of {VALUE}: in the same frame {interval(same, by_scenario)}, in another {interval(cross, by_scenario)}.",
-    receipt=receipt,
+    + f". Steerability of {VALUE}: in the same frame {interval(same, groups=by_scenario)}, in another {interval(cross, groups=by_scenario)}.",
+    receipt=protocol.receipt(lab, asked(structures[0]), first, layer, c),
     figures=[grid, value_grid],
     evidence={
         claim: {f"extraction {s}": {"values": (own[s] - less[s]).tolist(), "groups": pairs} for s in SEEDS}

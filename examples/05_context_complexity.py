@@ -8,9 +8,11 @@ and with the task said in words. Where only the vector fails, steering fails; wh
 """
 
 # %% The ways of asking for the opposite
+from functools import partial
+
 import numpy as np
 
-from ministeer import Receipt, Steer, data, metrics, prefill, protocol, report
+from ministeer import data, metrics, protocol, report
 from ministeer.complexity import LEVELS, complicated
 from ministeer.experiment import Experiment
 
@@ -68,9 +70,7 @@ def fall(way, kind):
 
 
 falls = {way: np.mean([fall(way, kind) for kind in LEVELS], 0) for way in (VECTOR, SHOWN, SAID)}
-receipt, ids = Receipt(), [lab.tokenizer.encode(item["prompt"], special=True) for item in asked(VECTOR, "clauses", 4)]
-prefill(lab.model, ids, steer=Steer(vectors[0], ("pre", layer), c, where="last"), receipt=receipt)
-interval = lambda x: "{:.2f} [{:.2f}, {:.2f}]".format(*metrics.bootstrap(x, seed=0, groups=pairs))
+interval = partial(metrics.interval, groups=pairs)
 lab.save(
     title="5. Context complexity",
     question="When the context grows more complex, does the effect of a vector fall, and does the model itself fail there too?",
@@ -79,7 +79,7 @@ lab.save(
     finding="Share of answers lost from the lowest to the highest level, mean of the kinds (of the vector, what it adds to the word alone): "
     + "; ".join(f"{way} {interval(falls[way])}" for way in falls) + ". By kind, with the vector: "
     + "; ".join(f"{kind} {interval(fall(VECTOR, kind))}" for kind in LEVELS) + ".",
-    receipt=receipt,
+    receipt=protocol.receipt(lab, asked(VECTOR, "clauses", 4), vectors[0], layer, c),
     figures=figures,
     tables=[{
         "caption": "Answers that are the opposite, at the lowest and the highest level of each kind.",

@@ -8,17 +8,15 @@ the templates that are measured (nano) or was not tuned on them (GPT-2).
 """
 
 # %% Vectors; layer and coefficient on training templates
+from functools import partial
+
 import numpy as np
 
-from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol, report
+from ministeer import data, extract, metrics, protocol, report
 from ministeer.experiment import Experiment
-from ministeer.measures import answers
 
-SEEDS, COEFFICIENTS, SHARES = (
-    range(3),
-    [-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0],
-    [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0],
-)
+SEEDS, COEFFICIENTS = range(3), [-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]
+SHARES = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # of the gender direction
 
 lab = Experiment.from_command_line(__file__)
 published = protocol.occupations()
@@ -29,15 +27,7 @@ genders = [[i["prompt"] for i in protocol.pronoun_items(nouns[g], "train", ["pla
 gender = extract.contrastive(lab.model, lab.tokenizer, list(zip(*genders)), ("pre", layer), token="last")
 
 
-def by_job(he):
-    """(items, C) -> (occupations, C), the mean over templates."""
-    return he.reshape(len(published), -1, he.shape[-1]).mean(1)
-
-
-def gap(he):
-    """Distance of p(he) from one half, (occupations, C)."""
-    return by_job(np.abs(he - 0.5))
-
+gap, by_job = partial(protocol.gap, nouns=list(published)), partial(protocol.by_noun, nouns=list(published))
 
 # %% Pronouns of the occupations in held-out templates
 jobs = protocol.pronoun_items(list(published), "heldout")
@@ -51,27 +41,6 @@ pair = protocol.pronouns(lab, two, vectors[0], layer, [0.0, c])[0]
 words = [r["text"] for r in data.read("contexts.tsv", kind="equality", split="heldout", pole="positive")]
 spoken = [protocol.pronoun_items(list(published), "heldout", before=f"{sentence} ") for sentence in words]
 told = np.mean([gap(protocol.pronouns(lab, items)[0]) for items in spoken], 0)  # (occupations, 1)
-
-
-def total_effect(vector=None, coefficient=0.0):
-    """Vig et al. 2020, section 4: how many times more likely the pronoun against the stereotype is after "man" or "woman" than
-    after the occupation, less 1; the mean of the items and of their logarithms' factor."""
-    asked = [[], []]
-    for job, male in published.items():
-        plain, other = (
-            protocol.pronoun_items([noun], "heldout", ["plain"]) for noun in (job, "woman" if male > 0.5 else "man")
-        )
-        for items, found in zip((plain, other), asked):
-            found += [
-                {**i, "words": i["words"][:: -1 if male > 0.5 else 1]} for i in items
-            ]  # first the one against the stereotype
-    odds = []
-    for items in asked:
-        rows = lab.cell(answers, items=items, vector=vector, layer=layer, coefficients=[coefficient])
-        odds.append(np.array([row["logp"][0][0] - row["logp"][0][1] for row in rows]))
-    ratio = odds[1] - odds[0]
-    return np.exp(ratio).mean() - 1, np.exp(ratio.mean())
-
 
 # %% Show it
 shares = np.array(list(published.values()))
@@ -95,10 +64,9 @@ projected = report.lines(
     xlabel="share of the gender direction removed", ylabel="distance of p(he) from one half",
     caption=f"Layer {layer}; 1 removes the direction, 2 reflects it. 95 % bands over {len(published)} occupations.",
 )  # fmt: skip
-interval = lambda x: "{:.3f} [{:.3f}, {:.3f}]".format(*metrics.bootstrap(x, seed=0))
-receipt, ids = Receipt(), [lab.tokenizer.encode(item["prompt"], special=True) for item in jobs]
-prefill(lab.model, ids, steer=Steer(vectors[0], ("pre", layer), c, where="last"), receipt=receipt)
-effects = {name: total_effect(*of) for name, of in {"unsteered": (), "fairness vector": (vectors[0], c)}.items()}
+interval = partial(metrics.interval, digits=3)
+ratios = {"unsteered": protocol.total_effect(lab), "fairness vector": protocol.total_effect(lab, vectors[0], layer, c)}
+effects = {name: (np.exp(ratio).mean() - 1, np.exp(ratio.mean())) for name, ratio in ratios.items()}
 one = SHARES.index(1.0)
 lab.save(
     title="7. Demographic bias",
@@ -110,7 +78,7 @@ lab.save(
     finding=f"Distance of p(he) from one half: unsteered {interval(gap(he)[:, base])}, fairness vector {interval(gap(steered[0])[:, 0])}, random vectors "
     f"{np.mean([gap(noise[s])[:, COEFFICIENTS.index(c)].mean() for s in SEEDS]):.3f}, gender projected out {interval(gap(out)[:, one])}, told in the prompt {interval(told[:, 0])}. "
     f"Slope of p(he) on the published share {slope[0]:.2f}, with the vector {slope[1]:.2f}.",
-    receipt=receipt,
+    receipt=protocol.receipt(lab, jobs, vectors[0], layer, c),
     figures=[scatter, sweep, projected],
     tables=[{
         "caption": "What each way does. Total effect: Vig et al. 2020, the mean over items less 1, and the geometric mean factor.",

@@ -7,41 +7,35 @@ the pronouns of nouns whose meaning fixes them (queen, father), and unrelated te
 """
 
 # %% What should stay: facts and definitional pronouns, and the vectors
+from functools import partial
+
 import numpy as np
 
-from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol, report
+from ministeer import data, extract, metrics, protocol, report
 from ministeer.experiment import Experiment
-from ministeer.measures import answers, disturbance
+from ministeer.measures import disturbance
 
 SEEDS, COEFFICIENTS = range(3), [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # in units of the chosen coefficient
 
 lab = Experiment.from_command_line(__file__)
 published = list(protocol.occupations())
-facts = [
-    {"prompt": protocol.END + row["prompt"], "words": [f" {row[k]}" for k in ("right", "wrong1", "wrong2", "wrong3")]}
-    for row in data.read("facts.tsv")
-]
+facts = protocol.fact_items()
 nouns = {row["noun"]: row["gender"] for row in data.read("definitional.tsv")}
 jobs, fixed = (protocol.pronoun_items(list(some), "heldout") for some in (published, nouns))
-male = np.repeat([g == "male" for g in nouns.values()], len(fixed) // len(nouns))[:, None]
-texts = [
-    protocol.END + " ".join(t)
-    for t in zip(*[iter(r["text"] for r in data.read("contexts.tsv", kind="distractor", split="heldout"))] * 3)
-]
+sentences = [row["text"] for row in data.read("contexts.tsv", kind="distractor", split="heldout")]
+texts = [protocol.END + " ".join(sentences[i : i + 3]) for i in range(0, len(sentences), 3)]
 
 
 def measured(vector, layer, coefficients):
     """Of one vector at each coefficient: gap (occupations, C), truth (facts, C), right pronouns (nouns, C), and unrelated text's KL and perplexity (texts, C)."""
-    settings = {"vector": vector, "layer": layer, "coefficients": list(coefficients)}
-    he = protocol.pronouns(lab, jobs, vector, layer, coefficients)[0]
-    logp = np.array([row["logp"] for row in lab.cell(answers, items=facts, **settings)])  # (facts, C, 4)
-    noun_he = protocol.pronouns(lab, fixed, vector, layer, coefficients)[0]
-    text = lab.cell(disturbance, texts=texts, **settings)
+    he, noun_he = (protocol.pronouns(lab, items, vector, layer, coefficients)[0] for items in (jobs, fixed))
+    p = protocol.fact_probabilities(lab, facts, vector, layer, coefficients)  # (facts, C, 4)
+    text = lab.cell(disturbance, texts=texts, vector=vector, layer=layer, coefficients=coefficients)
     return {
-        "gap": np.abs(he - 0.5).reshape(len(published), -1, len(coefficients)).mean(1),
-        "truth": np.exp(logp[..., 0]) / np.exp(logp).sum(-1),
-        "first": (logp[..., 0] >= logp.max(-1)).astype(float),
-        "pronoun": np.where(male, noun_he, 1 - noun_he).reshape(len(nouns), -1, len(coefficients)).mean(1),
+        "gap": protocol.gap(he, published),
+        "truth": p[..., 0],
+        "first": (p[..., 0] >= p.max(-1)).astype(float),
+        "pronoun": protocol.right_pronouns(noun_he, nouns),
         "kl": np.array([row["kl"] for row in text]),
         "perplexity": np.array([row["perplexity"] for row in text]),
     }
@@ -85,7 +79,7 @@ curve = report.dots(
     xlabel="bias removed (fall of the distance from one half)", ylabel="probability of what is true", joined=True,
     caption=f"Coefficients {', '.join(f'{x:g}' for x in scale)} at layer {layer}, from the left; the mean over {len(published)} occupations, {len(facts)} facts and {len(nouns)} nouns.",
 )  # fmt: skip
-interval = lambda x, of=None: "{:.3f} [{:.3f}, {:.3f}]".format(*metrics.bootstrap(x, seed=0, groups=of))
+interval = partial(metrics.interval, digits=3)
 
 
 def line(name, at, found, k):
@@ -96,18 +90,16 @@ def line(name, at, found, k):
             f"{found['kl'][:, k].mean():.3f}", f"{found['perplexity'][:, k].mean() / found['perplexity'][:, 0].mean():.2f}"]  # fmt: skip
 
 
-receipt, ids = Receipt(), [lab.tokenizer.encode(item["prompt"], special=True) for item in facts]
-prefill(lab.model, ids, steer=Steer(fairness[0], ("pre", layer), c, where="last"), receipt=receipt)
 lab.save(
     title="8. Facts and overcorrection",
     question="What does a vector cost that brings pronouns nearer to one half?",
     protocol=f"The fairness vector at layer {layer}, x {c:g} (as in 7), {len(SEEDS)} draws, and the six value vectors at +1 and -1 (as in 6), added at the last token of {len(facts)} facts "
     f"and of {len(nouns)} definitional nouns in held-out templates; on {len(texts)} unrelated texts at every token. Truth: the probability of the true word among "
     "it and three false ones. Intervals over relations of facts, nouns, occupations.",
-    finding=f"At the coefficient that removes {interval(lost(fair, 'gap', one))} of the distance from one half, the fairness vector loses {interval(lost(fair, 'truth', one), relations)} of the probability of facts "
+    finding=f"At the coefficient that removes {interval(lost(fair, 'gap', one))} of the distance from one half, the fairness vector loses {interval(lost(fair, 'truth', one), groups=relations)} of the probability of facts "
     f"(random ones {chance('truth').mean():.3f}) and {interval(lost(fair, 'pronoun', one))} of that of the right pronoun of definitional nouns "
     f"({chance('pronoun').mean():.3f}); KL on unrelated text {fair['kl'][:, one].mean():.2f} nats.",
-    receipt=receipt,
+    receipt=protocol.receipt(lab, facts, fairness[0], layer, c),
     figures=[curve],
     tables=[{
         "caption": "Costs by vector. Bias removed: fall of the distance of p(he) from one half. Facts flipped: a false word becomes the likeliest of four.",

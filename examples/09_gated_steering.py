@@ -10,26 +10,20 @@ The vector, its layer and coefficient are those of experiment 7, of all occupati
 
 # %% What the gate is fitted on, and what it is measured on
 import warnings
-
-import numpy as np
+from functools import partial
 
 from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol, report
 from ministeer.experiment import Experiment
 from ministeer.interventions import Gate
-from ministeer.measures import answers
 
 SEEDS, COEFFICIENTS = range(3), [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # in units of the chosen coefficient
 
 lab = Experiment.from_command_line(__file__)
 nouns = {row["noun"]: row["gender"] for row in data.read("definitional.tsv")}
-facts = [
-    {"prompt": protocol.END + row["prompt"], "words": [f" {row[k]}" for k in ("right", "wrong1", "wrong2", "wrong3")]}
-    for row in data.read("facts.tsv")
-]
+facts = protocol.fact_items()
 jobs_fit, jobs = (list(protocol.occupations())[i::2] for i in (0, 1))
 nouns_fit, fixed = (list(nouns)[i::2] for i in (0, 1))
 asked, kept = protocol.pronoun_items(jobs, "heldout"), protocol.pronoun_items(fixed, "heldout")
-male = np.repeat([nouns[n] == "male" for n in fixed], len(kept) // len(fixed))[:, None]
 wanted, unwanted = (protocol.pronoun_items(some, "train") for some in (jobs_fit, nouns_fit))
 
 # %% The gate, by the draw of the fairness vector's texts
@@ -58,16 +52,15 @@ def measured(vector, gate=None):
     """At each coefficient: distance from one half (occupations, C), right pronouns (nouns, C), truth of facts (facts, C)."""
     he = protocol.pronouns(lab, asked, vector, layer, scale, gate=gate)[0]
     noun_he = protocol.pronouns(lab, kept, vector, layer, scale, gate=gate)[0]
-    rows = lab.cell(answers, items=facts[1::2], vector=vector, layer=layer, coefficients=scale, gate=gate)
-    p = np.exp(np.array([row["logp"] for row in rows]))  # (facts, C, 4)
-    gap, right = np.abs(he - 0.5), np.where(male, noun_he, 1 - noun_he)
-    return {"gap": gap.reshape(len(jobs), -1, len(scale)).mean(1), "pronoun": right.reshape(len(fixed), -1, len(scale)).mean(1), "truth": p[..., 0] / p.sum(-1)}  # fmt: skip
+    p = protocol.fact_probabilities(lab, facts[1::2], vector, layer, scale, gate)  # (facts, C, 4)
+    right = protocol.right_pronouns(noun_he, {noun: nouns[noun] for noun in fixed})
+    return {"gap": protocol.gap(he, jobs), "pronoun": right, "truth": p[..., 0]}
 
 
 free = {seed: measured(vectors[seed]) for seed in SEEDS}
 gated = {seed: measured(vectors[seed], gate) for seed in SEEDS}
-opens = {name: np.mean((gates[gate_layer].cosines(lab.model, ids(items)) > gate["threshold"]).numpy())
-         for name, items in (("occupations", asked), ("definitional nouns", kept), ("facts", facts[1::2]))}  # fmt: skip
+measured_on = {"occupations": asked, "definitional nouns": kept, "facts": facts[1::2]}
+opens = {name: gates[gate_layer].passes(lab.model, ids(items)).float().mean() for name, items in measured_on.items()}
 
 # %% Show it
 saved = {seed: gated[seed]["pronoun"][:, one] - free[seed]["pronoun"][:, one] for seed in SEEDS}
@@ -80,7 +73,7 @@ curve = report.dots(
     caption=f"Coefficients {', '.join(f'{x:g}' for x in scale)} at layer {layer}, from the left; gate at layer {gate_layer}. The mean over {len(jobs)} occupations, {len(fixed)} nouns, "
     f"{len(facts[1::2])} facts that the gate was not fitted on.",
 )  # fmt: skip
-interval = lambda x: "{:.3f} [{:.3f}, {:.3f}]".format(*metrics.bootstrap(x, seed=0))
+interval = partial(metrics.interval, digits=3)
 receipt = Receipt()
 steer = gates[gate_layer].over(lab.model, ids(asked + kept), Steer(vectors[0], ("pre", layer), c, where="last"))
 prefill(lab.model, ids(asked + kept), steer=steer, receipt=receipt)

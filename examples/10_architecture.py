@@ -8,9 +8,7 @@ The table has a row for each model whose results lie in the same folder: run `ma
 """
 
 # %% The three effects, by layer
-import numpy as np
-
-from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol, report
+from ministeer import data, extract, metrics, protocol, report
 from ministeer.experiment import Experiment
 from ministeer.files import read_json
 
@@ -29,17 +27,16 @@ honesty = protocol.value_vector(lab, VALUE, seed=0)
 fairness = protocol.fairness_vector(lab, seed=0)
 best, c = protocol.antonym_setting(lab, STRUCTURE, antonyms)
 _, strength = protocol.fairness_setting(lab, fairness)
-plain = np.abs(protocol.pronouns(lab, jobs)[0] - 0.5)
+plain = protocol.gap(protocol.pronouns(lab, jobs)[0], list(protocol.occupations()))[:, 0]  # (occupations,)
 
 
 def measured(vectors, layer):
     """Of the three vectors at a layer, the effect on each item."""
     he, _ = protocol.pronouns(lab, jobs, vectors[2], layer, [strength])
-    removed = (plain - np.abs(he - 0.5))[:, 0].reshape(len(protocol.occupations()), -1).mean(1)  # (occupations,)
     return {
         ANTONYMS: protocol.right(lab, alone, vectors[0], layer, [c])[:, 0],
         HONESTY: protocol.slopes(lab, items, vectors[1], layer, ENDS),
-        FAIRNESS: removed,
+        FAIRNESS: plain - protocol.gap(he, list(protocol.occupations()))[:, 0],
     }
 
 
@@ -67,8 +64,6 @@ others = [
     read_json(path)["page"] for path in sorted(lab.folder.parent.glob("*/10_architecture.json")) if path != lab.path
 ]
 models = [own, *(page["tables"][0]["rows"][0] for page in others if page)]
-receipt, ids = Receipt(), [lab.tokenizer.encode(item["prompt"], special=True) for item in alone]
-prefill(lab.model, ids, steer=Steer(antonyms, ("pre", best), c, where="last"), receipt=receipt)
 lab.save(
     title="10. Architecture",
     question="At which depth do vectors work, and in which models?",
@@ -78,7 +73,7 @@ lab.save(
     finding=f"{lab.folder.name}, {config.n_layer} layers of width {config.n_embd}: " + "; ".join(
         f"{name} at most {effect}, at relative depth {depth}" for name, effect, depth in zip((ANTONYMS, HONESTY, FAIRNESS), mine[::2], mine[1::2], strict=True)
     ) + f". Models compared: {len(models)}.",
-    receipt=receipt,
+    receipt=protocol.receipt(lab, alone, antonyms, best, c),
     figures=figures,
     tables=[{
         "caption": "The largest effect of each vector and the relative depth of its layer, by model.",

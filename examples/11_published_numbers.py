@@ -18,7 +18,6 @@ import torch
 
 from ministeer import Receipt, Steer, data, extract, generate, metrics, prefill, protocol, report
 from ministeer.experiment import Experiment
-from ministeer.measures import answers
 from ministeer.model import pad
 
 DATA = Path(data.__file__).parent
@@ -84,52 +83,25 @@ success = {
     c: np.mean([bool(re.search(rf"\b({'|'.join(WORDS)})\b", row["text"].lower())) for row in rows])
     for c, rows in spoken.items()
 }
-
-
-def odds(nouns, against):
-    """log p(the pronoun against the stereotype) - log p(the other) after each noun in each plain template."""
-    asked = [
-        {**item, "words": item["words"][::-1] if flip else item["words"]}
-        for noun, flip in zip(nouns, against, strict=True)
-        for item in protocol.pronoun_items([noun], "heldout", ["plain"])
-    ]
-    return np.array([row["logp"][0] for row in lab.cell(answers, items=asked)]) @ [1, -1]
-
-
-jobs = protocol.occupations()
-masculine = [share > 0.5 for share in jobs.values()]  # the pronoun against the stereotype is then she
-effect = np.exp(odds(["woman" if m else "man" for m in masculine], masculine) - odds(list(jobs), masculine)) - 1
+effect = np.exp(protocol.total_effect(lab)) - 1
 
 # %% Show it
 one, line = COEFFICIENTS.index(1.0), "by_layer_at_coeff_1"
-table = []
+table = []  # (what, published, here)
 for topic in TOPICS:
-    for their_layer, i in zip(theirs, layers, strict=True):
-        table.append(
-            (
-                f"perplexity ratio, {topic}, layer {i} (theirs {their_layer}), c 1",
-                published[line][topic][their_layer],
-                ratios[i, topic][one],
-            )
-        )
-    for their_layer, i in ((6, six), (16, sixteen)):
-        theirs_by_c = published["by_coeff"][f"layer_{their_layer}"][topic]
-        for c in (-1.0, 2.0, 3.0, 4.0):
-            their_value = dict(zip(theirs_by_c["coeff"], next(v for k, v in theirs_by_c.items() if k != "coeff")))[c]
-            table.append(
-                (
-                    f"perplexity ratio, {topic}, layer {i} (theirs {their_layer}), c {c:g}",
-                    their_value,
-                    ratios[i, topic][COEFFICIENTS.index(c)],
-                )
-            )
+    told = [(at, i, 1.0, published[line][topic][at]) for at, i in zip(theirs, layers, strict=True)]
+    for at, i in ((6, six), (16, sixteen)):
+        curve = published["by_coeff"][f"layer_{at}"][topic]
+        by_coefficient = dict(zip(curve["coeff"], curve["ratio"], strict=True))
+        told += [(at, i, c, by_coefficient[c]) for c in (-1.0, 2.0, 3.0, 4.0)]
+    for at, i, c, value in told:
+        what = f"perplexity ratio, {topic}, layer {i} (theirs {at}), c {c:g}"
+        table.append((what, value, ratios[i, topic][COEFFICIENTS.index(c)]))
 table += [
     (f"completions about weddings, layer {six} (theirs 6), c 1", 0.90, success[1.0]),
     ("completions about weddings, unsteered", 0.02, success[0.0]),
+    ("total effect of gender (theirs on Winogender's templates)", VIG.get(lab.model_name, float("nan")), effect.mean()),
 ]
-table.append(
-    ("total effect of gender (theirs on Winogender's templates)", VIG.get(lab.model_name, float("nan")), effect.mean())
-)
 figure = report.dots(
     lab.folder / "11_perplexity",
     {f"{topic}, {whose}": (x, y) for topic in TOPICS for whose, x, y in (

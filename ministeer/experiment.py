@@ -49,8 +49,6 @@ class Experiment:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / f"{name}.json"
         self.journal = self.folder / f"{name}.unsaved.jsonl"  # a line a cell, until `save`
-        self.page: dict[str, Any] = {}
-        self.evidence: dict[str, dict[str, Row]] = {}
         cells = read_json(self.path).get("cells", []) if self.path.exists() else []
         cells += _whole_lines(self.journal)
         self._known: dict[str, Row] = {cell["key"]: cell for cell in cells}
@@ -134,7 +132,7 @@ class Experiment:
         receipt: what the run of the experiment's main result did. figures: {"file", "alt", "caption"}, the file in this experiment's folder. tables: {"caption", "columns", "rows"}.
         evidence: for claims by their key, by seed, as `claims.judge` takes it.
         """
-        self.page = {
+        page = {
             "title": title,
             "question": question,
             "protocol": protocol,
@@ -144,8 +142,15 @@ class Experiment:
             "tables": list(tables),
             "command": f"python examples/{self.name}.py --model {self.model_name} --dtype {self.dtype}",
         }
-        self.evidence = evidence or {}
-        self._write(self._used.values())
+        everything = {
+            "name": self.name,
+            "model": self.model_name,
+            **self._where(),
+            "page": page,
+            "evidence": evidence or {},
+            "cells": list(self._used.values()),
+        }
+        write_text(self.path, json.dumps(everything, indent=1, ensure_ascii=False, default=_plain) + "\n")
         self.journal.unlink(missing_ok=True)
         for path in set(self.folder.glob(f"{self.name}.*.safetensors")) - self._vectors:
             path.unlink()
@@ -158,17 +163,6 @@ class Experiment:
     def _where(self) -> Row:
         """What the model is and what it runs on."""
         return {"weights": self.weights, "dtype": self.dtype, "device": self.device.split(":")[0]}
-
-    def _write(self, cells: Iterable[Row]) -> None:
-        everything = {
-            "name": self.name,
-            "model": self.model_name,
-            **self._where(),
-            "page": self.page,
-            "evidence": self.evidence,
-            "cells": list(cells),
-        }
-        write_text(self.path, json.dumps(everything, indent=1, ensure_ascii=False, default=_plain) + "\n")
 
 
 def _whole_lines(journal: Path) -> list[Row]:

@@ -216,6 +216,10 @@ class Gate:
             state = (x * real).sum(1) / real.sum(1)
         return torch.cosine_similarity(state, self.vector.float().cpu(), dim=-1)
 
+    def passes(self, model: GPT2, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Whether the gate opens for each prompt, `(B,)`."""
+        return self.cosines(model, prompts) > self.threshold
+
     def over(self, model: GPT2, prompts: Sequence[Sequence[int]], steer: Steer) -> Steer:
         """`steer` for these prompts, in this order, in the rows that pass this gate and those it has passed before.
 
@@ -223,7 +227,7 @@ class Gate:
         """
         if not isinstance(steer, Steer):
             raise ValueError(f"expected a Steer to put behind the gate, got {type(steer).__name__}")
-        rows = (self.cosines(model, prompts) > self.threshold).tolist()
+        rows = self.passes(model, prompts).tolist()
         if len(rows) > 1 and len(set(rows)) == 1:
             warnings.warn(
                 f"the gate opens for {'every one' if rows[0] else 'none'} of {len(rows)} prompts",

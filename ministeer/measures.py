@@ -91,14 +91,13 @@ def disturbance(
     `[{"kl": [of each coefficient], "perplexity": [of each coefficient]}]`.
     """
     ids, positions = pad([tokenizer.encode(text, special=True) for text in texts])
-    lengths = torch.tensor([len(tokenizer.encode(text, special=True)) for text in texts])
     real = positions >= 0  # (N, T)
     ids = ids.to(model.wte.weight.device)
     plain = model(ids)
     found: list[dict[str, Any]] = [{"kl": [], "perplexity": []} for _ in texts]
     for coefficient in coefficients:
         steer = Steer(_function(vector["pre", layer], how), ("pre", layer), coefficient)
-        logits = model(ids, adds_at([steer], positions, lengths))
+        logits = model(ids, adds_at([steer], positions, real.sum(1)))
         kl = metrics.kl(logits, plain).cpu()  # (N, T)
         perplexity = metrics.perplexity(logits, ids, real)
         for row, k, mask, p in zip(found, kl, real, perplexity.tolist(), strict=True):
@@ -123,5 +122,4 @@ def _logits(model: GPT2, x: Tensor) -> Tensor:
 def _passes(model: GPT2, prompts: Sequence[Sequence[int]], gate: dict[str, Any]) -> Tensor:
     """Whether each prompt's stream passes the gate, `(B,)`."""
     site = ("pre", gate["layer"])
-    opens = Gate(gate["vector"][site], site, gate["threshold"])
-    return opens.cosines(model, prompts) > opens.threshold
+    return Gate(gate["vector"][site], site, gate["threshold"]).passes(model, prompts)

@@ -118,6 +118,12 @@ def bootstrap(
     return float(items.mean()), float(low), float(high)
 
 
+def interval(values: npt.ArrayLike, digits: int = 2, *, groups: Sequence[Any] | None = None) -> str:
+    """`bootstrap` at 95 % as text: mean [low, high]."""
+    mean, low, high = bootstrap(values, seed=0, groups=groups)
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def difference(first: tuple[float, float, float], second: tuple[float, float, float]) -> tuple[float, float, float]:
     """(mean, low, high) of first - second, from those of two independent means (Zou and Donner 2008, equation 3).
 

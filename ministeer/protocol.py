@@ -14,10 +14,12 @@ import numpy as np
 
 from ministeer import data, extract
 from ministeer.experiment import Experiment
+from ministeer.generate import prefill
 from ministeer.measures import answers, hits
 from ministeer.metrics import Array, steerability
 from ministeer.model import Site
-from ministeer.vectors import SteeringVector
+from ministeer.receipt import Receipt
+from ministeer.vectors import Steer, SteeringVector
 
 Item = dict[str, Any]
 Setting = tuple[int, float]  # a layer, whose input is steered, and a coefficient
@@ -182,6 +184,79 @@ def pronouns(
     p = np.exp(np.array([row["logp"] for row in rows]))  # (items, C, 2)
     mass: Array = p.sum(-1)
     return p[..., 0] / mass, mass
+
+
+def by_noun(values: Array, nouns: Sequence[str]) -> Array:
+    """Of each noun the mean over its templates: (items of `pronoun_items`, C) -> (nouns, C)."""
+    means: Array = values.reshape(len(nouns), -1, values.shape[-1]).mean(1)
+    return means
+
+
+def gap(he: Array, nouns: Sequence[str]) -> Array:
+    """Distance of p(he) from one half, (nouns, C), the mean over templates."""
+    return by_noun(np.abs(he - 0.5), nouns)
+
+
+def right_pronouns(he: Array, nouns: dict[str, str]) -> Array:
+    """Probability of the pronoun that a noun's meaning fixes, (nouns, C), of p(he) and {noun: gender}."""
+    male = np.repeat([gender == "male" for gender in nouns.values()], len(he) // len(nouns))[:, None]
+    return by_noun(np.where(male, he, 1 - he), list(nouns))
+
+
+def total_effect(
+    lab: Experiment, vector: SteeringVector | None = None, layer: int = 0, coefficient: float = 0.0
+) -> Array:
+    """Vig et al. 2020, section 4, as a logarithm, (occupations and plain templates,): by how much the odds of the pronoun against the
+    stereotype grow where "man" or "woman" stands in the place of the occupation. Their total effect is mean(exp) - 1."""
+
+    def odds(nouns: Sequence[str]) -> Array:
+        asked = [
+            {**item, "words": item["words"][:: -1 if male else 1]}  # first the one against the stereotype
+            for noun, male in zip(nouns, masculine, strict=True)
+            for item in pronoun_items([noun], "heldout", ["plain"])
+        ]
+        rows = lab.cell(answers, items=asked, vector=vector, layer=layer, coefficients=[coefficient])
+        found: Array = np.array([row["logp"][0] for row in rows]) @ [1.0, -1.0]
+        return found
+
+    masculine = [share > 0.5 for share in occupations().values()]
+    return odds(["woman" if male else "man" for male in masculine]) - odds(list(occupations()))
+
+
+# ---- facts
+
+
+def fact_items() -> list[Item]:
+    """The facts as prompts, the true word first among four."""
+    return [
+        {"prompt": END + row["prompt"], "words": [f" {row[k]}" for k in ("right", "wrong1", "wrong2", "wrong3")]}
+        for row in data.read("facts.tsv")
+    ]
+
+
+def fact_probabilities(
+    lab: Experiment,
+    items: Sequence[Item],
+    vector: SteeringVector,
+    layer: int,
+    coefficients: Sequence[float],
+    gate: dict[str, Any] | None = None,
+) -> Array:
+    """The probability of each fact's four words among themselves, the true one first, (facts, C, 4)."""
+    rows = lab.cell(answers, items=items, vector=vector, layer=layer, coefficients=list(coefficients), gate=gate)
+    p = np.exp(np.array([row["logp"] for row in rows]))
+    shares: Array = p / p.sum(-1, keepdims=True)
+    return shares
+
+
+def receipt(
+    lab: Experiment, items: Sequence[Item], vector: SteeringVector, layer: int, coefficient: float = 1.0
+) -> Receipt:
+    """What steering the last token of these prompts does, for the page of an experiment."""
+    done = Receipt()
+    ids = [lab.tokenizer.encode(item["prompt"], special=True) for item in items]
+    prefill(lab.model, ids, steer=Steer(vector, ("pre", layer), coefficient, where="last"), receipt=done)
+    return done
 
 
 def _best(score: Any, lab: Experiment) -> Setting:

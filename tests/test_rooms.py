@@ -48,7 +48,9 @@ ROOMS = {
     "claims.py": Room({"metrics"}, set()),
     "complexity.py": Room({"data"}, set()),
     "measures.py": Room({"branch", "interventions", "metrics", "model", "tokenizer", "vectors"}, {"torch", "numpy"}),
-    "protocol.py": Room({"data", "experiment", "extract", "measures", "metrics", "model", "vectors"}, {"numpy"}),
+    "protocol.py": Room(
+        {"data", "experiment", "extract", "generate", "measures", "metrics", "model", "receipt", "vectors"}, {"numpy"}
+    ),
     "report.py": Room({"claims", "files"}, {"matplotlib"}),
     "cli.py": Room(None, {"torch", "numpy", "tqdm"}),
     "__main__.py": Room({"cli"}, set()),
