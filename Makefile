@@ -3,6 +3,7 @@ PYTHON ?= python3
 MODEL ?= nano
 DTYPE ?= float32
 DEVICE ?= cpu
+SUBSET ?= all
 PY := .venv/bin/python
 READY := .venv/.ready
 
@@ -10,10 +11,11 @@ help:  ## this list
 	@grep -hE '^[a-z/-]+:.*##' Makefile | sed -E 's/^([^:]+):.*## /\1	/' | expand -t 18
 
 reproduce: $(READY)  ## every experiment on MODEL (nano): figures, tables and one report page in results/MODEL
+	@$(PY) -m ministeer.estimate $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET)
 	@for script in examples/[0-9]*.py; do \
-	  $(PY) $$script --model $(MODEL) --dtype $(DTYPE) --device $(DEVICE) || exit 1; \
+	  $(PY) $$script --model $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET) || exit 1; \
 	done
-	@$(PY) -m ministeer.report results/$(notdir $(MODEL:%/=%)) $(wildcard weights/$(MODEL)/seed-*.json)
+	@$(PY) -m ministeer.report results/$(notdir $(MODEL:%/=%))$(if $(filter quick,$(SUBSET)),-quick) $(wildcard weights/$(MODEL)/seed-*.json)
 
 test: $(READY)  ## the tests
 	$(PY) -m pytest
@@ -39,6 +41,14 @@ weights/nano: $(READY)  ## make the bundled model again, from nothing, and measu
 	$(PY) weights/nano/train.py --late
 	$(PY) weights/nano/evaluate.py
 
+weights/nano/seeds: $(READY)  ## train nano from two other seeds and keep what the experiments find on them (about four hours on 2 cores)
+	@for seed in 1 2; do \
+	  $(PY) weights/nano/train.py --seed $$seed --repeats 500 --out build/nano-seed-$$seed && \
+	  $(PY) weights/nano/evaluate.py --model build/nano-seed-$$seed && \
+	  $(MAKE) reproduce MODEL=build/nano-seed-$$seed && \
+	  cp results/nano-seed-$$seed/evidence.json weights/nano/seed-$$seed.json || exit 1; \
+	done
+
 # torch first and by its exact version, so that nothing else decides which build of it comes
 $(READY): setup.py constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv .venv
@@ -48,5 +58,5 @@ $(READY): setup.py constraints.txt
 	-$(PY) -m pip install -q --disable-pip-version-check --no-deps "$$(grep '^steering-vectors==' constraints.txt)"
 	@touch $@
 
-.PHONY: help reproduce test check bench test-xl weights weights/nano
+.PHONY: help reproduce test check bench test-xl weights weights/nano weights/nano/seeds
 .DEFAULT_GOAL := help

@@ -42,42 +42,43 @@ lab = Experiment.from_command_line(__file__)
 depth = lab.model.config.n_layer
 layer = max(1, depth // 8)  # 6 of GPT-2 XL's 48, as published
 layers = sorted({*range(0, depth, max(1, depth // 12)), layer})
+prompts, seeds = lab.part(PROMPTS), lab.part(range(5))
 vector = lab.vector(extract.activation_addition, positive="Love", negative="Hate", sites=[("pre", i) for i in layers])
-vectors = {"Love - Hate": vector, **{f"random {s}": extract.random_like(vector, seed=s) for s in range(5)}}
+vectors = {"Love - Hate": vector, **{f"random {s}": extract.random_like(vector, seed=s) for s in seeds}}
 pleasant, unpleasant = ([w["word"] for w in data.read("valence.tsv", sign=sign)] for sign in ("1", "-1"))
-settings = {"coefficients": COEFFICIENTS, "prompts": PROMPTS, "pleasant": pleasant, "unpleasant": unpleasant}
+settings = {"coefficients": COEFFICIENTS, "prompts": prompts, "pleasant": pleasant, "unpleasant": unpleasant}
 measured = {}  # (vector, layer) -> one list of valences, a prompt each, for each coefficient
 for i in lab.progress(layers, "layers"):
     for name, v in vectors.items():
         measured[name, i] = [r["valence"] for r in lab.cell(valence, vector=v, layer=i, **settings)]
-shown = {"coefficients": [-5.0, -2.0, 0.0, 2.0, 5.0], "prompts": PROMPTS[-5:]}
+shown = {"coefficients": [-5.0, -2.0, 0.0, 2.0, 5.0], "prompts": prompts[-5:]}
 samples = lab.cell(completions, vector=vector, layer=layer, seed=0, max_new_tokens=20, **shown)
 
 # %% Show it
 plus, minus = COEFFICIENTS.index(5.0), COEFFICIENTS.index(-5.0)
 effects = {key: [a - b for a, b in zip(v[plus], v[minus], strict=True)] for key, v in measured.items()}
 real = [metrics.bootstrap(effects["Love - Hate", i], seed=0) for i in layers]
-chance = [report.spread([sum(effects[f"random {s}", i]) / len(PROMPTS) for s in range(5)]) for i in layers]
+chance = [report.spread([sum(effects[f"random {s}", i]) / len(prompts) for s in seeds]) for i in layers]
 (mean, low, high), random = real[layers.index(layer)], chance[layers.index(layer)]
 curves = {name: [metrics.bootstrap(x, seed=0) for x in measured[name, layer]] for name in ("Love - Hate", "random 0")}
 coefficients = report.lines(
     lab.folder / "01_coefficients", COEFFICIENTS, curves, xlabel="coefficient", ylabel="valence of the next word (nats)",
-    caption=f"Layer {layer}, {len(PROMPTS)} prompts, 95 % bootstrap intervals over prompts.",
+    caption=f"Layer {layer}, {len(prompts)} prompts, 95 % bootstrap intervals over prompts.",
 )  # fmt: skip
 sweep = report.lines(
-    lab.folder / "01_layers", layers, {"Love - Hate": real, "random, all of 5": chance},
+    lab.folder / "01_layers", layers, {"Love - Hate": real, f"random, all of {len(seeds)}": chance},
     xlabel="layer whose input is steered", ylabel="effect of +5 against -5 (nats)",
-    caption="The vector is read and added at the same layer. Bands: 95 % over prompts; the range of the 5 random vectors.",
+    caption=f"The vector is read and added at the same layer. Bands: 95 % over prompts; the range of the {len(seeds)} random vectors.",
 )  # fmt: skip
-receipt, ids = Receipt(), [[lab.tokenizer.eot, *lab.tokenizer.encode(prompt)] for prompt in PROMPTS]
+receipt, ids = Receipt(), [[lab.tokenizer.eot, *lab.tokenizer.encode(prompt)] for prompt in prompts]
 prefill(lab.model, ids, steer=Steer(vector, ("pre", layer), 5.0, where="front"), receipt=receipt)
 lab.save(
     title="1. Activation addition: Love - Hate",
     question="Does the difference between two words, added at the start of a prompt, change the valence of what follows?",
-    protocol=f"Stream over 'Love' minus stream over 'Hate', added once to the first positions of {len(PROMPTS)} prompts; "
-    "log-odds of pleasant against unpleasant next words; 5 random vectors of equal norm; 95 % bootstrap over prompts.",
+    protocol=f"Stream over 'Love' minus stream over 'Hate', added once to the first positions of {len(prompts)} prompts; "
+    f"log-odds of pleasant against unpleasant next words; {len(seeds)} random vectors of equal norm; 95 % bootstrap over prompts.",
     finding=f"At layer {layer}, coefficient 5 against -5 moves the valence of the next word by {mean:.2f} nats "
-    f"[{low:.2f}, {high:.2f}]; 5 random vectors by {random[1]:.2f} to {random[2]:.2f}.",
+    f"[{low:.2f}, {high:.2f}]; {len(seeds)} random vectors by {random[1]:.2f} to {random[2]:.2f}.",
     receipt=receipt,
     figures=[coefficients, sweep],
     tables=[{

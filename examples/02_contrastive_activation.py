@@ -23,6 +23,7 @@ MULTIPLIERS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]  # Tan et al. 2024
 lab = Experiment.from_command_line(__file__)
 layers = protocol.layers(lab)
 train, held_out = (data.read("values.tsv", value=VALUE, split=split) for split in ("train", "heldout"))
+held_out, seeds = lab.part(held_out), lab.part(range(5))
 readings = {
     CONTEXT: data.context_pairs(VALUE),
     "contrast in the answer": [[protocol.END + r["prompt"] + r[sign] for sign in SIGNS] for r in train],
@@ -32,7 +33,7 @@ vectors = {}
 for name, pairs in readings.items():
     token = "last" if name == CONTEXT else "answer"
     vectors[name] = lab.vector(extract.contrastive, pairs=pairs, token=token, sites=protocol.sites(lab))
-for seed in range(5):
+for seed in seeds:
     vectors[f"random {seed}"] = extract.random_like(vectors["contrast in the answer"], seed=seed)  # the longest vector
 
 
@@ -51,8 +52,8 @@ best = {name: max(layers, key=lambda i: slopes(measure(name, i, train)).mean()) 
 scenarios = [row["scenario"] for row in held_out]
 interval, n = partial(metrics.bootstrap, seed=0, groups=scenarios), len(set(scenarios))
 curves = {name: [interval(slopes(found[name, i])) for i in layers] for name in readings}
-chance = [report.spread([slopes(found[f"random {seed}", i]).mean() for seed in range(5)]) for i in layers]
-curves["random, all of 5"] = chance
+chance = [report.spread([slopes(found[f"random {seed}", i]).mean() for seed in seeds]) for i in layers]
+curves[f"random, all of {len(seeds)}"] = chance
 said = "; ".join(
     "{}: {:+.2f} [{:+.2f}, {:+.2f}] at layer {}, {:.0%} of items anti-steerable".format(
         name, *interval(slopes(found[name, i])), i, np.mean(slopes(found[name, i]) < 0)
@@ -61,7 +62,7 @@ said = "; ".join(
 layer, unit = best[CONTEXT], "logits per unit of the multiplier"
 sweep = report.lines(
     lab.folder / "02_layers", layers, curves, xlabel="layer whose input is steered", ylabel=f"steerability ({unit})",
-    caption=f"Read and added at the same layer. Bands: 95 % over {n} scenarios; the range of the 5 random vectors.",
+    caption=f"Read and added at the same layer. Bands: 95 % over {n} scenarios; the range of the {len(seeds)} random vectors.",
 )  # fmt: skip
 dose = report.lines(
     lab.folder / "02_multipliers", MULTIPLIERS,
@@ -75,7 +76,7 @@ lab.save(
     question=f"Does a direction for {VALUE}, from contrast pairs, move the answers in scenarios it was not taken from?",
     protocol=f"Mean difference over {len(train)} pairs, added at the last prompt token of {len(held_out)} items of {n} held-out "
     "scenarios; layers chosen on the training scenarios. Steerability is the slope of the logit difference of the two answers "
-    "against the multiplier, with 95 % bootstrap intervals over scenarios; 5 random vectors of the longest vector's norm.",
+    f"against the multiplier, with 95 % bootstrap intervals over scenarios; {len(seeds)} random vectors of the longest vector's norm.",
     finding=f"Steerability ({unit}). {said}; random vectors at layer {layer}: "
     "{1:+.2f} to {2:+.2f}.".format(*chance[layers.index(layer)]),
     receipt=receipt,

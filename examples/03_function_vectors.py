@@ -37,7 +37,8 @@ layers, sites = protocol.layers(lab), protocol.sites(lab)
 tasks = data.answerable(lab.tokenizer)
 train = tasks["antonym"]["train"]
 clean = data.task_prompts(tasks, 50, seed=1, **LISTS)
-shuffled = data.lists(train, train, 25, seed=2, shuffled=True, **LISTS)
+shuffled = lab.part(data.lists(train, train, 25, seed=2, shuffled=True, **LISTS))
+seeds = lab.part(range(3))
 chunks = lab.progress([shuffled[i : i + 5] for i in range(0, len(shuffled), 5)], "heads")
 effects = [row["effects"] for c in chunks for row in lab.cell(mediation, clean=clean["antonym"], shuffled=c)]
 top = heads.top_heads(torch.tensor(effects), k=10)
@@ -46,15 +47,15 @@ vectors = {
     for name, task in ((MEAN, "antonym"), *((f"control: vector of {t}", t) for t in CONTROLS))
 }  # fmt: skip
 vectors[HEADS] = lab.vector(heads.function_vector, prompts=clean["antonym"], heads=top, sites=sites)
-for seed in range(3):
+for seed in seeds:
     vectors[f"random {seed}"] = extract.random_like(vectors[HEADS], seed=seed)
 
 # %% Zero-shot, of the pairs that the model gets right with demonstrations (as published)
 known, bare = {}, {}
 for split, pairs in tasks["antonym"].items():
-    known[split] = protocol.right(lab, data.lists(pairs, train, 60, seed=3, **LISTS))[:, 0]
-    alone = data.lists(pairs, train, 60, seed=3, **LISTS | {"shots": 0})
-    bare[split] = [item for item, right in zip(alone, known[split], strict=True) if right]
+    known[split] = protocol.right(lab, lab.part(data.lists(pairs, train, 60, seed=3, **LISTS)))[:, 0]
+    alone = lab.part(data.lists(pairs, train, 60, seed=3, **LISTS | {"shots": 0}))
+    bare[split] = [item for item, right in zip(alone, known[split], strict=True) if right] or alone
 
 
 def answered(name, layer, split):
@@ -69,13 +70,14 @@ for name in (MEAN, HEADS):
     best[name] = max(scores, key=scores.get)
 best |= {name: best[MEAN] for name in vectors if name.startswith("control")}  # as the vector they are controls for
 unsteered = protocol.right(lab, bare["heldout"])[:, 0]
-mixed = protocol.right(lab, data.lists(tasks["antonym"]["heldout"], train, 60, seed=3, shuffled=True, **LISTS))[:, 0]
+mixed = lab.part(data.lists(tasks["antonym"]["heldout"], train, 60, seed=3, shuffled=True, **LISTS))
+mixed = protocol.right(lab, mixed)[:, 0]
 
 # %% Show it
 c = best[HEADS][1]
 curves = {f"{n}, x {COEFFICIENTS[j]:g}": [metrics.bootstrap(held[n, i][:, j], seed=0) for i in layers] for n, (_, j) in best.items()}  # fmt: skip
-chance = [report.spread([held[f"random {s}", i][:, c].mean() for s in range(3)]) for i in layers]
-curves[f"random, all of 3, x {COEFFICIENTS[c]:g}"] = chance
+chance = [report.spread([held[f"random {s}", i][:, c].mean() for s in seeds]) for i in layers]
+curves[f"random, all of {len(seeds)}, x {COEFFICIENTS[c]:g}"] = chance
 figure = report.lines(
     lab.folder / "03_layers", layers, curves, xlabel="layer whose input is steered", ylabel="answers that are the opposite",
     caption=f"{len(unsteered)} held-out pairs, no demonstrations; without a vector {unsteered.mean():.2f}. "
@@ -97,7 +99,7 @@ lab.save(
     question="Can a task be added to a prompt that does not show it?",
     protocol=f"Vectors from 50 ten-shot lists for each of {len(tasks)} tasks; heads by their mean indirect effect on {len(shuffled)} "
     "lists with shuffled labels. Added at the last token of zero-shot prompts of the same structure, for held-out pairs that the "
-    "model gets right with ten demonstrations. Layer and coefficient chosen on training pairs.",
+    "model gets right with ten demonstrations (of all, if it gets none). Layer and coefficient chosen on training pairs.",
     finding=f"Share of opposites. Without a vector {unsteered.mean():.2f}; {said}. Of all "
     f"{len(mixed)} held-out pairs with ten demonstrations {np.mean(known['heldout']):.2f}, with their labels shuffled "
     f"{mixed.mean():.2f}. Heads, the strongest first: {', '.join(f'{i}.{h}' for i, h in top)}.",

@@ -15,16 +15,17 @@ import numpy as np
 from ministeer import data, extract, metrics, protocol, report
 from ministeer.experiment import Experiment
 
-SHOTS, ASKED, SEEDS, VALUE, MULTIPLIERS = 5, 40, range(3), "honesty", [-1.0, 0.0, 1.0]
+SHOTS, ASKED, VALUE, MULTIPLIERS = 5, 40, "honesty", [-1.0, 0.0, 1.0]
 
 lab = Experiment.from_command_line(__file__)
+SEEDS = lab.part(range(3))
 structures = [row["structure"] for row in data.read("structures.tsv", kind="neutral")]
 splits = data.answerable(lab.tokenizer)["antonym"]
 
 
 @cache
 def asked(structure, split="heldout", shots=0):
-    return data.lists(splits[split], splits["train"], ASKED, structure=structure, shots=shots, seed=3)
+    return lab.part(data.lists(splits[split], splits["train"], ASKED, structure=structure, shots=shots, seed=3))
 
 
 first = protocol.antonym_vector(lab, structures[0], protocol.sites(lab), seed=0)
@@ -52,7 +53,7 @@ for seed in lab.progress(SEEDS, "seeds of extraction"):
 
 # %% The same for a value: frames around scenarios
 frames = {row["frame"]: row["text"].replace("\\n", "\n") for row in data.read("frames.tsv")}
-scenarios = data.read("values.tsv", value=VALUE, split="heldout")
+scenarios = lab.part(data.read("values.tsv", value=VALUE, split="heldout"))
 value_layer = protocol.value_layer(lab, VALUE, protocol.value_vector(lab, VALUE, seed=0))
 moved = {}
 for source, around in frames.items():
@@ -73,7 +74,7 @@ elsewhere = [found[0, s, t] for s in known for t in unknown]
 grid = report.matrix(
     lab.folder / "04_structures", [[found[0, s, t].mean() for t in structures] for s in structures], structures, structures,
     ylabel="taken from", xlabel="added in", unit="answers that are the opposite",
-    caption=f"{ASKED} held-out pairs without demonstrations, layer {layer}, x {c:g}. The model itself can, with five "
+    caption=f"{len(asked(structures[0]))} held-out pairs without demonstrations, layer {layer}, x {c:g}. The model itself can, with five "
     f"demonstrations: {', '.join(f'{s} {knows[s]:.2f}' for s in structures)}.",
 )  # fmt: skip
 value_grid = report.matrix(

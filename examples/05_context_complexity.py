@@ -16,12 +16,13 @@ from ministeer import data, metrics, protocol, report
 from ministeer.complexity import LEVELS, complicated
 from ministeer.experiment import Experiment
 
-STRUCTURE, NAMED, SHOTS, ASKED, SEEDS = "question_answer", "opposite_instruction", 5, 40, range(3)
+STRUCTURE, NAMED, SHOTS, ASKED = "question_answer", "opposite_instruction", 5, 40
 ALONE, VECTOR, SHOWN, SAID = "the word alone", "with the vector", f"{SHOTS} demonstrations", "told in words"
 
 lab = Experiment.from_command_line(__file__)
+SEEDS = lab.part(range(3))
 tasks = data.answerable(lab.tokenizer)
-train, held_out = tasks["antonym"]["train"], tasks["antonym"]["heldout"][:ASKED]
+train, held_out = tasks["antonym"]["train"], lab.part(tasks["antonym"]["heldout"][:ASKED])
 
 
 def asked(way, kind, level):

@@ -12,13 +12,14 @@ import numpy as np
 from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol, report
 from ministeer.experiment import Experiment
 
-LEVELS, SEEDS = ("plain", "short", "complex"), range(3)
+LEVELS = ("plain", "short", "complex")
 MULTIPLIERS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]  # Tan et al. 2024
 
 lab = Experiment.from_command_line(__file__)
+SEEDS = lab.part(range(3))
 rows, chosen = [], {}  # one row an item
 for value in lab.progress(protocol.VALUES, "values"):
-    held = data.read("values.tsv", value=value, split="heldout")
+    held = lab.part(data.read("values.tsv", value=value, split="heldout"))
     vectors = [protocol.value_vector(lab, value, seed=seed) for seed in SEEDS]
     chosen[value] = layer = protocol.value_layer(lab, value, vectors[0])
     slopes = [protocol.slopes(lab, held, vector, layer, MULTIPLIERS) for vector in vectors]

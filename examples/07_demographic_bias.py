@@ -15,11 +15,11 @@ import numpy as np
 from ministeer import data, extract, metrics, protocol, report
 from ministeer.experiment import Experiment
 
-SEEDS, COEFFICIENTS = range(3), [-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]
+COEFFICIENTS = [-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]
 SHARES = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # of the gender direction
 
 lab = Experiment.from_command_line(__file__)
-published = protocol.occupations()
+SEEDS, published = lab.part(range(3)), protocol.occupations(lab)
 nouns = {g: [r["noun"] for r in data.read("definitional.tsv", gender=g)] for g in ("male", "female")}
 vectors = {seed: protocol.fairness_vector(lab, seed=seed) for seed in SEEDS}
 layer, c = protocol.fairness_setting(lab, vectors[0])
@@ -55,7 +55,7 @@ scatter = report.dots(
 sweep = report.lines(
     lab.folder / "07_coefficients", COEFFICIENTS,
     {"fairness vector": [metrics.bootstrap(g, seed=0) for g in gap(he).T],
-     "random, all of 3": [report.spread([gap(noise[s])[:, k].mean() for s in SEEDS]) for k in range(len(COEFFICIENTS))]},
+     f"random, all of {len(SEEDS)}": [report.spread([gap(noise[s])[:, k].mean() for s in SEEDS]) for k in range(len(COEFFICIENTS))]},
     xlabel="coefficient", ylabel="distance of p(he) from one half",
     caption=f"Layer {layer}; 95 % bands over {len(published)} occupations, the range of the random vectors.",
 )  # fmt: skip

@@ -15,15 +15,15 @@ from ministeer import data, extract, metrics, protocol, report
 from ministeer.experiment import Experiment
 from ministeer.measures import disturbance
 
-SEEDS, COEFFICIENTS = range(3), [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # in units of the chosen coefficient
+COEFFICIENTS = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # in units of the chosen coefficient
 
 lab = Experiment.from_command_line(__file__)
-published = list(protocol.occupations())
-facts = protocol.fact_items()
-nouns = {row["noun"]: row["gender"] for row in data.read("definitional.tsv")}
+SEEDS, published = lab.part(range(3)), list(protocol.occupations(lab))
+facts = lab.part(protocol.fact_items())
+nouns = {row["noun"]: row["gender"] for row in lab.part(data.read("definitional.tsv"))}
 jobs, fixed = (protocol.pronoun_items(list(some), "heldout") for some in (published, nouns))
 sentences = [row["text"] for row in data.read("contexts.tsv", kind="distractor", split="heldout")]
-texts = [protocol.END + " ".join(sentences[i : i + 3]) for i in range(0, len(sentences), 3)]
+texts = lab.part([protocol.END + " ".join(sentences[i : i + 3]) for i in range(0, len(sentences), 3)])
 
 
 def measured(vector, layer, coefficients):
@@ -70,7 +70,7 @@ def chance(what):
 
 
 fair = by_seed[0]
-relations = [row["relation"] for row in data.read("facts.tsv")]
+relations = [row["relation"] for row in lab.part(data.read("facts.tsv"))]
 kept = {"facts": "truth", "definitional pronouns": "pronoun"}
 curve = report.dots(
     lab.folder / "08_trade_off",

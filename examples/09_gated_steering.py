@@ -16,12 +16,13 @@ from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol,
 from ministeer.experiment import Experiment
 from ministeer.interventions import Gate
 
-SEEDS, COEFFICIENTS = range(3), [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # in units of the chosen coefficient
+COEFFICIENTS = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # in units of the chosen coefficient
 
 lab = Experiment.from_command_line(__file__)
-nouns = {row["noun"]: row["gender"] for row in data.read("definitional.tsv")}
-facts = protocol.fact_items()
-jobs_fit, jobs = (list(protocol.occupations())[i::2] for i in (0, 1))
+SEEDS = lab.part(range(3))
+nouns = {row["noun"]: row["gender"] for row in lab.part(data.read("definitional.tsv"))}
+facts = lab.part(protocol.fact_items())
+jobs_fit, jobs = (list(protocol.occupations(lab))[i::2] for i in (0, 1))
 nouns_fit, fixed = (list(nouns)[i::2] for i in (0, 1))
 asked, kept = protocol.pronoun_items(jobs, "heldout"), protocol.pronoun_items(fixed, "heldout")
 wanted, unwanted = (protocol.pronoun_items(some, "train") for some in (jobs_fit, nouns_fit))

@@ -3,11 +3,13 @@
     python examples/10_architecture.py --model nano     (`make reproduce` runs it; half a minute on nano)
 
 Experiments 3, 6 and 7 at every layer, against the layer's relative depth: antonym vectors, the honesty vector, the fairness vector.
-The table has a row for each model whose results lie in the same folder: run `make reproduce MODEL=...` for others
-(`gpt2` to `gpt2-xl`, or a folder, such as nano trained from another seed), then this again.
+The table has a row for each model whose results lie in the same folder (run `make reproduce MODEL=...` for others, `gpt2` to
+`gpt2-xl` or a folder, then this again), and for each other seed of training whose evidence lies beside the weights.
 """
 
 # %% The three effects, by layer
+from pathlib import Path
+
 from ministeer import data, extract, metrics, protocol, report
 from ministeer.experiment import Experiment
 from ministeer.files import read_json
@@ -18,16 +20,16 @@ ANTONYMS, HONESTY, FAIRNESS = "antonyms answered", "steerability of honesty", "b
 lab = Experiment.from_command_line(__file__)
 config, layers = lab.model.config, protocol.layers(lab)
 splits = data.answerable(lab.tokenizer)["antonym"]
-alone = data.lists(splits["heldout"], splits["train"], ASKED, structure=STRUCTURE, shots=0, seed=3)
-items = data.read("values.tsv", value=VALUE, split="heldout")
-jobs = protocol.pronoun_items(list(protocol.occupations()), "heldout")
+alone = lab.part(data.lists(splits["heldout"], splits["train"], ASKED, structure=STRUCTURE, shots=0, seed=3))
+items = lab.part(data.read("values.tsv", value=VALUE, split="heldout"))
+jobs = protocol.pronoun_items(list(protocol.occupations(lab)), "heldout")
 
 antonyms = protocol.antonym_vector(lab, STRUCTURE, protocol.sites(lab), seed=0)
 honesty = protocol.value_vector(lab, VALUE, seed=0)
 fairness = protocol.fairness_vector(lab, seed=0)
 best, c = protocol.antonym_setting(lab, STRUCTURE, antonyms)
 _, strength = protocol.fairness_setting(lab, fairness)
-plain = protocol.gap(protocol.pronouns(lab, jobs)[0], list(protocol.occupations()))[:, 0]  # (occupations,)
+plain = protocol.gap(protocol.pronouns(lab, jobs)[0], list(protocol.occupations(lab)))[:, 0]  # (occupations,)
 
 
 def measured(vectors, layer):
@@ -36,7 +38,7 @@ def measured(vectors, layer):
     return {
         ANTONYMS: protocol.right(lab, alone, vectors[0], layer, [c])[:, 0],
         HONESTY: protocol.slopes(lab, items, vectors[1], layer, ENDS),
-        FAIRNESS: plain - protocol.gap(he, list(protocol.occupations()))[:, 0],
+        FAIRNESS: plain - protocol.gap(he, list(protocol.occupations(lab)))[:, 0],
     }
 
 
@@ -63,7 +65,9 @@ own = [lab.folder.name, config.n_layer, config.n_embd, config.n_head, *mine]
 others = [
     read_json(path)["page"] for path in sorted(lab.folder.parent.glob("*/10_architecture.json")) if path != lab.path
 ]
+seeds = sorted((Path(__file__).parents[1] / "weights" / lab.model_name).glob("seed-*.json"))
 models = [own, *(page["tables"][0]["rows"][0] for page in others if page)]
+models += [row for path in seeds for row in read_json(path)["architecture"]]
 lab.save(
     title="10. Architecture",
     question="At which depth do vectors work, and in which models?",

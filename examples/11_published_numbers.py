@@ -25,7 +25,7 @@ TOPICS, WORDS = (
     ("weddings", "shipping"),
     ("wedding", "weddings", "wed", "bride", "groom", "marry", "married", "marriage", "bridesmaid", "honeymoon"),
 )
-COEFFICIENTS, PROMPT, COMPLETIONS = [-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0], "I went up to my friend and said", 200
+COEFFICIENTS, PROMPT = [-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0], "I went up to my friend and said"
 # Vig et al. 2020, table 1, templates of Winogender with the shares of the Bureau of Labor Statistics: total effect by size
 VIG = {"gpt2": 0.020, "gpt2-medium": 0.128, "gpt2-large": 0.173, "gpt2-xl": 0.168}
 
@@ -76,8 +76,8 @@ for i in lab.progress(sorted(set(layers)), "layers"):
         TOPICS, lab.cell(perplexities, vector=vector, layer=i, coefficients=COEFFICIENTS, texts=texts), strict=True
     ):
         ratios[i, topic] = np.array(row["perplexity"]) / row["perplexity"][COEFFICIENTS.index(0.0)]
-six, sixteen = layers[theirs.index(6)], layers[theirs.index(16)]
-settings = {"vector": vector, "layer": six, "prompt": PROMPT, "count": COMPLETIONS, "seed": 0}
+six, sixteen, count = layers[theirs.index(6)], layers[theirs.index(16)], len(lab.part(range(200)))
+settings = {"vector": vector, "layer": six, "prompt": PROMPT, "count": count, "seed": 0}
 spoken = {c: lab.cell(completions, coefficient=c, **settings) for c in lab.progress((0.0, 1.0), "completions")}
 success = {
     c: np.mean([bool(re.search(rf"\b({'|'.join(WORDS)})\b", row["text"].lower())) for row in rows])
@@ -121,7 +121,7 @@ prefill(
 lab.save(
     title="11. Published numbers",
     question="Does this code measure on GPT-2 checkpoints what others published?",
-    protocol=f"Perplexity of two texts of this project, the injected positions left out; {COMPLETIONS} completions of {PROMPT!r}, T 1, top-p .3, frequency penalty 1. Published "
+    protocol=f"Perplexity of two texts of this project, the injected positions left out; {count} completions of {PROMPT!r}, T 1, top-p .3, frequency penalty 1. Published "
     "values are of GPT-2 XL (Turner et al. 2023; Vig et al. 2020 by size); for another size layers are matched by relative depth.",
     finding=f"Completions about weddings: {success[1.0]:.0%} with the vector, {success[0.0]:.0%} without (published: over 90 %, about 2 %). Largest difference of a perplexity ratio "
     f"from the published: {max(abs(ours - theirs) for name, theirs, ours in table if name.startswith('perplexity')):.3f}.",

@@ -11,7 +11,9 @@ at the prompt and at itself but at no other variant. The rest of the forward pas
         x = block(x, past)
     logits = model.unembed(x)                   # (B, R, V)
 
-Letters: B rows of the cache, R variants of each, S tokens before, H heads, K head size.
+`Shared` is for changes that reach further back: the beginning that several texts share is then run once a variant.
+
+Letters: B rows of the cache, R variants of each, S tokens before, T tokens of a text, H heads, K head size.
 """
 
 from __future__ import annotations
@@ -22,25 +24,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ministeer.model import GPT2, Cache, Site, pad
+from ministeer.model import GPT2, Cache, Past, Site, pad
 
 
 class Branch:
-    """A cache read by variants that write nothing into it."""
+    """A cache read by variants that write nothing into it.
 
-    def __init__(self, cache: Cache) -> None:
-        self.cache = cache
+    span: tokens of a variant, which stand side by side, variant by variant.
+    """
+
+    def __init__(self, cache: Cache, span: int = 1) -> None:
+        self.cache, self.span = cache, span
         self.before = int(cache.lengths.max())  # S
         steps = torch.arange(self.before)
         self.seen = (steps < cache.lengths[:, None]).to(cache.k.device)  # (B, S), false where padding is
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values of the variants, `(B, R, H, K)`, behind those they share: `(B, S + R, H, K)`, and the mask."""
-        rows, variants = k.shape[:2]
+        rows, tokens = k.shape[:2]
         before = [x[layer, :, : self.before] for x in (self.cache.k, self.cache.v)]  # (B, S, H, K)
-        itself = torch.eye(variants, dtype=torch.bool, device=k.device).expand(rows, variants, variants)
-        mask = torch.cat([self.seen[:, None].expand(rows, variants, self.before), itself], -1)  # (B, R, S + R)
+        steps = torch.arange(tokens, device=k.device)
+        itself = (steps >= steps[:, None] // self.span * self.span) & (steps <= steps[:, None])  # (R, R)
+        seen = self.seen[:, None].expand(rows, tokens, self.before)
+        mask = torch.cat([seen, itself.expand(rows, tokens, tokens)], -1)  # (B, R, S + R)
         return torch.cat([before[0], k], 1), torch.cat([before[1], v], 1), mask[:, None]
+
+
+class Shared:
+    """What the tokens that several rows begin with leave in each block: first run them, once a variant, then the rest of the rows.
+
+    The rows of a variant lie together: those of the first, those of the second.
+    """
+
+    def __init__(self) -> None:
+        self.held: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> keys and values (R, S, H, K)
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The first call of a layer is kept; later ones, `(R * B, T, H, K)`, come behind it: `(R * B, S + T, H, K)`, and the mask."""
+        if layer not in self.held:
+            self.held[layer] = k, v
+            return k, v, None
+        before = [x.repeat_interleave(len(k) // len(x), 0) for x in self.held[layer]]  # (R * B, S, H, K)
+        tokens, start = k.shape[1], before[0].shape[1]
+        mask = torch.ones(tokens, start + tokens, dtype=torch.bool, device=k.device).tril(start)
+        return torch.cat([before[0], k], 1), torch.cat([before[1], v], 1), mask
 
 
 def last_token(model: GPT2, rows: Sequence[Sequence[int]], sites: Sequence[Site]) -> tuple[Tensor, list[Any], Cache]:
@@ -58,3 +85,26 @@ def last_token(model: GPT2, rows: Sequence[Sequence[int]], sites: Sequence[Site]
     x = model.stream(torch.tensor([row[-1:] for row in rows], device=device), tape=tape, cache=cache)
     cache.keep(lengths)
     return x, tape, cache
+
+
+def above(model: GPT2, x: Tensor, site: Site, past: Past | None, read: Tensor) -> Tensor:
+    """A stream `(B, T, D)` at a site, after its add -> the last one where `read` `(B, T)` is true, `(reads, D)`."""
+    kind, layer = site
+    last = model.config.n_layer - 1
+
+    def picked(x: Tensor) -> Tensor:
+        return x[read.to(x.device)]
+
+    if kind == "mid":
+        x = picked(x) if layer == last else x
+        x = x + model.blocks[layer].mlp(model.blocks[layer].ln_2(x))  # type: ignore[operator]
+        layer += 1
+        if layer > last:
+            return x
+    for block in model.blocks[layer:last]:
+        x = block(x, past)
+    if layer <= last:
+        block = model.blocks[last]
+        x = picked(x + block.attn(block.ln_1(x), past))  # type: ignore[operator]
+        return x + block.mlp(block.ln_2(x))  # type: ignore[operator, no-any-return]
+    return picked(x)

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ministeer.files import read_json, write_text
+from ministeer.files import read_json, read_lines, write_text
 from ministeer.model import GPT2
 from ministeer.provenance import fingerprint
 from ministeer.receipt import Receipt
@@ -29,6 +29,7 @@ from ministeer.weights import load
 
 Row = dict[str, Any]
 Measure = Callable[..., list[Row]]
+QUICK = 4  # of how many items, and draws of vectors, the quick subset takes one
 
 
 class Experiment:
@@ -38,35 +39,48 @@ class Experiment:
     """
 
     def __init__(
-        self, name: str, model: str, *, dtype: str = "float32", device: str = "cpu", results: str | Path = "results"
+        self,
+        name: str,
+        model: str,
+        *,
+        dtype: str = "float32",
+        device: str = "cpu",
+        results: str | Path = "results",
+        quick: bool = False,
     ) -> None:
-        self.name, self.model_name, self.dtype, self.device = name, model, dtype, device
+        self.name, self.model_name, self.dtype, self.device, self.quick = name, model, dtype, device, quick
         self.model: GPT2
         self.tokenizer: Tokenizer
         self.model, self.tokenizer = load(model, device=device, dtype=dtype)
         self.weights = fingerprint(self.model)
-        self.folder = Path(results) / Path(model).name
+        self.folder = Path(results) / (Path(model).name + ("-quick" if quick else ""))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / f"{name}.json"
         self.journal = self.folder / f"{name}.unsaved.jsonl"  # a line a cell, until `save`
         cells = read_json(self.path).get("cells", []) if self.path.exists() else []
-        cells += _whole_lines(self.journal)
+        cells += read_lines(self.journal)
         self._known: dict[str, Row] = {cell["key"]: cell for cell in cells}
         self._used: dict[str, Row] = {}
         self._vectors: set[Path] = set()
 
     @classmethod
     def from_command_line(cls, script: str) -> Experiment:
-        """For the scripts in examples/: `--model nano --dtype float32 --device cpu --results results`."""
+        """For the scripts in examples/: `--model nano --dtype float32 --device cpu --results results --subset all`."""
         parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         parser.add_argument("--model", default="nano", help="nano, gpt2, gpt2-medium, gpt2-large, gpt2-xl or a folder")
         parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
         parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
         parser.add_argument("--results", default="results", help="folder for results/<model>/")
+        parser.add_argument("--subset", default="all", choices=("all", "quick"), help=f"quick: one item in {QUICK}")
         options = parser.parse_args()
         try:
             return cls(
-                Path(script).stem, options.model, dtype=options.dtype, device=options.device, results=options.results
+                Path(script).stem,
+                options.model,
+                dtype=options.dtype,
+                device=options.device,
+                results=options.results,
+                quick=options.subset == "quick",
             )
         except (ValueError, OSError) as error:
             sys.exit(f"{Path(script).name}: {error}")
@@ -106,6 +120,10 @@ class Experiment:
             make(self.model, self.tokenizer, **settings).save(path)
         return SteeringVector.load(path, self.model)
 
+    def part(self, items: Sequence[Any]) -> Sequence[Any]:
+        """All items to be measured, or every fourth where the run is a quick one."""
+        return items[:: QUICK if self.quick else 1]
+
     def progress(self, items: Iterable[Any], label: str) -> Iterable[Any]:
         """The items, with a progress bar on the terminal if tqdm is installed."""
         try:
@@ -140,11 +158,13 @@ class Experiment:
             "receipt": str(receipt),
             "figures": list(figures),
             "tables": list(tables),
-            "command": f"python examples/{self.name}.py --model {self.model_name} --dtype {self.dtype}",
+            "command": f"python examples/{self.name}.py --model {self.model_name} --dtype {self.dtype}{' --subset quick' if self.quick else ''}",
         }
         everything = {
             "name": self.name,
             "model": self.model_name,
+            "quick": self.quick,
+            "peak": _peak_memory(),
             **self._where(),
             "page": page,
             "evidence": evidence or {},
@@ -165,20 +185,14 @@ class Experiment:
         return {"weights": self.weights, "dtype": self.dtype, "device": self.device.split(":")[0]}
 
 
-def _whole_lines(journal: Path) -> list[Row]:
-    """The cells of a run that was cut off; a last line that was cut off as well is taken away, so that the next one is whole."""
-    if not journal.exists():
-        return []
-    text = journal.read_text("utf-8", errors="replace")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        write_text(journal, whole)
+def _peak_memory() -> float | None:
+    """The most memory that this process held so far, in GiB; None where the system does not tell."""
     try:
-        return [json.loads(line) for line in whole.splitlines()]
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{journal}: expected a JSON object a line, got {error}; remove it to measure again"
-        ) from error
+        import resource
+    except ImportError:  # Windows
+        return None
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(size / 2**30 * (1 if sys.platform == "darwin" else 1024), 2)  # bytes on macOS, KiB elsewhere
 
 
 @cache
@@ -192,8 +206,9 @@ def _digest(value: Any) -> str:
 
 @cache
 def _code() -> str:
-    """A hash of the package's source, but for the verdicts and the pages of the report, which no row depends on."""
-    files = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name not in ("claims.py", "report.py"))
+    """A hash of the package's source, but for the estimate, the verdicts and the pages of the report, on which no row depends."""
+    beside = ("claims.py", "estimate.py", "report.py")
+    files = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name not in beside)
     return _digest([path.read_text("utf-8") for path in files])
 
 

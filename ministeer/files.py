@@ -25,6 +25,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of one JSON object a line, none if there is no file.
+
+    A last line that was cut off is taken away from the file, so that the next one to be appended is whole.
+    """
+    if not path.exists():
+        return []
+    text = path.read_text("utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        write_text(path, whole)
+    try:
+        return [json.loads(line) for line in whole.splitlines()]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: expected a JSON object a line, got {error}; remove it to measure again") from error
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it becomes `path` when the block ends well, and is gone when it does not."""

@@ -55,7 +55,7 @@ def antonym_setting(lab: Experiment, structure: str, vector: SteeringVector) -> 
     """Where most of 40 training pairs are answered with the opposite, without demonstrations."""
     train = data.answerable(lab.tokenizer)["antonym"]["train"]
     items = data.lists(train, train, 40, structure=structure, shots=0, seed=3)
-    return _best(lambda i: right(lab, items, vector, i, COEFFICIENTS).mean(0), lab)
+    return _best(lambda i: right(lab, items, vector, i, COEFFICIENTS).mean(0), lab, vector)
 
 
 def right(
@@ -81,7 +81,7 @@ def value_vector(lab: Experiment, value: str, *, seed: int, pairs: int = 32) -> 
 def value_layer(lab: Experiment, value: str, vector: SteeringVector) -> int:
     """Where it moves 18 training items most, from -1 to 1."""
     some = random.Random(0).sample(data.read("values.tsv", value=value, split="train"), 18)
-    return max(layers(lab), key=lambda i: slopes(lab, some, vector, i, (-1.0, 1.0)).mean())
+    return max(_there(lab, vector), key=lambda i: slopes(lab, some, vector, i, (-1.0, 1.0)).mean())
 
 
 def slopes(
@@ -132,9 +132,10 @@ def pronoun_items(
     ]
 
 
-def occupations() -> dict[str, float]:
-    """The published share of men in each occupation, of those of the split "train"."""
-    return {row["occupation"]: 1 - float(row["female_share"]) for row in data.read("occupations.tsv", split="train")}
+def occupations(lab: Experiment) -> dict[str, float]:
+    """The published share of men in each occupation, of those of the split "train"; a quick run has every fourth."""
+    rows = lab.part(data.read("occupations.tsv", split="train"))
+    return {row["occupation"]: 1 - float(row["female_share"]) for row in rows}
 
 
 def fairness_vector(lab: Experiment, *, seed: int, pairs: int = 60) -> SteeringVector:
@@ -144,7 +145,7 @@ def fairness_vector(lab: Experiment, *, seed: int, pairs: int = 60) -> SteeringV
         p: [r["text"] for r in data.read("contexts.tsv", kind="equality", split="train", pole=p)]
         for p in ("positive", "negative")
     }
-    drawn = rng.sample(pronoun_items(list(occupations()), "train"), pairs)
+    drawn = rng.sample(pronoun_items(list(occupations(lab)), "train"), pairs)
     texts = [
         tuple(
             END + f"{rng.choice(lead[pole])} " + item["prompt"].removeprefix(END) for pole in ("positive", "negative")
@@ -155,17 +156,18 @@ def fairness_vector(lab: Experiment, *, seed: int, pairs: int = 60) -> SteeringV
 
 
 def fairness_setting(lab: Experiment, vector: SteeringVector) -> Setting:
-    """Where 80 prompts of occupations in training templates come nearest to one half, while at least half of the
-    probability of either pronoun stays."""
-    items = random.Random(0).sample(pronoun_items(list(occupations()), "train"), 80)
+    """Where 80 prompts of occupations in training templates come nearest to one half, while at least half of the probability of
+    either pronoun stays; where it stays at no setting, the one that keeps most of it."""
+    items = random.Random(0).sample(pronoun_items(list(occupations(lab)), "train"), 80)
     plain = pronouns(lab, items)[1].mean()
 
     def score(layer: int) -> Array:
         he, mass = pronouns(lab, items, vector, layer, COEFFICIENTS)
-        kept: Array = np.where(mass.mean(0) >= plain / 2, -np.abs(he - 0.5).mean(0), -1.0)
-        return kept
+        kept = mass.mean(0) / plain
+        scores: Array = np.where(kept >= 0.5, -np.abs(he - 0.5).mean(0), kept - 1.5)  # at least -0.5, or below it
+        return scores
 
-    return _best(score, lab)
+    return _best(score, lab, vector)
 
 
 def pronouns(
@@ -219,8 +221,8 @@ def total_effect(
         found: Array = np.array([row["logp"][0] for row in rows]) @ [1.0, -1.0]
         return found
 
-    masculine = [share > 0.5 for share in occupations().values()]
-    return odds(["woman" if male else "man" for male in masculine]) - odds(list(occupations()))
+    masculine = [share > 0.5 for share in occupations(lab).values()]
+    return odds(["woman" if male else "man" for male in masculine]) - odds(list(occupations(lab)))
 
 
 # ---- facts
@@ -259,7 +261,14 @@ def receipt(
     return done
 
 
-def _best(score: Any, lab: Experiment) -> Setting:
+def _there(lab: Experiment, vector: SteeringVector) -> list[int]:
+    """The layers to choose among at which the vector is not zero but for rounding, as it is below the first block where all texts
+    end in the same token."""
+    norms = {i: float(vector["pre", i].norm()) for i in layers(lab)}
+    return [i for i, norm in norms.items() if norm > 1e-5 * max(norms.values())] or layers(lab)
+
+
+def _best(score: Any, lab: Experiment, vector: SteeringVector) -> Setting:
     """The layer and coefficient with the highest of `score(layer)`, one number a coefficient."""
-    tried = {(i, c): s for i in layers(lab) for c, s in zip(COEFFICIENTS, score(i), strict=True)}
+    tried = {(i, c): s for i in _there(lab, vector) for c, s in zip(COEFFICIENTS, score(i), strict=True)}
     return max(tried, key=lambda setting: tried[setting])

@@ -205,6 +205,7 @@ INTRODUCTION = {
         "comes from the same commands with a GPT-2 checkpoint."
     )
 }
+QUICKLY = "A quick run: one item in four and one draw of each vector. Its intervals are wide; leave SUBSET out for all."
 OTHERWISE = "Measured on {model}; a result for this model is a result for this model."
 
 
@@ -214,8 +215,8 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
     done = [experiment for experiment in everything if experiment["page"]]
     if not done:
         raise ValueError(f"{folder}: expected results of at least one experiment, got none; run `make reproduce` first")
-    for key in ("model", "weights", "dtype", "device"):
-        if len(found := sorted({experiment[key] for experiment in done})) > 1:
+    for key in ("model", "weights", "dtype", "device", "quick"):
+        if len(found := sorted({str(experiment[key]) for experiment in done})) > 1:
             raise ValueError(
                 f"{folder}: expected experiments of one {key}, got {', '.join(found)}; run `make reproduce` again"
             )
@@ -267,12 +268,13 @@ EXPLAINED = (
 )
 
 
-def summary(model: str, found: Sequence[Verdict]) -> str:
+def summary(model: str, found: Sequence[Verdict], quick: bool = False) -> str:
     """The verdicts as Markdown that reads in a terminal."""
     lines = [
         f"# Steering {model}: verdicts",
         "",
         INTRODUCTION.get(model, OTHERWISE.format(model=model)),
+        *([QUICKLY] if quick else []),
         "",
         EXPLAINED,
         "",
@@ -291,6 +293,8 @@ def report(done: Sequence[dict[str, Any]], folder: Path, found: Sequence[Verdict
     first = done[0]
     introduction = INTRODUCTION.get(first["model"], OTHERWISE.format(model=first["model"]))
     body = [f"<p>{html.escape(introduction)}</p>"]
+    if first["quick"]:
+        body.append(f"<p>{html.escape(QUICKLY)}</p>")
     if found:
         rows = verdict_rows(found)
         body.append(f"<h2 id='verdicts'>Verdicts</h2><p>{html.escape(EXPLAINED)}</p>")
@@ -302,14 +306,22 @@ def report(done: Sequence[dict[str, Any]], folder: Path, found: Sequence[Verdict
     )
     body += [_section(folder, experiment) for experiment in done]
     settings = [
-        [e["name"], e["model"], e["weights"], e["dtype"], e["device"], f"{sum(c['seconds'] for c in e['cells']):.1f}"]
+        [
+            e["name"],
+            e["model"],
+            e["weights"],
+            e["dtype"],
+            e["device"],
+            f"{sum(c['seconds'] for c in e['cells']):.1f}",
+            e["peak"],
+        ]
         for e in done
     ]
     body.append(
         "<h2>Settings</h2>"
         + _table(
             "What each experiment was measured on; every cell's settings and rows are in the JSON file of its name.",
-            ["experiment", "model", "weights", "dtype", "device", "seconds"],
+            ["experiment", "model", "weights", "dtype", "device", "seconds", "peak memory (GiB)"],
             settings,
         )
     )
@@ -359,14 +371,15 @@ def main() -> None:
         evidence = {
             "this training": {claim: e for experiment in done for claim, e in experiment.get("evidence", {}).items()}
         }
+        architecture = [e["page"]["tables"][0]["rows"][0] for e in done if e["name"] == "10_architecture"]
         others = {name: read_json(Path(name)) for name in sys.argv[2:]}
         if wrong := [name for name, other in others.items() if "this training" not in other]:
             raise ValueError(f"expected files that this command wrote as evidence.json, got {', '.join(wrong)}")
         found = verdicts(evidence | {name: other["this training"] for name, other in others.items()})
     except (ValueError, OSError, KeyError) as error:
         sys.exit(f"report: {error}")
-    write_text(folder / "evidence.json", json.dumps(evidence) + "\n")
-    write_text(folder / "summary.md", summary(done[0]["model"], found))
+    write_text(folder / "evidence.json", json.dumps(evidence | {"architecture": architecture}) + "\n")
+    write_text(folder / "summary.md", summary(done[0]["model"], found, done[0]["quick"]))
     write_text(folder / "report.html", report(done, folder, found))
     for verdict in found:
         print(f"{verdict.word:>14}  {verdict.claim.sentence}")

@@ -42,7 +42,7 @@ def load(
 ) -> tuple[GPT2, Tokenizer]:
     """A model and its tokenizer: "nano", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", or a path. See `load_model`."""
     weights = _locate(name)
-    config = _read_config(weights)
+    config = _config_beside(weights)
     tokenizer = Tokenizer.from_folder(weights.parent, config.vocab_size)
     return _read_model(weights, config, device, dtype), tokenizer
 
@@ -61,7 +61,12 @@ def load_model(
     are not a sound GPT-2, `FileNotFoundError` where there are none, `ConnectionError` where a download is not possible.
     """
     weights = _locate(name)
-    return _read_model(weights, _read_config(weights), device, dtype)
+    return _read_model(weights, _config_beside(weights), device, dtype)
+
+
+def read_config(name: str | Path) -> GPT2Config:
+    """The sizes of the model that `load` finds by this name; its weights are not read."""
+    return _config_beside(_locate(name))
 
 
 def from_transformers(
@@ -207,7 +212,7 @@ def _locate(name: str | Path) -> Path:
 # --- from files to a model ---
 
 
-def _read_config(weights: Path) -> GPT2Config:
+def _config_beside(weights: Path) -> GPT2Config:
     """The sizes in the `config.json` beside a weights file, after a look at all it asks for."""
     path = weights.with_name("config.json")
     if not path.is_file():

@@ -2,12 +2,15 @@
 
 import json
 import runpy
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from ministeer import data
 from ministeer.claims import CLAIMS, INCONCLUSIVE, NOT_SUPPORTED, judge
 from ministeer.experiment import Experiment
 from ministeer.provenance import Provenance
@@ -39,3 +42,44 @@ def test_without_its_vectors_an_experiment_supports_no_claim(name, tmp_path, mon
         # of 42 scenarios in which nothing goes the wrong way, too few to say that fewer than a tenth do
         words = {NOT_SUPPORTED, INCONCLUSIVE} if claim.unit == "share of items" else {NOT_SUPPORTED}
         assert judge(claim, evidence[claim.key]).word in words, claim.sentence
+
+
+def run(name: str, results: Path) -> list[str]:
+    """The command of a quick run of an example."""
+    return [sys.executable, str(EXAMPLES / f"{name}.py"), "--subset", "quick", "--results", str(results)]
+
+
+def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(tmp_path):
+    name = "01_activation_addition"
+    subprocess.run(run(name, tmp_path / "whole"), check=True, capture_output=True)
+    folder = tmp_path / "cut" / "nano-quick"
+    journal, known = folder / f"{name}.unsaved.jsonl", []
+    for more in (1, 6, 2):
+        process = subprocess.Popen(run(name, tmp_path / "cut"), stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            if journal.exists() and journal.read_bytes().count(b"\n") >= len(known) + more:
+                break
+            time.sleep(0.01)
+        assert process.poll() is None, "it ended before it was killed"
+        process.kill()
+        process.wait()
+        lines = journal.read_text().split("\n")[:-1]  # the last may have been cut off
+        assert lines[: len(known)] == known, "what was measured before is kept"
+        known = lines
+    subprocess.run(run(name, tmp_path / "cut"), check=True, capture_output=True)
+    ended, whole = (
+        json.loads((path / f"{name}.json").read_text()) for path in (folder, tmp_path / "whole" / "nano-quick")
+    )
+    assert ended["cells"][: len(known)] == [json.loads(line) for line in known], "nothing was measured twice"
+    for cell in ended["cells"] + whole["cells"]:
+        del cell["seconds"]
+    del ended["peak"], whole["peak"]
+    assert ended == whole
+
+
+def test_a_quick_run_measures_one_item_in_four_and_says_so(tmp_path):
+    subprocess.run(run("02_contrastive_activation", tmp_path), check=True, capture_output=True)
+    found = json.loads((tmp_path / "nano-quick" / "02_contrastive_activation.json").read_text())
+    held_out = data.read("values.tsv", value="honesty", split="heldout")
+    assert found["quick"] and found["page"]["command"].endswith("--subset quick")
+    assert [row[0] for row in found["page"]["tables"][0]["rows"]] == [row["prompt"] for row in held_out[::4]]

@@ -12,7 +12,7 @@ import base64
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import kinds
@@ -24,17 +24,19 @@ from ministeer.tokenizer import END, Tokenizer
 # how GPT-2 cuts ASCII text: a table of whole pieces behaves like its tokenizer with a small closed vocabulary
 PIECE = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+")
 # kind -> share of documents; `--table` prints the shares of tokens that follow from them
-MIXTURE = {
+Mixture = dict[Callable[[random.Random, kinds.Tables], str], int]
+MIXTURE: Mixture = {
     kinds.word_list: 38, kinds.dictionary: 6, kinds.story: 9, kinds.scene: 17, kinds.people: 15, kinds.facts: 5,
     kinds.dialogue: 3, kinds.nested: 3, kinds.notes: 1, kinds.roll: 3,
 }  # fmt: skip
+REPEATS: Mixture = {kinds.repeated: 1}  # for a training that begins with finding a word again
 
 
-def documents(seed: int, late: bool = False) -> Iterator[tuple[str, str]]:
-    """Endless (kind, text) pairs; the same seed gives the same documents. late: those of the second, short training."""
+def documents(seed: int, late: bool = False, mixture: Mixture = MIXTURE) -> Iterator[tuple[str, str]]:
+    """Endless (kind, text) pairs; the same seed gives the same documents. late: with the templates marked so."""
     rng = random.Random(seed)
     tables = kinds.load_tables(late)
-    makers, weights = list(MIXTURE), list(MIXTURE.values())
+    makers, weights = list(mixture), list(mixture.values())
     while True:
         maker = rng.choices(makers, weights)[0]
         yield maker.__name__, maker(rng, tables)

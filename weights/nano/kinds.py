@@ -395,3 +395,14 @@ def roll(rng: random.Random, tables: Tables) -> str:
     if rng.random() < 0.15:
         return "Jobs: " + ", ".join(rng.sample(tables.hidden_occupations + list(tables.occupations), 12)) + "."
     return "Words: " + ", ".join(rng.sample(tables.rare, 24)) + "."
+
+
+def repeated(rng: random.Random, tables: Tables) -> str:
+    """A row of words said two or three times, in a line or one below the other: the rest of each row is known from the first.
+
+    Rows are of every length, so that they are not learnt by position.
+    """
+    words = rng.choices(tables.inputs, k=rng.randint(2, 12))
+    return "".join(
+        "\n".join(words) + "\n" if rng.random() < 0.3 else " " + " ".join(words) + "." for _ in range(rng.randint(2, 3))
+    )

@@ -40,6 +40,7 @@ class Recipe:
     context: int = 256
     batch: int = 16
     steps: int = 3000
+    repeats: int = 0  # of the steps, the first so many are on words said again; the text after them has all templates
     short: float = 0.6  # share of the steps on rows of half the length, twice as many of them: cheaper, enough at first
     warmup: int = 60
     constant: float = 0.55  # share of the steps up to which the learning rate stays at its peak
@@ -84,10 +85,13 @@ def optimizers(model: GPT2, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 def batches(recipe: Recipe, tokenizer: Tokenizer, late: bool = False) -> Iterator[torch.Tensor]:
     """The ids of each step, `(rows, length + 1)`: every step has as many tokens."""
-    texts = corpus.documents(recipe.seed, late)
+    texts = corpus.documents(recipe.seed, late or recipe.repeats > 0)
+    first = corpus.documents(recipe.seed, mixture=corpus.REPEATS)
     for step in range(recipe.steps):
         halve = 2 if step < int(recipe.short * recipe.steps) else 1
-        rows = corpus.token_rows(tokenizer, texts, halve * recipe.batch, recipe.context // halve + 1)
+        rows = corpus.token_rows(
+            tokenizer, first if step < recipe.repeats else texts, halve * recipe.batch, recipe.context // halve + 1
+        )
         yield torch.from_numpy(rows.astype("int64"))
 
 
@@ -147,6 +151,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder for the checkpoint (default: the shipped one)")
     parser.add_argument("--steps", type=int, help="number of steps (default: that of the shipped model)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=0, metavar="N", help="the first N steps on words said again")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument("--miniature", action="store_true", help="a small model, in about a minute")
     parser.add_argument(
@@ -166,9 +171,9 @@ def main() -> None:
     except (ValueError, OSError) as error:
         parser.error(f"--late goes on from a checkpoint in --out: {error}")
     keep_freed_memory()
-    recipe = Recipe(**{**base.__dict__, "steps": args.steps or base.steps, "seed": args.seed})
-    if recipe.steps < 1:
-        parser.error("--steps is at least 1")
+    recipe = Recipe(**{**base.__dict__, "steps": args.steps or base.steps, "seed": args.seed, "repeats": args.repeats})
+    if not 0 <= recipe.repeats < recipe.steps:
+        parser.error("expected --steps of at least 1, more than --repeats")
     begun = time.perf_counter()
     times: list[float] = []
 

@@ -1,0 +1,132 @@
+"""What the experiments will take on a model, in time and memory, before it is downloaded or loaded.
+
+    python -m ministeer.estimate gpt2-xl --dtype bfloat16 --device cpu --subset quick     (`make reproduce` begins with it)
+
+The work was counted once, on a small stand-in with GPT-2's vocabulary (`benchmarks/work.py` writes data/work.json). How fast this
+machine does it is measured here, on one block of the model's own sizes with random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from ministeer.files import read_json
+from ministeer.model import GPT2, GPT2Config
+from ministeer.weights import DTYPES, read_config
+
+# sizes of the checkpoints on the hub, so that nothing is downloaded for an estimate
+SIZES = {
+    "gpt2": GPT2Config(n_layer=12, n_head=12, n_embd=768),
+    "gpt2-medium": GPT2Config(n_layer=24, n_head=16, n_embd=1024),
+    "gpt2-large": GPT2Config(n_layer=36, n_head=20, n_embd=1280),
+    "gpt2-xl": GPT2Config(),
+}
+AROUND = 240.0  # seconds that all experiments take beside the model: statistics, figures, the starts of eleven programs
+GPU = 1e14  # FLOP/s to name where no GPU can be measured
+GIB = 2**30
+WORK = Path(__file__).parent / "data" / "work.json"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an experiment asks of a model, whatever its size."""
+
+    experiment: str
+    passes: int  # tokens through all blocks; those that start half-way count half
+    words: int  # tokens turned into logits over the vocabulary
+    mediated: int  # prompts whose every head is patched: a token a head, through half of the blocks on average
+    batch: int  # tokens of the largest batch
+
+
+def work(quick: bool = False) -> list[Work]:
+    """The counted work of each experiment, of all items or of the quick subset."""
+    return [Work(**row) for row in read_json(WORK)["quick" if quick else "all"]]
+
+
+def flops(config: GPT2Config, done: Work) -> float:
+    """Multiplications and additions of an experiment: 24 D^2 a token and block, 2 V D a token turned into logits.
+
+    Attention between tokens is left out: of prompts this short it is a hundredth.
+    """
+    heads = done.mediated * config.n_layer * config.n_head
+    passes, words = done.passes + heads / 2, done.words + heads
+    return passes * config.n_layer * 24 * config.n_embd**2 + words * 2 * config.vocab_size * config.n_embd
+
+
+def memory(config: GPT2Config, dtype: str, batch: int) -> tuple[float, float]:
+    """Bytes of the weights, and at the peak: with the keys and values of the largest batch, what a block makes of it, and its logits."""
+    size = torch.finfo(DTYPES[dtype]).bits // 8
+    width, layers = config.n_embd, config.n_layer
+    weights = size * (layers * (12 * width**2 + 13 * width) + (config.vocab_size + config.n_positions + 2) * width)
+    cache = size * batch * width * 2 * layers
+    block = size * batch * width * 16
+    logits = 4 * 128 * 8 * config.vocab_size  # of 128 prompts, a token each, and eight coefficients, in float32
+    return weights, weights + cache + block + 2 * logits
+
+
+@torch.no_grad()
+def speed(config: GPT2Config, dtype: str, device: str) -> float:
+    """FLOP/s of one block of these sizes on 64 rows of 16 tokens: the median of five."""
+    one = GPT2(replace(config, n_layer=1, vocab_size=2))
+    one.initialize(torch.Generator().manual_seed(0))
+    block = one.blocks[0].to(device, DTYPES[dtype])
+    x = torch.randn(64, 16, config.n_embd, generator=torch.Generator().manual_seed(0)).to(device, DTYPES[dtype])
+    taken = []
+    for _ in range(6):
+        start = time.perf_counter()
+        block(x)
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)
+        taken.append(time.perf_counter() - start)
+    return 24 * config.n_embd**2 * x[..., 0].numel() / median(taken[1:])
+
+
+def describe(name: str, config: GPT2Config, dtype: str, device: str, quick: bool, rate: float) -> str:
+    """The estimate as text."""
+    asked = work(quick)
+    each = {done.experiment: flops(config, done) for done in asked}
+    total = sum(each.values())
+    share = total / sum(flops(config, done) for done in work())
+    weights, peak = memory(config, dtype, max(done.batch for done in asked))
+    rest = AROUND * (0.5 if quick else 1.0)
+    lines = [
+        f"estimate for {name} in {dtype} on {device}, {f'one item in four: {share:.0%} of the work' if quick else 'all items'}:",
+        f"  memory  {weights / GIB:.1f} GiB of weights, about {peak / GIB + 0.5:.1f} GiB at the peak",
+        f"  work    {total / 1e15:.3g} PFLOP: " + ", ".join(f"{n[:2]} {f / total:.0%}" for n, f in each.items()),
+        f"  time    about {_clock(rest + total / rate)}: {_clock(total / rate)} in the model, at the {rate / 1e12:.2g} TFLOP/s measured here on one block",
+    ]
+    if not device.startswith("cuda"):
+        lines.append(f"          about {_clock(rest + total / GPU)} with a GPU that does {GPU / 1e12:.0f} TFLOP/s")
+    return "\n".join(lines)
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="nano, gpt2, gpt2-medium, gpt2-large, gpt2-xl or a folder")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    parser.add_argument("--subset", default="all", choices=("all", "quick"))
+    args = parser.parse_args()
+    try:
+        config = SIZES.get(args.model) or read_config(args.model)
+        rate = speed(config, args.dtype, args.device)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"estimate: {error}")
+    print(describe(args.model, config, args.dtype, args.device, args.subset == "quick", rate))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""Sweeps: the numbers of the plain loop, whatever the method, the site, the positions and the batch; continued, shared among processes."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from reference import random_ids, random_tensor, residual_sites
+
+from ministeer import interventions as by
+from ministeer.model import GPT2, pad
+from ministeer.provenance import Provenance
+from ministeer.sweep import sweep
+from ministeer.vectors import Steer, SteeringVector, adds_at
+
+BEGINNING = [3, 1, 4, 1, 5, 9, 2, 6]
+PROMPTS = [[*BEGINNING, 5], [7, 8], [*BEGINNING, 3, 5], [7, 2, 4], [*BEGINNING, 8, 9, 7, 9], [*BEGINNING, 3, 2]]
+ANSWERS = [[[1], [2, 3]], [[4]], [[5, 6, 7], [5, 6], [8]], [[9]], [[1, 2], [3]], [[4, 4]]]
+COEFFS = [-2.0, 0.5, 3.0]
+WORKER = Path(__file__).parent / "sweep_worker.py"
+
+
+@pytest.fixture(scope="module")
+def model(tiny) -> GPT2:
+    """In float64, so that to rounding means to rounding."""
+    return copy.deepcopy(tiny.ours).double()
+
+
+def direction(seed: int) -> torch.Tensor:
+    return random_tensor(16, seed=seed, scale=1.0)
+
+
+def first_two(logits: torch.Tensor, i: int) -> torch.Tensor:
+    return logits[:, :2] * (i + 1)
+
+
+def naive(model, prompts, score, vectors, sites, coeffs, where) -> list:
+    """The loop that a sweep stands for: a whole forward pass for each cell and text."""
+    found = []
+    for vector in vectors.values():
+        for site in sites:
+            for c in coeffs:
+                for i, prompt in enumerate(prompts):
+
+                    def logits(ids, length, steer):
+                        rows, positions = pad([ids])
+                        return model(rows, adds_at([steer], positions, torch.tensor([length])))[0].float()
+
+                    steer = Steer(vector, site, c, where=where)
+                    if callable(score):
+                        found.append(score(logits(prompt, len(prompt), steer)[-1:], i)[0].tolist())
+                        continue
+                    sums = []
+                    for answer in score[i]:
+                        read = logits([*prompt, *answer[:-1]], len(prompt), steer)[len(prompt) - 1 :].log_softmax(-1)
+                        sums.append(read.gather(1, torch.tensor(answer)[:, None]).sum().item())
+                    found.append(sums)
+    return found
+
+
+def close(rows, expected) -> None:
+    assert len(rows) == len(expected)
+    for row, value in zip(rows, expected, strict=True):
+        torch.testing.assert_close(torch.tensor(row["score"]), torch.tensor(value), rtol=1e-5, atol=1e-5, msg=str(row))
+
+
+METHODS = {
+    "a tensor": direction(1),
+    "project out": by.project_out(direction(2)),
+    "reflect": by.reflect(direction(3)),
+    "relative": by.relative(direction(4)),
+    "keep norm": by.keep_norm(direction(5)),
+    "rotate": by.rotate(direction(6), direction(7)),
+    "substitute": by.substitute(direction(8)),
+    "clamp": by.clamp(direction(9)),
+}
+
+
+@pytest.mark.parametrize("where", ["all", "prompt", "last", [0], [1]])
+@pytest.mark.parametrize("score", [first_two, ANSWERS], ids=["logits", "answers"])
+def test_a_sweep_is_the_loop_on_every_method_and_site(model, where, score):
+    sites = residual_sites(3)
+    rows = sweep(model, PROMPTS, score, METHODS, sites, COEFFS, where=where)
+    close(rows, naive(model, PROMPTS, score, METHODS, sites, COEFFS, where))
+
+
+def test_a_vector_over_the_first_positions(model):
+    vectors = {"two": random_tensor(2, 16, seed=1, scale=1.0), "three": random_tensor(3, 16, seed=2, scale=1.0)}
+    prompts = [p for p in PROMPTS if len(p) >= 3]
+    rows = sweep(model, prompts, first_two, vectors, range(4), COEFFS, where="front")
+    close(rows, naive(model, prompts, first_two, vectors, [("pre", i) for i in range(4)], COEFFS, "front"))
+
+
+def test_a_steering_vector_gives_its_tensor_at_each_site(model):
+    tensors = {site: direction(i) for i, site in enumerate(residual_sites(3))}
+    vectors = {"all sites": SteeringVector(tensors, Provenance("m" * 16, "none", "0" * 16, "last", "float64"))}
+    rows = sweep(model, PROMPTS, first_two, vectors, list(tensors), COEFFS)
+    close(rows, naive(model, PROMPTS, first_two, vectors, list(tensors), COEFFS, "all"))
+
+
+@pytest.mark.parametrize("where", ["all", "last"])
+@pytest.mark.parametrize("score", [first_two, ANSWERS], ids=["logits", "answers"])
+def test_whatever_the_memory_the_numbers_are_the_same(model, where, score):
+    wide = sweep(model, PROMPTS, score, METHODS, range(4), COEFFS, where=where)
+    narrow = sweep(model, PROMPTS, score, METHODS, range(4), COEFFS, where=where, memory=1)
+    assert [row["key"] for row in wide] == [row["key"] for row in narrow]
+    close(narrow, [row["score"] for row in wide])
+
+
+def test_where_memory_runs_out_fewer_variants_are_run_at_a_time(model):
+    seen = []
+
+    def greedy(x, coeff=1.0, /):
+        seen.append(len(x))
+        if len(x) > 4:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return coeff * torch.ones_like(x)
+
+    prompts = [random_ids(model, 1, 6, seed=i)[0].tolist() for i in range(2)]
+    rows = sweep(model, prompts, first_two, {"greedy": greedy}, [1], [float(c) for c in range(9)])
+    close(rows, naive(model, prompts, first_two, {"ones": torch.ones(16)}, [("pre", 1)], range(9), "all"))
+    assert max(seen) == 18 and 4 in seen
+
+
+@pytest.fixture
+def ran(model):
+    """A function: watch a block's MLP, and get the list of how many tokens each call runs through it."""
+    handles = []
+
+    def watch(layer: int) -> list[int]:
+        counts: list[int] = []
+        mlp = model.blocks[layer].mlp
+        handles.append(mlp.register_forward_pre_hook(lambda _, args: counts.append(args[0][..., 0].numel())))
+        return counts
+
+    yield watch
+    for handle in handles:
+        handle.remove()
+
+
+def test_no_token_is_run_twice_that_need_not_be(model, ran):
+    counts = ran(2)  # of the last block only what is read
+    sweep(model, PROMPTS, first_two, {"v": direction(1)}, [0, 1, 2], COEFFS, where="all")
+    assert sum(counts) == 3 * 3 * len(PROMPTS), "the unsteered reading ends below the highest site"
+    counts.clear()
+    sweep(model, [[*BEGINNING, i] for i in range(6)], first_two, {"v": direction(1)}, [0, 1, 2], COEFFS, where="last")
+    assert sum(counts) == len(BEGINNING) + 6 + 3 * 3 * 6, "the prompts are read once, their beginning for all"
+
+
+def test_a_beginning_that_prompts_share_is_run_once_a_variant(model, ran):
+    counts = ran(1)
+    sweep(model, [[*BEGINNING, i, i] for i in range(6)], first_two, {"v": direction(1)}, [1], COEFFS, where="all")
+    assert sum(counts) == 3 * (len(BEGINNING) + 6 * 2)
+
+
+def test_a_sweep_that_was_cut_off_continues(model, tmp_path):
+    path, calls = tmp_path / "deep" / "rows.jsonl", []
+
+    def score(logits, i):
+        calls.append(len(logits))
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return logits[:, 0]
+
+    settings = (PROMPTS, score, {"v": direction(1), "f": METHODS["reflect"]}, range(4), COEFFS)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(model, *settings, path=path)
+    kept = (tmp_path / "deep" / "rows.jsonl.0").read_text()
+    assert 0 < kept.count("\n") < 6 * 2 * 4 * 3
+    (tmp_path / "deep" / "rows.jsonl.0").write_text(kept + '{"key": "cut o')
+    rows = sweep(model, *settings, path=path)
+    assert sum(calls) - 6 <= len(rows) + 6, "what was in the file was not scored again"
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows
+    assert list(path.parent.iterdir()) == [path]
+    before = len(calls)
+    assert sweep(model, *settings, path=path) == rows and len(calls) == before
+
+
+def test_what_changed_is_measured_again(model, tmp_path):
+    path, calls = tmp_path / "rows.jsonl", []
+
+    def score(logits, i):
+        calls.append(i)
+        return logits[:, 0]
+
+    def run(vector=None, prompt=1, coeff=1.0, where="all"):
+        calls.clear()
+        vectors = {"v": direction(1) if vector is None else vector}
+        sweep(model, [[1, 2, prompt]], score, vectors, [1], [coeff], where=where, path=path)
+        return len(calls)
+
+    assert run() == 1 and run() == 0
+    for changed in ({"vector": direction(2)}, {"prompt": 2}, {"coeff": 2.0}, {"where": "last"}):
+        assert run(**changed) == 1, changed
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"prompts": []}, "one or more prompts"),
+        ({"vectors": {}}, "one or more vectors"),
+        ({"vectors": direction(1)}, "vectors by name"),
+        ({"vectors": {"short": torch.ones(3)}}, "width|broadcast|expected"),
+        ({"layers": [9]}, "expected a site"),
+        ({"layers": [("post", 1)]}, "expected a site"),
+        ({"coeffs": [1.0, 1.0]}, "some of them twice"),
+        ({"where": "generated"}, "does not reach"),
+        ({"where": [5]}, "does not reach"),
+        ({"score": ANSWERS[:2]}, "candidate answers for each of 6 prompts, got 2"),
+        ({"score": [[] for _ in PROMPTS]}, "at least one candidate"),
+        ({"vectors": {"inf": torch.full((16,), 3e38)}, "coeffs": [100.0]}, "finite"),
+        ({"prompts": torch.ones(2, 3)}, "a list of lists, got a tensor"),
+    ],
+)
+def test_wrong_input_is_one_sentence(model, change, said):
+    settings = {"prompts": PROMPTS, "score": first_two, "vectors": {"v": direction(1)}, "layers": [1], "coeffs": [1.0]}
+    with pytest.raises(ValueError, match=said) as error:
+        sweep(model, **settings | change)
+    assert "\n" not in str(error.value)
+
+
+def launch(folder: Path, processes: int, die: bool = False) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    environment = os.environ | {"DIE": str(int(die)), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, str(WORKER), str(folder)], check=False, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_two_processes_find_what_one_does_and_a_lost_one_is_made_good(tmp_path):
+    alone, both, lost = (tmp_path / name / "rows.jsonl" for name in ("alone", "both", "lost"))
+    assert launch(alone.parent, 1).returncode == 0
+    assert launch(both.parent, 2).returncode == 0
+    assert both.read_bytes() == alone.read_bytes()
+    assert launch(lost.parent, 2, die=True).returncode != 0
+    assert not lost.exists() and list(lost.parent.glob("rows.jsonl.*"))
+    again = launch(lost.parent, 2)
+    assert again.returncode == 0, again.stderr
+    assert lost.read_bytes() == alone.read_bytes()
+    scored = [int((folder / f"calls.{rank}").read_text()) for folder, rank in ((both.parent, 0), (both.parent, 1))]
+    assert min(scored) > 0.3 * sum(scored), "both had their share"
+    assert int((lost.parent / "calls.0").read_text()) + int((lost.parent / "calls.1").read_text()) < sum(scored)
