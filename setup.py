@@ -32,7 +32,7 @@ setup(
     package_data={
         "ministeer": ["py.typed"],
         "ministeer.data": ["*"],
-        "ministeer.nano": ["*.json", "*.safetensors", "*.tiktoken", "*.md"],
+        "ministeer.nano": ["config.json", "tokenizer.json", "*.safetensors", "*.tiktoken", "*.md"],
     },
     entry_points={"console_scripts": ["ministeer = ministeer.cli:main"]},
     install_requires=["torch>=2.4", "safetensors>=0.4.3", "tiktoken>=0.7", "numpy>=1.26"],

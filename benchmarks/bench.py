@@ -35,11 +35,13 @@ from ministeer.extract import pair_streams
 from ministeer.generate import generate
 from ministeer.model import GPT2, GPT2Config, Linear
 from ministeer.pack import Packed, pack, supported
+from ministeer.sweep import sweep
 from ministeer.vectors import Steer
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PROMPT, NEW, LAYER, COEFF = 8, 32, 6, 5.0  # decoding: tokens given, tokens made, block steered
 PAIRS, TOKENS, BATCH = 64, 24, 16  # extraction
+SWEPT, SWEPT_TOKENS, COEFFS = 8, 16, [-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 8.0]  # the sweep
 
 
 @dataclass
@@ -208,6 +210,54 @@ def extract_row(ours: GPT2, theirs: Any, repetitions: int, pairs: int, shared: i
     )
 
 
+def sweep_row(ours: GPT2, theirs: Any, repetitions: int, sample: int, target: float | None) -> Row:
+    """Every layer and coefficient over some prompts: `sweep` against a forward pass of the batch with a hook for each cell."""
+    config, dtype = ours.config, ours.wte.weight.dtype
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(config.vocab_size, (SWEPT, SWEPT_TOKENS), generator=generator)
+    v = torch.randn(config.n_embd, generator=generator) / 100
+    cells = [(layer, c) for layer in range(config.n_layer) for c in COEFFS]
+
+    def run_ours() -> list[dict[str, Any]]:
+        return sweep(ours, ids.tolist(), lambda logits, i: logits[:, :2], {"v": v}, range(config.n_layer), COEFFS)
+
+    def cell(layer: int, c: float) -> Tensor:
+        def steered(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (args[0] + (c * v).to(dtype), *args[1:])
+
+        handle = theirs.transformer.h[layer].register_forward_pre_hook(steered)
+        try:
+            return theirs(input_ids=ids, logits_to_keep=1).logits[:, -1, :2].float()
+        finally:
+            handle.remove()
+
+    some = cells[:: len(cells) // sample][:sample]
+
+    def run_theirs() -> list[Tensor]:
+        return [cell(*at) for at in some]
+
+    rows = {(row["site"][1], row["coeff"], row["prompt"]): row["score"] for row in run_ours()}
+    pairs = [(torch.tensor([rows[(*at, i)] for i in range(SWEPT)]), found) for at, found in zip(some, run_theirs())]
+    error = max(float((a - b).norm() / b.norm()) for a, b in pairs)
+    if error > (1e-3 if dtype == torch.float32 else 0.2):
+        raise RuntimeError(f"the two sides do not compute the same, timing them says nothing: error {error:.1e}")
+    mine, others = in_turns(repetitions, run_ours, run_theirs)
+    matrices = sum(p.numel() for p in ours.blocks[0].state_dict().values() if p.ndim == 2)
+    blocks = (
+        sum(config.n_layer - layer for layer, _ in cells) + config.n_layer
+    )  # run by the cells, and once without steering
+    return Row(
+        f"sweep, {config.n_layer} layers x {len(COEFFS)} coefficients x {SWEPT} prompts of {SWEPT_TOKENS} tokens{_packed(ours)}",
+        _name(dtype),
+        mine,
+        [t * len(cells) / len(some) for t in others],
+        about=f"`sweep` of the whole grid against transformers' forward pass of the batch with a forward pre-hook for each cell, of which {sample} "
+        "cells spread over the grid were run in each repetition (each costs the same) and counted for all; the limit is the matrix products of the blocks above each site.",
+        target=target,
+        limit=2 * matrices * blocks * SWEPT * SWEPT_TOKENS / gemm_rate(config, dtype),
+    )
+
+
 def linear_row(name: str, outside: int, inside: int, repetitions: int) -> Row:
     """One token through one of a block's matrices, in float32: the strips of `model.Linear` against `F.linear`."""
     size = outside * inside * 4
@@ -322,9 +372,9 @@ def main() -> None:
     matrices = {"attn.c_attn": (3 * d, d), "attn.c_proj": (d, d), "mlp.c_fc": (4 * d, d), "mlp.c_proj": (d, 4 * d)}
     for name, (outside, inside) in matrices.items():
         add(linear_row(name, outside, inside, 2 * many))
-    for dtype, decode_target, extract_target, pairs in (
-        (torch.bfloat16, 1.6, 1.6, PAIRS // 8 if args.quick else PAIRS),
-        (torch.float32, 1.1, None, PAIRS // 8),
+    for dtype, decode_target, extract_target, sweep_target, pairs in (
+        (torch.bfloat16, 1.6, 1.6, 4.0, PAIRS // 8 if args.quick else PAIRS),
+        (torch.float32, 1.1, None, 2.0, PAIRS // 8),
     ):
         pair = build(config, dtype)
         add(decode_row(*pair, many, decode_target))
@@ -335,6 +385,7 @@ def main() -> None:
             pack(pair[0])
             add(decode_row(*pair, many, decode_target))
             add(extract_row(*pair, (many + 1) // 2, pairs, TOKENS - 1, extract_target))
+        add(sweep_row(*pair, 1, 8, sweep_target))
         del pair
         gc.collect()
     load.append(os.getloadavg()[0])

@@ -5,6 +5,7 @@ from ministeer.calibrate import calibrate
 from ministeer.generate import generate, prefill
 from ministeer.model import GPT2, Cache, GPT2Config
 from ministeer.receipt import Receipt
+from ministeer.sweep import sweep
 from ministeer.vectors import Steer, SteeringVector
 from ministeer.weights import from_transformers, load, load_model, save_model
 
@@ -28,4 +29,5 @@ __all__ = [
     "metrics",
     "prefill",
     "save_model",
+    "sweep",
 ]

@@ -10,7 +10,7 @@ on each other are grouped; none of few items is no longer none of all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,8 +111,16 @@ def judge(claim: Claim, evidence: Mapping[str, Evidence]) -> Verdict:
     if not evidence:
         raise ValueError(f"expected evidence for {claim.key!r}, got none")
     effects = {seed: _interval(found, claim.unit == "share of items") for seed, found in evidence.items()}
-    words = {_word(claim, interval) for interval in effects.values()}
-    return Verdict(claim, words.pop() if len(words) == 1 else INCONCLUSIVE, effects)
+    return Verdict(claim, word(claim, effects.values()), effects)
+
+
+def word(claim: Claim, intervals: Iterable[tuple[float, float, float]]) -> str:
+    """The verdict of one seed's interval, (mean, low, high), or of several seeds'."""
+    words = {
+        SUPPORTED if low > claim.above else NOT_SUPPORTED if high <= claim.above else INCONCLUSIVE
+        for _, low, high in intervals
+    }
+    return words.pop() if len(words) == 1 else INCONCLUSIVE
 
 
 def _interval(evidence: Evidence, share: bool) -> tuple[float, float, float]:
@@ -129,8 +137,3 @@ def _interval(evidence: Evidence, share: bool) -> tuple[float, float, float]:
 
     first = of(evidence["values"], evidence.get("groups"))
     return difference(first, of(evidence["minus"], evidence.get("minus_groups"))) if "minus" in evidence else first
-
-
-def _word(claim: Claim, interval: tuple[float, float, float]) -> str:
-    _, low, high = interval
-    return SUPPORTED if low > claim.above else NOT_SUPPORTED if high <= claim.above else INCONCLUSIVE

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ministeer.claims import CLAIMS, Verdict, judge
+from ministeer.claims import CLAIMS, Verdict, judge, word
 from ministeer.files import read_json, replacing, write_text
 
 # Okabe and Ito's palette, told apart under the common colour-vision deficiencies
@@ -237,6 +237,19 @@ def verdicts(evidence: dict[str, dict[str, Any]]) -> list[Verdict]:
     return found
 
 
+def by_training(found: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a table: of each claim the verdict in each seed of training alone, and the effect of its first extraction."""
+    trainings = list(dict.fromkeys(name.rpartition(", ")[0] for v in found for name in v.effects))
+    rows = []
+    for v in found:
+        row = [v.claim.sentence]
+        for training in trainings:
+            effects = [effect for name, effect in v.effects.items() if name.rpartition(", ")[0] == training]
+            row.append(f"{word(v.claim, effects)} ({effects[0][0]:+.3f})" if effects else "")
+        rows.append(row)
+    return [COLUMNS[0], *trainings], rows
+
+
 COLUMNS = [
     "claim of the paper",
     "verdict",
@@ -256,9 +269,14 @@ def verdict_rows(found: Sequence[Verdict]) -> list[list[str]]:
         means = [m for m, _, _ in v.effects.values()]
         rows.append([
             v.claim.sentence, v.word, f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] {v.claim.unit}", f"{v.claim.above:g}",
-            v.claim.effect, f"{min(means):+.3f} to {max(means):+.3f}, {len(means)} seeds", v.claim.experiment,
+            v.claim.effect, f"{min(means):+.3f} to {max(means):+.3f}, {_seeds(v)}", v.claim.experiment,
         ])  # fmt: skip
     return rows
+
+
+def _seeds(verdict: Verdict) -> str:
+    training = {name.rpartition(", ")[0] for name in verdict.effects}
+    return f"{len(verdict.effects)} seeds" + (f", of {len(training)} trainings" if len(training) > 1 else "")
 
 
 EXPLAINED = (
@@ -269,7 +287,7 @@ EXPLAINED = (
 
 
 def summary(model: str, found: Sequence[Verdict], quick: bool = False) -> str:
-    """The verdicts as Markdown that reads in a terminal."""
+    """The verdicts, and those of each seed of training where there are several, as Markdown that reads in a terminal."""
     lines = [
         f"# Steering {model}: verdicts",
         "",
@@ -279,12 +297,16 @@ def summary(model: str, found: Sequence[Verdict], quick: bool = False) -> str:
         EXPLAINED,
         "",
     ]
-    for claim, word, effect, above, averaged, seeds, experiment in verdict_rows(found):
+    for claim, verdict, effect, above, averaged, seeds, experiment in verdict_rows(found):
         lines += [
-            f"- **{claim}**: {word}",
+            f"- **{claim}**: {verdict}",
             f"  {effect}; must exceed {above}; {seeds}",
             f"  ({averaged}; {experiment})",
         ]
+    columns, rows = by_training(found)
+    if len(columns) > 2:
+        lines += ["", f"Each seed of training alone: {', '.join(columns[1:])}.", ""]
+        lines += [f"- {claim}: {'; '.join(words)}" for claim, *words in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -301,6 +323,9 @@ def report(done: Sequence[dict[str, Any]], folder: Path, found: Sequence[Verdict
         body.append(_table("What the measurements say.", COLUMNS[:4], [row[:4] for row in rows]))
         details = [[row[0], *row[4:]] for row in rows]
         body.append(_table("What each verdict rests on.", [COLUMNS[0], *COLUMNS[4:]], details))
+        columns, words = by_training(found)
+        if len(columns) > 2:
+            body.append(_table("Each seed of training alone: its verdict, and the effect.", columns, words))
     body.append(
         "<p>" + " · ".join(f"<a href='#{e['name']}'>{html.escape(e['page']['title'])}</a>" for e in done) + "</p>"
     )
@@ -372,7 +397,7 @@ def main() -> None:
             "this training": {claim: e for experiment in done for claim, e in experiment.get("evidence", {}).items()}
         }
         architecture = [e["page"]["tables"][0]["rows"][0] for e in done if e["name"] == "10_architecture"]
-        others = {name: read_json(Path(name)) for name in sys.argv[2:]}
+        others = {Path(name).stem: read_json(Path(name)) for name in sys.argv[2:]}
         if wrong := [name for name, other in others.items() if "this training" not in other]:
             raise ValueError(f"expected files that this command wrote as evidence.json, got {', '.join(wrong)}")
         found = verdicts(evidence | {name: other["this training"] for name, other in others.items()})

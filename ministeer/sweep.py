@@ -96,7 +96,7 @@ def sweep(
     keys = {cell: data_hash([names[cell[0]], names[cell[3]], str(cell[1]), repr(cell[2])]) for cell in grid}
     if len(set(keys.values())) < len(grid):
         raise ValueError("expected every vector, layer, coefficient and prompt once, got some of them twice")
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
     known = _read(path, set(keys.values()))
     if world > 1:
         dist.barrier()  # nobody writes before everybody has read

@@ -12,6 +12,7 @@ are [in, out]; ours, as everywhere else in torch, [out, in]. They are turned onc
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,9 @@ def from_transformers(
                 f"{where}: expected {_hub_name(name)} to become {tuple(mine.shape)}, found {tuple(source.shape)}; "
                 "were heads pruned, or embeddings added?"
             )
-        _put(model, name, source.to(device=home, dtype=_dtype(dtype, source.dtype)), source, where)
+        target = source.to(device=home, dtype=_dtype(dtype, source.dtype))
+        _check_finite(name, target, source, where)
+        _put(model, name, target)
     return model.eval()
 
 
@@ -308,24 +311,35 @@ def _read_model(
                 "only GPT-2's tied head is supported"
             )
         del head, embedding
-    for name in shapes:
+
+    def converted(name: str) -> Tensor:
         entry = headers[_hub_name(name)]
         source = _read_tensor(entry)
         source = source.t() if _is_turned(name) else source  # [in, out] -> [out, in]
         target = torch.empty(source.shape, dtype=kind, device=home).copy_(source)
-        _put(model, name, target, source, str(entry[0]))
+        _check_finite(name, target, source, str(entry[0]))
+        return target
+
+    # several at a time: turning a matrix waits for memory, and torch turns one with one thread
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for name, target in zip(shapes, pool.map(converted, shapes), strict=True):
+            _put(model, name, target)
     return model.eval()
 
 
-def _put(model: GPT2, name: str, target: Tensor, source: Tensor, where: str) -> None:
-    """Make `target` the model's weight of this name, if it is finite; `source` is what it was converted from."""
+def _put(model: GPT2, name: str, target: Tensor) -> None:
+    """Make `target` the model's weight of this name."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, nn.Parameter(target, requires_grad=False))
+
+
+def _check_finite(name: str, target: Tensor, source: Tensor, where: str) -> None:
+    """Refuse a weight that is not finite; `source` is what it was converted from."""
     if not _all_finite(target):
         damaged = not _all_finite(source)
         found = "NaN or infinity" if damaged else f"values beyond {target.dtype}"
         remedy = "download it again or train anew" if damaged else 'load with dtype="bfloat16" or "float32"'
         raise ValueError(f"{where}: expected finite numbers in {_hub_name(name)}, found {found}; {remedy}")
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, nn.Parameter(target, requires_grad=False))
 
 
 def _check_headers(weights: Path, headers: dict[str, Entry], wanted: dict[str, list[int]]) -> None:

@@ -19,6 +19,7 @@ def results(folder: Path, name: str = "01_test", **page: object) -> Path:
     )  # fmt: skip
     everything = {
         "name": name, "model": "nano", "weights": "abc", "dtype": "float32", "device": "cpu", "cells": [{"seconds": 1.26}],
+        "quick": False, "peak": 0.57,
         "page": {
             "title": "A title", "question": "What?", "protocol": "So.", "finding": "Up by 2 < 3.", "command": "python x.py",
             "receipt": "pre 1: 3 of 4 positions",
@@ -54,6 +55,7 @@ def test_it_shows_what_was_found_and_escapes_it(tmp_path):
         "What was done: pre 1: 3 of 4 positions",
         "abc",
         "1.3",
+        "0.57",
     ):
         assert text in shown
     assert "<script" not in shown
@@ -68,7 +70,15 @@ def test_experiments_are_in_order_and_unfinished_ones_are_left_out(tmp_path):
     assert "03_c" not in shown
 
 
-@pytest.mark.parametrize("key", ["weights", "dtype"])
+def test_a_quick_run_says_so(tmp_path):
+    folder = results(tmp_path / "nano-quick")
+    assert "one item in four" not in page(folder)
+    whole = (folder / "01_test.json").read_text()
+    (folder / "01_test.json").write_text(json.dumps(json.loads(whole) | {"quick": True}))
+    assert "one item in four" in page(folder) and "one item in four" in report.summary("nano", [], quick=True)
+
+
+@pytest.mark.parametrize("key", ["weights", "dtype", "quick"])
 def test_experiments_on_different_models_make_no_page(tmp_path, key):
     folder = results(results(tmp_path / "nano", "01_a"), "02_b")
     other = json.loads((folder / "02_b.json").read_text()) | {key: "other"}
@@ -108,6 +118,19 @@ def test_a_verdict_that_changes_with_the_training_seed_is_inconclusive():
     (found,) = (v for v in report.verdicts(EVIDENCE | other) if v.claim.key == "values")
     assert found.word == "inconclusive"
     assert list(found.effects) == ["this training, extraction 0", "this training, extraction 1", "seed 1, extraction 0"]
+
+
+def test_several_seeds_of_training_are_shown_each_alone(tmp_path):
+    folder = results(tmp_path / "nano")
+    other = {"seed 1": {"values": {"extraction 0": {"values": [-0.5, -0.2, -0.1] * 9}}}}
+    found = report.verdicts(EVIDENCE | other)
+    columns, rows = report.by_training(found)
+    assert columns[1:] == ["this training", "seed 1"]
+    assert rows[0][1:] == ["supported (+1.050)", "not supported (-0.267)"] and rows[1][2] == ""
+    for shown in (report.report(report.load_results(folder), folder, found), report.summary("nano", found)):
+        assert "Each seed of training alone" in shown and "not supported (-0.267)" in shown
+        assert "3 seeds, of 2 trainings" in shown
+    assert "Each seed of training" not in report.summary("nano", report.verdicts(EVIDENCE))
 
 
 def test_the_summary_says_the_same_as_the_page():
