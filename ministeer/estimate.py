@@ -19,7 +19,7 @@ import torch
 
 from ministeer.files import read_json
 from ministeer.model import GPT2, GPT2Config
-from ministeer.weights import DTYPES, read_config
+from ministeer.weights import DTYPES, known_device, read_config
 
 # sizes of the checkpoints on the hub, so that nothing is downloaded for an estimate
 SIZES = {
@@ -72,7 +72,7 @@ def memory(config: GPT2Config, dtype: str, batch: int) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def speed(config: GPT2Config, dtype: str, device: str) -> float:
+def speed(config: GPT2Config, dtype: str, device: torch.device) -> float:
     """FLOP/s of one block of these sizes on 64 rows of 16 tokens: the median of five."""
     one = GPT2(replace(config, n_layer=1, vocab_size=2))
     one.initialize(torch.Generator().manual_seed(0))
@@ -122,7 +122,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         config = SIZES.get(args.model) or read_config(args.model)
-        rate = speed(config, args.dtype, args.device)
+        rate = speed(config, args.dtype, known_device(args.device))
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"estimate: {error}")
     print(describe(args.model, config, args.dtype, args.device, args.subset == "quick", rate))

@@ -10,6 +10,9 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import CodeType, FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -139,3 +142,32 @@ def dtype_name(model: GPT2) -> str:
 def data_hash(texts: Sequence[str]) -> str:
     """16 hex digits of the SHA-256 of the texts, in their order."""
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
+
+
+def identity(value: Any, seen: tuple[int, ...] = ()) -> str:
+    """What a value is, for the key of a result: 16 hex digits that change when what it computes or holds changes.
+
+    Of a function: its code, defaults, what it closes over and the globals of its module that it names, functions among them as deep as
+    they go. Tensors and plain values count by what they hold, other objects by their name or their type alone.
+    """
+    if isinstance(value, partial):
+        value = (value.func, value.args, sorted(value.keywords.items()))
+    if id(value) in seen:
+        return "again"
+    seen = (*seen, id(value))
+    if isinstance(value, Tensor):
+        return tensor_hash([("", value)])
+    if type(value) is dict:
+        value = sorted((str(key), entry) for key, entry in value.items())
+    if type(value) in (list, tuple, set, frozenset):
+        parts = [identity(part, seen) for part in value]
+        return data_hash(sorted(parts) if type(value) in (set, frozenset) else parts)
+    if isinstance(value, CodeType):
+        return data_hash([value.co_code.hex(), identity(value.co_consts, seen), *value.co_names])
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        named = [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
+        near = [v for v in named if not isinstance(v, FunctionType) or v.__module__ == value.__module__]
+        return identity([value.__code__, value.__defaults__, value.__kwdefaults__, cells, near], seen)
+    plain = value is None or isinstance(value, (str, int, float, complex, bytes))
+    return data_hash([repr(value) if plain else getattr(value, "__qualname__", type(value).__qualname__)])

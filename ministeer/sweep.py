@@ -13,23 +13,26 @@ Letters: N texts of a batch, T tokens, R variants, D width, V vocabulary.
 
 from __future__ import annotations
 
-import inspect
+import glob
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from ministeer.branch import Branch, Shared, above
 from ministeer.files import read_lines, write_text
+from ministeer.generate import check_steers
 from ministeer.model import GPT2, Cache, Past, Site, Sites, pad
-from ministeer.provenance import data_hash, dtype_name, fingerprint, tensor_hash
+from ministeer.provenance import data_hash, dtype_name, fingerprint, identity
 from ministeer.reading import depth
-from ministeer.vectors import Intervention, Steer, SteeringVector, check_site
+from ministeer.vectors import Intervention, Steer, SteeringVector, check_site, vector_hash
 
 Row = dict[str, Any]
 Vector = SteeringVector | Tensor | Intervention
@@ -45,7 +48,7 @@ class Text:
     ids: tuple[int, ...]
     prompt: int  # which one, from 0
     length: int  # of the prompt: logits are read from its last token on
-    answer: tuple[int, ...] = ()  # the ids whose log-probability is read; none: the last token's logits are
+    answers: tuple[tuple[int, tuple[int, ...]], ...] = ()  # (which one, its ids) of those that are read here
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Task:
     batch: int
     site: Site
     variants: tuple[tuple[str, float], ...]  # (name of the vector, coefficient)
+    cost: int  # tokens through a block
 
 
 @torch.no_grad()
@@ -76,132 +80,152 @@ def sweep(
     prompts: N rows of ids, of any lengths.
     score: a function of the next token's logits, float32 `(R, V)` for R variants, and the prompt's number, that gives `(R,)` or `(R, K)`;
         or the candidate answers of each prompt, as lists of ids: the score is then the log-probability of each, in nats.
-    vectors: by name: tensors `(D,)`, `SteeringVector`s (their tensor at the site is taken), or functions of `interventions`.
+    vectors: by name: tensors `(D,)`, `SteeringVector`s (their tensor at the site is taken), or functions of `interventions`, that is
+        of each position by itself: tokens that prompts share are run once.
     layers: layer i for `("pre", i)`, or sites.
-    where: as in `Steer`.
-    path: a file of one JSON row a line, filled as cells are done: a sweep that was cut off continues there. A row is found again by its
-        key: model, dtype, prompt, vector, site, coefficient, where and score; of functions, their name and source.
-    memory: bytes to spend beside the model. Where it runs out all the same, half as many variants are run at a time.
+    where: as in `Steer`; of a prompt with an answer behind it, "generated" is the answer.
+    path: a file of one JSON row a line, filled as cells are done: a sweep that was cut off continues there, and rows of other
+        sweeps stay. A row is found again by its key: model, dtype, prompt, vector, site, coefficient, where and score; what functions
+        are is told by `provenance.identity`.
+    memory: bytes to spend beside the model, roughly. Where they run out all the same, half as many variants are run at a time.
 
     Under torch.distributed every process calls this with the same arguments and gets all rows.
+    Raises `ValueError` for what `Steer` and the model refuse, before anything is run, and for a file of something else.
     """
-    sites: list[Site] = [("pre", layer) if isinstance(layer, int) else layer for layer in layers]
-    for site in sites:
-        check_site(site)
-    _check(prompts, score, vectors, sites, coeffs)
-    grid = [
-        (name, site, float(c), i) for name in vectors for site in sites for c in coeffs for i in range(len(prompts))
-    ]
-    names = _keys(model, prompts, score, vectors, where)
-    keys = {cell: data_hash([names[cell[0]], names[cell[3]], str(cell[1]), repr(cell[2])]) for cell in grid}
-    if len(set(keys.values())) < len(grid):
-        raise ValueError("expected every vector, layer, coefficient and prompt once, got some of them twice")
+    sites = _checked_sites(layers)
+    coeffs = [float(c) for c in coeffs]
+    _check(model, prompts, score, vectors, sites, coeffs, where)
+    grid = [(name, site, c, i) for name in vectors for site in sites for c in coeffs for i in range(len(prompts))]
+    same = [fingerprint(model), dtype_name(model), str(where), identity(score) if callable(score) else "log p"]
+    named = {name: identity(vector_hash(v) if isinstance(v, SteeringVector) else v) for name, v in vectors.items()}
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-    known = _read(path, set(keys.values()))
+    if world > 1:
+        told: list[Any] = [same, named]
+        dist.broadcast_object_list(told)  # a function may name what is another thing in each process
+        same, named = told
+    asked = [str((i, list(ids), [] if callable(score) else score[i])) for i, ids in enumerate(prompts)]
+    keys = {(n, site, c, i): data_hash([*same, n, named[n], str(site), str(c), asked[i]]) for n, site, c, i in grid}
+    if len(keys) < len(grid):
+        raise ValueError("expected every layer and coefficient once, got some of them twice")
+    known = {} if path is None else _read(Path(path))
     if world > 1:
         dist.barrier()  # nobody writes before everybody has read
     batches = list(_batches(_texts(prompts, score), _most_tokens(model, len(sites), memory)))
-    tasks = _tasks(batches, vectors, sites, coeffs, keys, known)[rank::world]
+    mine = _share(_tasks(model, batches, list(vectors), sites, coeffs, keys, known), rank, world)
+    part = None if path is None else Path(f"{path}.part-{rank}")
+    bar = _bar(sum(len(task.variants) for task in mine) if progress else None)
     done: dict[str, Row] = {}
-    bar = _bar(sum(len(t.variants) for t in tasks) if progress else None)
-    part = Path(f"{path}.{rank}") if path is not None else None
-    for batch in dict.fromkeys(task.batch for task in tasks):
-        mine = [task for task in tasks if task.batch == batch]
-        run = _Run(model, batches[batch], list(dict.fromkeys(t.site for t in mine)), vectors, where)
-        for task in mine:
+    for batch in dict.fromkeys(task.batch for task in mine):
+        tasks = [task for task in mine if task.batch == batch]
+        run = _Run(model, batches[batch], list(dict.fromkeys(task.site for task in tasks)), vectors, where)
+        for task in tasks:
             for variants, scores in run.variants(task, score, memory):
-                fresh = []
-                for (name, c), row in zip(variants, scores, strict=True):
-                    for i, value in row.items():
+                fresh = {}
+                for (name, c), by_prompt in zip(variants, scores, strict=True):
+                    for i, value in by_prompt.items():
                         key = keys[name, task.site, c, i]
-                        fresh.append({"key": key, "vector": name, "site": list(task.site), "coeff": c, "prompt": i, "score": value})  # fmt: skip
-                done |= {row["key"]: row for row in fresh}
+                        fresh[key] = {"key": key, "vector": name, "site": list(task.site), "coeff": c, "prompt": i, "score": value}  # fmt: skip
+                done |= fresh
                 if part is not None:
                     part.parent.mkdir(parents=True, exist_ok=True)
                     with open(part, "a", encoding="utf-8") as file:
-                        file.writelines(json.dumps(row) + "\n" for row in fresh)
+                        file.writelines(json.dumps(row) + "\n" for row in fresh.values())
                 bar(len(variants))
     if world > 1:
         everyone: list[Any] = [None] * world
         dist.all_gather_object(everyone, done)
         done = {key: row for rows in everyone for key, row in rows.items()}
     found = known | done
-    rows = [found[keys[cell]] for cell in grid]
+    rows = [found.pop(keys[cell]) for cell in grid]
     if path is not None and rank == 0:
-        write_text(Path(path), "".join(json.dumps(row) + "\n" for row in rows))
-        for other in _parts(path):
+        write_text(Path(path), "".join(json.dumps(row) + "\n" for row in [*rows, *found.values()]))
+        for other in _parts(Path(path)):
             other.unlink()
+    if world > 1:
+        dist.barrier()  # the file is there for everybody
     return rows
 
 
-# ---- what is there already, and who does what
+# ---- what is asked, what is there already, and who does what
 
 
-def _check(prompts: Any, score: Any, vectors: Any, sites: Any, coeffs: Any) -> None:
-    if isinstance(prompts, Tensor):
-        raise ValueError("expected prompts as rows of ids, a list of lists, got a tensor; write prompts.tolist()")
-    if not isinstance(vectors, Mapping):
+def _checked_sites(layers: Sequence[int | Site]) -> list[Site]:
+    sites = []
+    for layer in layers:
+        site: Any = ("pre", layer) if isinstance(layer, Integral) else layer
+        check_site(site)
+        sites.append((site[0], int(site[1])))
+    return sites
+
+
+def _check(model: GPT2, prompts: Any, score: Any, vectors: Any, sites: Any, coeffs: Any, where: Any) -> None:
+    if not isinstance(vectors, Mapping) or not all(isinstance(name, str) for name in vectors):
         raise ValueError(f'expected vectors by name, {{"love": vector}}, got {type(vectors).__name__}')
     for what, given in (("prompts", prompts), ("vectors", vectors), ("layers", sites), ("coefficients", coeffs)):
         if not len(given):
             raise ValueError(f"expected one or more {what}, got none")
+    _check_ids(model, prompts, "prompts")
     if not callable(score):
         if len(score) != len(prompts):
             raise ValueError(f"expected candidate answers for each of {len(prompts)} prompts, got {len(score)} lists")
-        if any(not answers or not all(len(ids) for ids in answers) for answers in score):
-            raise ValueError("expected at least one candidate answer a prompt, each of at least one id, got none")
+        for answers in score:
+            _check_ids(model, answers, "candidate answers of a prompt")
+    tokens = 1 if callable(score) else min(len(ids) for answers in score for ids in answers)
+    for vector in vectors.values():
+        check_steers(model, [Steer(vector, site, coeffs[0], where=where) for site in sites], prompts, tokens)
 
 
-def _keys(model: GPT2, prompts: Any, score: Any, vectors: Mapping[str, Vector], where: Any) -> dict[str | int, str]:
-    """What decides the rows of each vector, by name, and of each prompt, by number."""
-    same = [fingerprint(model), dtype_name(model), str(where), _source(score) if callable(score) else "log p"]
-    names: dict[str | int, str] = {}
-    for name, vector in vectors.items():
-        held = {"": vector} if isinstance(vector, Tensor) else getattr(vector, "tensors", None)
-        names[name] = data_hash([*same, name, tensor_hash(held.items()) if held else _source(vector)])
-    for i, ids in enumerate(prompts):
-        asked = [] if callable(score) else [list(map(int, answer)) for answer in score[i]]
-        names[i] = data_hash([str(i), str(list(map(int, ids))), str(asked)])
-    return names
+def _check_ids(model: GPT2, rows: Any, what: str) -> None:
+    fine = isinstance(rows, Sequence) and len(rows) and all(isinstance(row, Sequence) and len(row) for row in rows)
+    if not fine or not all(
+        isinstance(i, Integral) and 0 <= int(i) < model.config.vocab_size for row in rows for i in row
+    ):
+        raise ValueError(
+            f"expected {what} as one or more rows of ids from 0 to {model.config.vocab_size - 1}, a list of lists, got {' '.join(str(rows).split())[:60]}; "
+            "write [[tok.eot, *tok.encode(text)], ...]"
+        )
 
 
-def _source(function: Any) -> str:
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return repr(getattr(function, "__qualname__", type(function).__qualname__))
-
-
-def _parts(path: str | Path) -> list[Path]:
+def _parts(path: Path) -> list[Path]:
     """The files that the processes of cut-off runs left."""
-    path = Path(path)
-    return sorted(p for p in path.parent.glob(f"{path.name}.*") if p.suffix[1:].isdigit())
+    return [Path(name) for name in sorted(glob.glob(f"{glob.escape(str(path))}.part-*"))]
 
 
-def _read(path: str | Path | None, wanted: set[str]) -> dict[str, Row]:
-    if path is None:
-        return {}
-    rows = [row for file in (Path(path), *_parts(path)) for row in read_lines(file)]
-    return {row["key"]: row for row in rows if row["key"] in wanted}
+def _read(path: Path) -> dict[str, Row]:
+    """The rows of earlier runs, by key."""
+    if path.exists() and not path.read_text("utf-8", errors="replace").startswith('{"key": '):
+        raise ValueError(f"{path}: expected a file that a sweep wrote, found something else; give another path")
+    return {row["key"]: row for file in (path, *_parts(path)) for row in read_lines(file)}
 
 
 def _tasks(
-    batches: Sequence[Sequence[Text]], vectors: Any, sites: Any, coeffs: Any, keys: dict[Any, str], known: Any
+    model: GPT2, batches: Any, names: list[str], sites: list[Site], coeffs: list[float], keys: Any, known: Any
 ) -> list[Task]:
     """What is left to do, in the order in which it is done; the same in every process."""
     tasks = []
     for b, batch in enumerate(batches):
         mine = {text.prompt for text in batch}
         for site in sites:
-            cells = [(name, float(c)) for name in vectors for c in coeffs]
-            open_ones = [cell for cell in cells if any(keys[cell[0], site, cell[1], i] not in known for i in mine)]
-            if open_ones:
-                tasks.append(Task(b, site, tuple(open_ones)))
+            cells = [(name, c) for name in names for c in coeffs]
+            left = tuple(cell for cell in cells if any(keys[cell[0], site, cell[1], i] not in known for i in mine))
+            if left:
+                blocks = model.config.n_layer - site[1] + 1
+                tasks.append(Task(b, site, left, blocks * len(left) * _work(batch)))
     return tasks
 
 
+def _share(tasks: list[Task], rank: int, world: int) -> list[Task]:
+    """The tasks of one process: neighbours, so that few processes read a batch, of about the cost that all others have."""
+    total, before, mine = sum(task.cost for task in tasks), 0, []
+    for task in tasks:
+        if (2 * before + task.cost) * world // (2 * total) == rank:
+            mine.append(task)
+        before += task.cost
+    return mine
+
+
 def _bar(total: int | None) -> Callable[[int], Any]:
-    """Something to call with how many variants are done."""
+    """Something to call with how many variants of a batch are done."""
     if total is None:
         return lambda n: None
     try:
@@ -215,15 +239,16 @@ def _bar(total: int | None) -> Callable[[int], Any]:
 
 
 def _texts(prompts: Sequence[Sequence[int]], score: Score | Answers) -> list[list[Text]]:
-    """The texts of each prompt."""
-    rows = [tuple(map(int, prompt)) for prompt in prompts]
-    pad(rows)  # says what is wrong with them
+    """The texts of each prompt: one, or one for each beginning of its answers."""
     if callable(score):
-        return [[Text(ids, i, len(ids))] for i, ids in enumerate(rows)]
-    return [
-        [Text((*ids, *answer[:-1]), i, len(ids), tuple(answer)) for answer in answers]
-        for i, (ids, answers) in enumerate(zip(rows, score, strict=True))
-    ]
+        return [[Text(tuple(ids), i, len(ids))] for i, ids in enumerate(prompts)]
+    texts = []
+    for i, (ids, answers) in enumerate(zip(prompts, score, strict=True)):
+        read: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
+        for number, answer in enumerate(answers):
+            read.setdefault((*ids, *answer[:-1]), []).append((number, tuple(answer)))
+        texts.append([Text(row, i, len(ids), tuple(these)) for row, these in read.items()])
+    return texts
 
 
 def _batches(texts: list[list[Text]], most: int) -> Iterator[list[Text]]:
@@ -231,7 +256,8 @@ def _batches(texts: list[list[Text]], most: int) -> Iterator[list[Text]]:
     batch: list[Text] = []
     for some in sorted(texts, key=lambda some: some[0].ids):
         more = [*batch, *some]
-        if batch and (_work(more) > SLACK * (_work(batch) + _work(some)) or _work(more) > most):
+        too_many = len(more) * max(len(t.ids) for t in more) > most
+        if batch and (too_many or _work(more) > SLACK * (_work(batch) + _work(some))):
             yield batch
             more = some
         batch = more
@@ -274,11 +300,12 @@ class _Run:
     ) -> None:
         self.model, self.texts, self.vectors, self.where = model, texts, vectors, where
         device = model.wte.weight.device
+        self.unembedding = model.wte.weight.float()
         self.shared = s = _shared(texts)
         ids, self.positions = pad([t.ids[s:] for t in texts])  # (N, T - s)
         self.positions = torch.where(self.positions >= 0, self.positions + s, -1)
         self.lengths = torch.tensor([t.length for t in texts])
-        self.untouched = self._untouched(sites[0])
+        self.untouched = self._first_steered(sites[0])
         # blocks above the highest site leave nothing that a variant needs, unless it looks back at unsteered tokens
         top = depth(model, sites) if self.untouched is None else model.config.n_layer
         cache = Cache(model, len(texts), s + ids.shape[1], top)
@@ -295,41 +322,44 @@ class _Run:
         self.streams = dict(zip(sites, tape, strict=True))  # (N, T - s, D) at each site
         if self.untouched is not None:
             cache.keep(self.untouched)
-            self.cache = cache
+            self.cache, self.span = cache, int((self.positions >= self.untouched[:, None]).sum(1).max())
 
     def variants(
         self, task: Task, score: Score | Answers, memory: float
     ) -> Iterator[tuple[Sequence[tuple[str, float]], list[dict[int, Any]]]]:
         """Some variants at a time, and of each its scores by prompt."""
-        c, (site, size) = self.model.config, (task.site, self.model.wte.weight.element_size())
-        tokens = int((self.positions >= 0).sum()) + self.shared
-        reads = sum(max(1, len(t.answer)) for t in self.texts)
-        each = tokens * c.n_embd * 16 * size + reads * c.vocab_size * 8
-        at_a_time, left = max(1, int(memory / 2 / each)), list(task.variants)
+        at_a_time, left = self._at_a_time(memory), list(task.variants)
         while left:
             some = left[:at_a_time]
             try:
-                x = self._steered(site, some)  # (R * reads, D)
+                x = self._steered(task.site, some)  # (R * reads, D)
                 scores = self._scores(x, len(some), score)
             except RuntimeError as error:
-                if not _is_out_of_memory(error) or at_a_time == 1:
+                if not _is_out_of_memory(error) or len(some) == 1:
                     raise
-                at_a_time = max(1, min(at_a_time, len(some)) // 2)
+                at_a_time = len(some) // 2
                 continue
             left = left[len(some) :]
             yield some, scores
 
-    def _untouched(self, site: Site) -> Tensor | None:
-        """How many tokens of each text stand before the first steered one, if nothing in the shared beginning is steered."""
+    def _at_a_time(self, memory: float) -> int:
+        """How many variants a half of the memory holds: what a block makes of their tokens, what they share, and their logits."""
+        c, size = self.model.config, self.model.wte.weight.element_size()
+        tokens = self.positions.numel() if self.untouched is None else len(self.texts) * self.span
+        reads = sum(len(t.ids) - t.length + 1 for t in self.texts)
+        shared = self.shared * (2 * c.n_layer + 4 * len(self.texts)) if self.untouched is None else 0
+        each = ((tokens + self.shared) * 16 + shared) * c.n_embd * size + reads * c.vocab_size * 8
+        most = int(memory / 2 / each)
+        # side by side a variant's tokens are compared with those of all others, to no end
+        return max(1, most if self.untouched is None or self.span == 1 else min(most, 512 // self.span))
+
+    def _first_steered(self, site: Site) -> Tensor | None:
+        """How many tokens of each text stand before the first that is steered or read, if none of the shared beginning is."""
         whole = torch.arange(self.shared + self.positions.shape[1]).expand(len(self.texts), -1)
         ends = torch.tensor([len(t.ids) for t in self.texts])[:, None]
         steer = Steer(next(iter(self.vectors.values())), site, where=self.where)
         touched = steer.touches(torch.where(whole < ends, whole, -1), self.lengths)  # (N, T)
-        if not bool(touched.any(1).all()):
-            raise ValueError(
-                f"expected where={self.where!r} to be a token of every prompt, got prompts that it does not reach"
-            )
-        first = touched.int().argmax(1)
+        first = torch.minimum(touched.int().argmax(1), self.lengths - 1)
         return first if int(first.min()) >= max(1, self.shared) else None
 
     def _steered(self, site: Site, variants: Sequence[tuple[str, float]]) -> Tensor:
@@ -337,7 +367,7 @@ class _Run:
         x, positions, rows = self.streams[site], self.positions, len(variants)
         past: Past | None = None
         if self.untouched is not None:  # the rest of each text, variants side by side behind what nothing changes
-            span = int((positions >= self.untouched[:, None]).sum(1).max())
+            span = self.span
             at = self.untouched[:, None] - self.shared + torch.arange(span)  # (N, span)
             inside = at < positions.shape[1]
             at = at.clamp(max=positions.shape[1] - 1)
@@ -377,22 +407,28 @@ class _Run:
 
     def _scores(self, x: Tensor, rows: int, score: Score | Answers) -> list[dict[int, Any]]:
         """Of each variant, its scores by prompt."""
-        logits = self.model.unembed(x).float().view(rows, -1, self.model.config.vocab_size)  # (R, reads, V)
+        # in float32: in bfloat16 a logit of 100 is a multiple of one half
+        logits = F.linear(self.model.ln_f(x).float(), self.unembedding).view(rows, -1, self.model.config.vocab_size)
         found: list[dict[int, Any]] = [{} for _ in range(rows)]
         start = 0
         for text in self.texts:
-            some = logits[:, start : start + max(1, len(text.answer))]
+            some = logits[:, start : start + len(text.ids) - text.length + 1]  # (R, reads, V)
             start += some.shape[1]
             if callable(score):
-                values = score(some[:, 0], text.prompt).tolist()
-            else:
-                ids = torch.tensor(text.answer, device=some.device).expand(rows, -1)[:, :, None]
-                values = (some.gather(2, ids)[:, :, 0] - some.logsumexp(-1)).sum(1).tolist()
-            for row, value in zip(found, values, strict=True):
-                if callable(score):
+                values = score(some[:, 0], text.prompt)
+                if not isinstance(values, Tensor) or values.ndim not in (1, 2) or len(values) != rows:
+                    got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                    raise ValueError(f"expected a score that makes logits {tuple(some[:, 0].shape)} a tensor ({rows},) or ({rows}, K), got {got}")  # fmt: skip
+                for row, value in zip(found, values.tolist(), strict=True):
                     row[text.prompt] = value
-                else:
-                    row.setdefault(text.prompt, []).append(value)
+                continue
+            logp = some.log_softmax(-1)
+            for number, answer in text.answers:
+                ids = torch.tensor(answer, device=some.device).expand(rows, -1)[:, :, None]
+                for row, value in zip(found, logp.gather(2, ids).sum((1, 2)).tolist(), strict=True):
+                    row.setdefault(text.prompt, {})[number] = value
+        if not callable(score):
+            found = [{i: [v[k] for k in sorted(v)] for i, v in row.items()} for row in found]
         return found
 
 

@@ -92,7 +92,7 @@ def from_transformers(
         raise ValueError(f"{where}: expected lm_head.weight equal to wte.weight; only GPT-2's tied head is supported")
     with torch.device("meta"):
         model = GPT2(config)
-    home = None if device is None else _device(device)
+    home = None if device is None else known_device(device)
     wanted = {"lm_head.weight", *map(_hub_name, model.state_dict())}
     if more := [name for name in state if name not in wanted and not name.endswith(MASKS)]:
         raise ValueError(
@@ -155,7 +155,8 @@ def _dtype(asked: str | torch.dtype | None, default: torch.dtype) -> torch.dtype
     return kind
 
 
-def _device(asked: str | torch.device) -> torch.device:
+def known_device(asked: str | torch.device) -> torch.device:
+    """A device that torch can use here; raises `ValueError` for another."""
     try:
         return torch.empty(0, device=asked).device
     except (RuntimeError, AssertionError) as error:  # torch raises either, by what is missing
@@ -294,7 +295,7 @@ def _read_model(
 ) -> GPT2:
     """All headers are checked before any tensor is read; then each tensor goes straight to its final memory."""
     kind = _dtype(dtype, torch.float32)
-    home = _device(device or "cpu")
+    home = known_device(device or "cpu")
     headers = _read_headers(weights)
     with torch.device("meta"):
         model = GPT2(config)

@@ -43,7 +43,7 @@ ROOMS = {
     "calibrate.py": Room({"generate", "metrics", "model", "reading", "vectors"}, {"torch"}),
     "formats.py": Room({"files", "model", "provenance", "vectors"}, {"torch", "gguf"}),
     "metrics.py": Room(set(), {"torch", "numpy"}),
-    "sweep.py": Room({"branch", "files", "model", "provenance", "reading", "vectors"}, {"torch", "tqdm"}),
+    "sweep.py": Room({"branch", "files", "generate", "model", "provenance", "reading", "vectors"}, {"torch", "tqdm"}),
     "experiment.py": Room({"files", "model", "provenance", "receipt", "tokenizer", "vectors", "weights"}, {"tqdm"}),
     "estimate.py": Room({"files", "model", "weights"}, {"torch"}),
     "claims.py": Room({"metrics"}, set()),

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,22 @@ def close(rows, expected) -> None:
         torch.testing.assert_close(torch.tensor(row["score"]), torch.tensor(value), rtol=1e-5, atol=1e-5, msg=str(row))
 
 
+@pytest.fixture
+def ran(model):
+    """A function: watch a block's MLP, and get the list of how many tokens each call runs through it."""
+    handles = []
+
+    def watch(layer: int) -> list[int]:
+        counts: list[int] = []
+        mlp = model.blocks[layer].mlp
+        handles.append(mlp.register_forward_pre_hook(lambda _, args: counts.append(args[0][..., 0].numel())))
+        return counts
+
+    yield watch
+    for handle in handles:
+        handle.remove()
+
+
 METHODS = {
     "a tensor": direction(1),
     "project out": by.project_out(direction(2)),
@@ -80,12 +97,39 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("where", ["all", "prompt", "last", [0], [1]])
+@pytest.mark.parametrize("where", ["all", "prompt", "last", [0], [1], [0, 1]])
 @pytest.mark.parametrize("score", [first_two, ANSWERS], ids=["logits", "answers"])
 def test_a_sweep_is_the_loop_on_every_method_and_site(model, where, score):
     sites = residual_sites(3)
     rows = sweep(model, PROMPTS, score, METHODS, sites, COEFFS, where=where)
     close(rows, naive(model, PROMPTS, score, METHODS, sites, COEFFS, where))
+
+
+@pytest.mark.parametrize("where", ["generated", "last", [1]])
+def test_answers_are_steered_behind_their_prompts(model, where):
+    """Several that begin alike, several of one token, and where only they are steered."""
+    answers = [[[1, 2], [1, 2, 3], [1, 2, 4], [5, 6]] for _ in PROMPTS]
+    rows = sweep(model, PROMPTS, answers, METHODS, residual_sites(3), COEFFS, where=where)
+    close(rows, naive(model, PROMPTS, answers, METHODS, residual_sites(3), COEFFS, where))
+
+
+def test_answers_of_one_token_cost_what_logits_do(model, ran):
+    counts, spent = ran(1), []
+    for score in (first_two, [[[1], [2], [3]] for _ in PROMPTS]):
+        counts.clear()
+        sweep(model, PROMPTS, score, {"v": direction(1)}, [0, 1], COEFFS)
+        spent.append(sum(counts))
+    assert spent[0] == spent[1] > 0
+
+
+def test_in_bfloat16_scores_are_as_near_to_float32_as_the_stream_is(tiny):
+    half, whole = (copy.deepcopy(tiny.ours).to(dtype) for dtype in (torch.bfloat16, torch.float32))
+    rows = [sweep(m, PROMPTS, first_two, {"v": direction(1)}, range(4), COEFFS) for m in (half, whole)]
+    a, b = (torch.tensor([row["score"] for row in some]) for some in rows)
+    plain = torch.tensor(
+        naive(half, PROMPTS, first_two, {"v": direction(1)}, [("pre", i) for i in range(4)], COEFFS, "all")
+    )
+    assert (a - b).norm() < (plain - b).norm(), "the last product is in float32"
 
 
 def test_a_vector_over_the_first_positions(model):
@@ -126,22 +170,6 @@ def test_where_memory_runs_out_fewer_variants_are_run_at_a_time(model):
     assert max(seen) == 18 and 4 in seen
 
 
-@pytest.fixture
-def ran(model):
-    """A function: watch a block's MLP, and get the list of how many tokens each call runs through it."""
-    handles = []
-
-    def watch(layer: int) -> list[int]:
-        counts: list[int] = []
-        mlp = model.blocks[layer].mlp
-        handles.append(mlp.register_forward_pre_hook(lambda _, args: counts.append(args[0][..., 0].numel())))
-        return counts
-
-    yield watch
-    for handle in handles:
-        handle.remove()
-
-
 def test_no_token_is_run_twice_that_need_not_be(model, ran):
     counts = ran(2)  # of the last block only what is read
     sweep(model, PROMPTS, first_two, {"v": direction(1)}, [0, 1, 2], COEFFS, where="all")
@@ -157,8 +185,12 @@ def test_a_beginning_that_prompts_share_is_run_once_a_variant(model, ran):
     assert sum(counts) == 3 * (len(BEGINNING) + 6 * 2)
 
 
+class Calls(list):
+    """A list that is no part of what a function is, as `identity` sees it: an object of a class of its own."""
+
+
 def test_a_sweep_that_was_cut_off_continues(model, tmp_path):
-    path, calls = tmp_path / "deep" / "rows.jsonl", []
+    path, calls = tmp_path / "deep" / "rows.jsonl", Calls()
 
     def score(logits, i):
         calls.append(len(logits))
@@ -169,9 +201,9 @@ def test_a_sweep_that_was_cut_off_continues(model, tmp_path):
     settings = (PROMPTS, score, {"v": direction(1), "f": METHODS["reflect"]}, range(4), COEFFS)
     with pytest.raises(KeyboardInterrupt):
         sweep(model, *settings, path=path)
-    kept = (tmp_path / "deep" / "rows.jsonl.0").read_text()
+    kept = (tmp_path / "deep" / "rows.jsonl.part-0").read_text()
     assert 0 < kept.count("\n") < 6 * 2 * 4 * 3
-    (tmp_path / "deep" / "rows.jsonl.0").write_text(kept + '{"key": "cut o')
+    (tmp_path / "deep" / "rows.jsonl.part-0").write_text(kept + '{"key": "cut o')
     rows = sweep(model, *settings, path=path)
     assert sum(calls) - 6 <= len(rows) + 6, "what was in the file was not scored again"
     assert [json.loads(line) for line in path.read_text().splitlines()] == rows
@@ -180,22 +212,49 @@ def test_a_sweep_that_was_cut_off_continues(model, tmp_path):
     assert sweep(model, *settings, path=path) == rows and len(calls) == before
 
 
-def test_what_changed_is_measured_again(model, tmp_path):
-    path, calls = tmp_path / "rows.jsonl", []
+def test_what_changed_is_measured_again(model, tiny, tmp_path):
+    path, calls = tmp_path / "rows.jsonl", Calls()
 
-    def score(logits, i):
-        calls.append(i)
-        return logits[:, 0]
+    def scorer(token):
+        def score(logits, i):
+            calls.append(i)
+            return logits[:, token]
 
-    def run(vector=None, prompt=1, coeff=1.0, where="all"):
+        return score
+
+    def run(m=model, vector=None, prompt=1, coeff=1.0, where="all", score=None):
         calls.clear()
-        vectors = {"v": direction(1) if vector is None else vector}
-        sweep(model, [[1, 2, prompt]], score, vectors, [1], [coeff], where=where, path=path)
-        return len(calls)
+        vector = direction(1) if vector is None else vector
+        score = scorer(0) if score is None else score
+        return sweep(m, [[1, 2, prompt]], score, {"v": vector}, [1], [coeff], where=where, path=path), len(calls)
 
-    assert run() == 1 and run() == 0
-    for changed in ({"vector": direction(2)}, {"prompt": 2}, {"coeff": 2.0}, {"where": "last"}):
-        assert run(**changed) == 1, changed
+    first, n = run()
+    assert n == 1 and run() == (first, 0)
+    cosine = partial(lambda logits, i, token: (calls.append(i), logits[:, token])[1], token=3)
+    for changed in (
+        {"vector": direction(2)},
+        {"vector": by.project_out(direction(2))},
+        {"vector": by.project_out(direction(3))},
+        {"prompt": 2},
+        {"coeff": 2.0},
+        {"where": "last"},
+        {"score": scorer(1)},
+        {"score": cosine},
+        {"m": tiny.ours},
+    ):
+        assert run(**changed)[1] == 1 and run(**changed)[1] == 0, changed
+    assert run() == (first, 0), "rows of other sweeps stay in the file"
+    answers = sweep(model, [[1, 2, 1]], [[[1]]], {"v": direction(1)}, [1], [1.0], path=path)
+    assert answers != sweep(model, [[1, 2, 1]], [[[2]]], {"v": direction(1)}, [1], [1.0], path=path)
+
+
+@pytest.mark.parametrize("text", ["my only line", "line one\nmy last line", '[{"a": 1}]\n', '{"a": 1}\n'])
+def test_a_file_of_something_else_is_refused_and_left_alone(model, tmp_path, text):
+    path = tmp_path / "a[1].jsonl"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="expected a file that a sweep wrote"):
+        sweep(model, PROMPTS, first_two, {"v": direction(1)}, [1], [1.0], path=path)
+    assert path.read_text() == text and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
@@ -204,16 +263,27 @@ def test_what_changed_is_measured_again(model, tmp_path):
         ({"prompts": []}, "one or more prompts"),
         ({"vectors": {}}, "one or more vectors"),
         ({"vectors": direction(1)}, "vectors by name"),
-        ({"vectors": {"short": torch.ones(3)}}, "width|broadcast|expected"),
+        ({"vectors": {"short": torch.ones(3)}}, "was the vector read from this model"),
+        ({"vectors": {"v": direction(1), "short": torch.ones(3)}}, "was the vector read from this model"),
+        ({"vectors": {1: direction(1)}}, "vectors by name"),
         ({"layers": [9]}, "expected a site"),
         ({"layers": [("post", 1)]}, "expected a site"),
         ({"coeffs": [1.0, 1.0]}, "some of them twice"),
-        ({"where": "generated"}, "does not reach"),
-        ({"where": [5]}, "does not reach"),
+        ({"where": "generated"}, "no position in a run of one new token"),
+        ({"where": [5]}, "position"),
+        ({"where": [0, 2]}, "position"),
+        ({"vectors": {"v": torch.ones(3, 16)}, "where": "front"}, "at least 3 tokens"),
+        ({"prompts": ["I think"]}, "rows of ids"),
+        ({"prompts": [1, 2, 3]}, "rows of ids"),
+        ({"prompts": [[1, 99]]}, "from 0 to 60"),
+        ({"score": [[[1]]] * 5 + [[[99]]]}, "from 0 to 60"),
+        ({"score": [[1, 2]] * 6}, "rows of ids"),
+        ({"score": lambda logits, i: logits.sum()}, r"\(1,\) or \(1, K\), got \(\)"),
+        ({"score": lambda logits, i: [1.0]}, "got list"),
         ({"score": ANSWERS[:2]}, "candidate answers for each of 6 prompts, got 2"),
-        ({"score": [[] for _ in PROMPTS]}, "at least one candidate"),
+        ({"score": [[] for _ in PROMPTS]}, "rows of ids"),
         ({"vectors": {"inf": torch.full((16,), 3e38)}, "coeffs": [100.0]}, "finite"),
-        ({"prompts": torch.ones(2, 3)}, "a list of lists, got a tensor"),
+        ({"prompts": torch.ones(2, 3)}, "rows of ids"),
     ],
 )
 def test_wrong_input_is_one_sentence(model, change, said):
@@ -237,7 +307,7 @@ def test_two_processes_find_what_one_does_and_a_lost_one_is_made_good(tmp_path):
     assert launch(both.parent, 2).returncode == 0
     assert both.read_bytes() == alone.read_bytes()
     assert launch(lost.parent, 2, die=True).returncode != 0
-    assert not lost.exists() and list(lost.parent.glob("rows.jsonl.*"))
+    assert not lost.exists() and list(lost.parent.glob("rows.jsonl.part-*"))
     again = launch(lost.parent, 2)
     assert again.returncode == 0, again.stderr
     assert lost.read_bytes() == alone.read_bytes()
