@@ -28,7 +28,7 @@ SIZES = {
     "gpt2-large": GPT2Config(n_layer=36, n_head=20, n_embd=1280),
     "gpt2-xl": GPT2Config(),
 }
-AROUND = 240.0  # seconds that all experiments take beside the model: statistics, figures, the starts of eleven programs
+AROUND = 120.0  # seconds that all experiments take beside the model: statistics, figures, the starts of eleven programs
 GPU = 1e14  # FLOP/s to name where no GPU can be measured
 GIB = 2**30
 WORK = Path(__file__).parent / "data" / "work.json"
