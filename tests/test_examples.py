@@ -33,13 +33,13 @@ def nothing(lab: Experiment, make: object, **settings: object) -> SteeringVector
 def test_without_its_vectors_an_experiment_supports_no_claim(name, tmp_path, monkeypatch):
     monkeypatch.setattr(Experiment, "vector", nothing)
     monkeypatch.setattr(Receipt, "finish", lambda *_: None)  # it refuses a run that touches nothing
-    monkeypatch.setattr(sys, "argv", [name, "--results", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", [name, "--results", str(tmp_path), "--subset", "quick"])
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
-    evidence = json.loads((tmp_path / "nano" / f"{name}.json").read_text())["evidence"]
+    evidence = json.loads((tmp_path / "nano-quick" / f"{name}.json").read_text())["evidence"]
     mine = [claim for claim in CLAIMS if claim.experiment == name]
     assert {claim.key for claim in mine} == set(evidence)
     for claim in mine:
-        # of 42 scenarios in which nothing goes the wrong way, too few to say that fewer than a tenth do
+        # of few scenarios in which nothing goes the wrong way, too few to say that fewer than a tenth do
         words = {NOT_SUPPORTED, INCONCLUSIVE} if claim.unit == "share of items" else {NOT_SUPPORTED}
         assert judge(claim, evidence[claim.key]).word in words, claim.sentence
 
