@@ -8,7 +8,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 
 help:  ## this list
-	@grep -hE '^[a-z/-]+:.*##' Makefile | sed -E 's/^([^:]+):.*## /\1	/' | expand -t 18
+	@grep -hE '^[a-z/-]+:.*##' Makefile | sed -E 's/^([^:]+):.*## /\1	/' | expand -t 20
 
 reproduce: $(READY)  ## every experiment on MODEL (nano): figures, tables and one report page in results/MODEL
 	@$(PY) -m ministeer.estimate $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET)
@@ -41,7 +41,7 @@ weights/nano: $(READY)  ## make the bundled model again, from nothing, and measu
 	$(PY) weights/nano/train.py --late
 	$(PY) weights/nano/evaluate.py
 
-weights/nano/seeds: $(READY)  ## train nano from two other seeds and keep what the experiments find on them (about four hours on 2 cores)
+weights/nano/seeds: $(READY)  ## train nano from two other seeds and keep what the experiments find on them (about two hours on 2 cores)
 	@for seed in 1 2; do \
 	  $(PY) weights/nano/train.py --seed $$seed --repeats 500 --out build/nano-seed-$$seed && \
 	  $(PY) weights/nano/evaluate.py --model build/nano-seed-$$seed && \

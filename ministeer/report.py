@@ -321,11 +321,11 @@ def report(done: Sequence[dict[str, Any]], folder: Path, found: Sequence[Verdict
         rows = verdict_rows(found)
         body.append(f"<h2 id='verdicts'>Verdicts</h2><p>{html.escape(EXPLAINED)}</p>")
         body.append(_table("What the measurements say.", COLUMNS[:4], [row[:4] for row in rows]))
-        details = [[row[0], *row[4:]] for row in rows]
-        body.append(_table("What each verdict rests on.", [COLUMNS[0], *COLUMNS[4:]], details))
         columns, words = by_training(found)
         if len(columns) > 2:
             body.append(_table("Each seed of training alone: its verdict, and the effect.", columns, words))
+        details = [[row[0], *row[4:]] for row in rows]
+        body.append(_table("What each verdict rests on.", [COLUMNS[0], *COLUMNS[4:]], details))
     body.append(
         "<p>" + " · ".join(f"<a href='#{e['name']}'>{html.escape(e['page']['title'])}</a>" for e in done) + "</p>"
     )
