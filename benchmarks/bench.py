@@ -17,7 +17,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -218,8 +218,10 @@ def sweep_row(ours: GPT2, theirs: Any, repetitions: int, sample: int, target: fl
     v = torch.randn(config.n_embd, generator=generator) / 100
     cells = [(layer, c) for layer in range(config.n_layer) for c in COEFFS]
 
-    def run_ours() -> list[dict[str, Any]]:
-        return sweep(ours, ids.tolist(), lambda logits, i: logits[:, :2], {"v": v}, range(config.n_layer), COEFFS)
+    def run_ours(
+        layers: Sequence[int] = range(config.n_layer), coeffs: Sequence[float] = COEFFS
+    ) -> list[dict[str, Any]]:
+        return sweep(ours, ids.tolist(), lambda logits, i: logits[:, :2], {"v": v}, layers, coeffs)
 
     def cell(layer: int, c: float) -> Tensor:
         def steered(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -240,16 +242,13 @@ def sweep_row(ours: GPT2, theirs: Any, repetitions: int, sample: int, target: fl
     strongest = [at for at in some if abs(at[1]) == max(map(abs, COEFFS))]  # there steering shows beside rounding
     pairs = []
     for layer, c in strongest:
-        rows = sweep(ours, ids.tolist(), lambda logits, i: logits[:, :2], {"v": v}, [layer], [c])
-        pairs.append((torch.tensor([row["score"] for row in rows]), cell(layer, c)))
+        pairs.append((torch.tensor([row["score"] for row in run_ours([layer], [c])]), cell(layer, c)))
     error = max(float((a - b).norm() / (b - plain).norm()) for a, b in pairs)
     if error > (1e-3 if dtype == torch.float32 else 0.5):
         raise RuntimeError(f"the two sides do not compute the same, timing them says nothing: error {error:.1e}")
     mine, others = in_turns(repetitions, run_ours, run_theirs)
     matrices = sum(p.numel() for p in ours.blocks[0].state_dict().values() if p.ndim == 2)
-    blocks = (
-        sum(config.n_layer - layer for layer, _ in cells) + config.n_layer
-    )  # run by the cells, and once without steering
+    blocks = config.n_layer + sum(config.n_layer - layer for layer, _ in cells)  # without steering, and of the cells
     return Row(
         f"sweep, {config.n_layer} layers x {len(COEFFS)} coefficients x {SWEPT} prompts of {SWEPT_TOKENS} tokens{_packed(ours)}",
         _name(dtype),

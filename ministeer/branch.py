@@ -2,13 +2,11 @@
 
 Steering a prompt's last token in a hundred ways changes nothing before it. So the prompt is read once, into a cache; the
 variants of its last token stand side by side in a row, as tokens do, each at the site where it is changed, and each looks back
-at the prompt and at itself but at no other variant. The rest of the forward pass is written by hand:
+at the prompt and at itself but at no other variant. `above` is the rest of the forward pass:
 
     x, tape, cache = last_token(model, prompts, [("pre", i)])
-    past = Branch(cache)
     x = changed                                 # (B, R, D), R variants of each row's stream at ("pre", i)
-    for block in model.blocks[i:]:
-        x = block(x, past)
+    x = above(model, x, ("pre", i), Branch(cache))
     logits = model.unembed(x)                   # (B, R, V)
 
 `Shared` is for changes that reach further back: the beginning that several texts share is then run once a variant.
@@ -87,13 +85,16 @@ def last_token(model: GPT2, rows: Sequence[Sequence[int]], sites: Sequence[Site]
     return x, tape, cache
 
 
-def above(model: GPT2, x: Tensor, site: Site, past: Past | None, read: Tensor) -> Tensor:
-    """A stream `(B, T, D)` at a site, after its add -> the last one where `read` `(B, T)` is true, `(reads, D)`."""
+def above(model: GPT2, x: Tensor, site: Site, past: Past | None, read: Tensor | None = None) -> Tensor:
+    """A stream `(B, T, D)` at a site, after its add -> the last one, `(B, T, D)`, or `(reads, D)` of it where `read` `(B, T)` is true.
+
+    Tokens that are not read do not go through the last block's MLP.
+    """
     kind, layer = site
     last = model.config.n_layer - 1
 
     def picked(x: Tensor) -> Tensor:
-        return x[read.to(x.device)]
+        return x if read is None else x[read.to(x.device)]
 
     if kind == "mid":
         x = picked(x) if layer == last else x
@@ -101,10 +102,16 @@ def above(model: GPT2, x: Tensor, site: Site, past: Past | None, read: Tensor) -
         layer += 1
         if layer > last:
             return x
-    for block in model.blocks[layer:last]:
+    for block in model.blocks[layer : last + (read is None)]:
         x = block(x, past)
-    if layer <= last:
-        block = model.blocks[last]
-        x = picked(x + block.attn(block.ln_1(x), past))  # type: ignore[operator]
-        return x + block.mlp(block.ln_2(x))  # type: ignore[operator, no-any-return]
-    return picked(x)
+    if read is None or layer > last:
+        return picked(x)
+    block = model.blocks[last]
+    x = picked(x + block.attn(block.ln_1(x), past))  # type: ignore[operator]
+    return x + block.mlp(block.ln_2(x))  # type: ignore[operator, no-any-return]
+
+
+def logits32(model: GPT2, x: Tensor) -> Tensor:
+    """As `model.unembed`, multiplied in float32: in bfloat16 a logit of 100 is a multiple of one half."""
+    logits: Tensor = model.ln_f(x).float() @ model.wte.weight.float().T
+    return logits

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ministeer.files import read_json, read_lines, write_text
+from ministeer.files import append_lines, read_json, read_lines, write_text
 from ministeer.model import GPT2
 from ministeer.provenance import fingerprint
 from ministeer.receipt import Receipt
@@ -103,11 +103,7 @@ class Experiment:
                 "seconds": round(seconds, 2),
                 "rows": rows,
             }
-            line = json.dumps(self._known[key], default=_plain)
-            with open(
-                self.journal, "a", encoding="utf-8"
-            ) as file:  # appended: the file is not written anew for each cell
-                file.write(line + "\n")
+            append_lines(self.journal, [json.dumps(self._known[key], default=_plain)])
         self._used[key] = self._known[key]
         found: list[Row] = self._known[key]["rows"]
         return found

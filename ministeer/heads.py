@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ministeer.branch import Branch, last_token
+from ministeer.branch import Branch, above, last_token
 from ministeer.files import replacing
 from ministeer.model import GPT2, Site
 from ministeer.provenance import Health, Provenance, data_hash, dtype_name, fingerprint
@@ -112,10 +112,7 @@ def _effects(model: GPT2, rows: list[list[int]], targets: list[int], means: Tens
         patched = stream + (means[layer].to(writes) - writes)  # (B, H, D): each head's write replaced, one at a time
         after = []
         for x in patched.split(width, dim=1):
-            x = x + model.blocks[layer].mlp(model.blocks[layer].ln_2(x))  # type: ignore[operator]
-            for block in model.blocks[layer + 1 :]:
-                x = block(x, past)
-            after.append(_probability(model, x, targets))
+            after.append(_probability(model, above(model, x, ("mid", layer), past), targets))
         found.append(torch.cat(after, 1) - before)
     return torch.stack(found, 1)  # L x (B, H) -> (B, L, H)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ministeer import metrics
-from ministeer.branch import Branch, last_token
+from ministeer.branch import Branch, above, last_token, logits32
 from ministeer.interventions import Function, Gate, project_out
 from ministeer.metrics import Array
 from ministeer.model import GPT2, pad
@@ -58,10 +58,9 @@ def answers(
             strength = torch.tensor(coefficients, device=x.device).expand(len(some), -1)[..., None]  # (B, C, 1)
             if gate is not None:
                 strength = strength * _passes(model, prompts, gate).to(x.device)[:, None, None]
-            x, past = tape[0] + change(tape[0], strength).to(x.dtype), Branch(cache)  # (B, C, D)
-            for block in model.blocks[layer:]:
-                x = block(x, past)
-        for i, logits in zip(some, _logits(model, x), strict=True):  # (C, V)
+            x = tape[0] + change(tape[0], strength).to(x.dtype)  # (B, C, D)
+            x = above(model, x, ("pre", layer), Branch(cache))
+        for i, logits in zip(some, logits32(model, x), strict=True):  # (C, V)
             logp = logits[:, words[i]] - logits.logsumexp(-1, keepdim=True)
             said = [tokenizer.decode([token]) for token in logits.argmax(-1).tolist()]
             rows[i] = {"logp": logp.tolist(), "said": said}
@@ -111,12 +110,6 @@ def _function(vector: Tensor, how: str) -> Function:
     if how not in ("add", "project_out"):
         raise ValueError(f"expected how to be 'add' or 'project_out', got {how!r}")
     return project_out(vector) if how == "project_out" else lambda x, coeff=1.0, /: coeff * vector.to(x)
-
-
-def _logits(model: GPT2, x: Tensor) -> Tensor:
-    """As `model.unembed`, multiplied in float32: in bfloat16 a logit of 100 is a multiple of one half."""
-    logits: Tensor = model.ln_f(x).float() @ model.wte.weight.float().T
-    return logits
 
 
 def _passes(model: GPT2, prompts: Sequence[Sequence[int]], gate: dict[str, Any]) -> Tensor:

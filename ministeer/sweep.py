@@ -23,11 +23,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
-from ministeer.branch import Branch, Shared, above
-from ministeer.files import read_lines, write_text
+from ministeer.branch import Branch, Shared, above, logits32
+from ministeer.files import append_lines, read_lines, write_text
 from ministeer.generate import check_steers
 from ministeer.model import GPT2, Cache, Past, Site, Sites, pad
 from ministeer.provenance import data_hash, dtype_name, fingerprint, identity
@@ -92,6 +91,9 @@ def sweep(
     Under torch.distributed every process calls this with the same arguments and gets all rows.
     Raises `ValueError` for what `Steer` and the model refuse, before anything is run, and for a file of something else.
     """
+    for what, given in (("layers", layers), ("coeffs", coeffs)):
+        if not hasattr(given, "__len__"):
+            raise ValueError(f"expected {what} as a list, got {given!r}; write [{given!r}]")
     sites = _checked_sites(layers)
     coeffs = [float(c) for c in coeffs]
     _check(model, prompts, score, vectors, sites, coeffs, where)
@@ -127,9 +129,7 @@ def sweep(
                         fresh[key] = {"key": key, "vector": name, "site": list(task.site), "coeff": c, "prompt": i, "score": value}  # fmt: skip
                 done |= fresh
                 if part is not None:
-                    part.parent.mkdir(parents=True, exist_ok=True)
-                    with open(part, "a", encoding="utf-8") as file:
-                        file.writelines(json.dumps(row) + "\n" for row in fresh.values())
+                    append_lines(part, map(json.dumps, fresh.values()))
                 bar(len(variants))
     if world > 1:
         everyone: list[Any] = [None] * world
@@ -193,8 +193,10 @@ def _parts(path: Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Row]:
     """The rows of earlier runs, by key."""
-    if path.exists() and not path.read_text("utf-8", errors="replace").startswith('{"key": '):
-        raise ValueError(f"{path}: expected a file that a sweep wrote, found something else; give another path")
+    if path.exists():
+        with open(path, "rb") as file:
+            if file.read(8) != b'{"key": ':
+                raise ValueError(f"{path}: expected a file that a sweep wrote, found something else; give another path")
     return {row["key"]: row for file in (path, *_parts(path)) for row in read_lines(file)}
 
 
@@ -300,7 +302,6 @@ class _Run:
     ) -> None:
         self.model, self.texts, self.vectors, self.where = model, texts, vectors, where
         device = model.wte.weight.device
-        self.unembedding = model.wte.weight.float()
         self.shared = s = _shared(texts)
         ids, self.positions = pad([t.ids[s:] for t in texts])  # (N, T - s)
         self.positions = torch.where(self.positions >= 0, self.positions + s, -1)
@@ -381,9 +382,8 @@ class _Run:
         if self.shared:
             past = Shared()
             begun = self._added(self.beginning[site], site, torch.arange(self.shared)[None], self.lengths[:1], variants)
-            above(
-                self.model, begun, site, past, torch.zeros(begun.shape[:2], dtype=torch.bool)
-            )  # nothing is read of it
+            nothing = torch.zeros(begun.shape[:2], dtype=torch.bool)
+            above(self.model, begun, site, past, nothing)
         x = self._added(x, site, positions, self.lengths, variants)  # (R * N, T - s, D)
         return above(self.model, x, site, past, self._read(positions).repeat(rows, 1))
 
@@ -407,8 +407,7 @@ class _Run:
 
     def _scores(self, x: Tensor, rows: int, score: Score | Answers) -> list[dict[int, Any]]:
         """Of each variant, its scores by prompt."""
-        # in float32: in bfloat16 a logit of 100 is a multiple of one half
-        logits = F.linear(self.model.ln_f(x).float(), self.unembedding).view(rows, -1, self.model.config.vocab_size)
+        logits = logits32(self.model, x).view(rows, -1, self.model.config.vocab_size)
         found: list[dict[int, Any]] = [{} for _ in range(rows)]
         start = 0
         for text in self.texts:

@@ -269,6 +269,8 @@ def test_a_file_of_something_else_is_refused_and_left_alone(model, tmp_path, tex
         ({"layers": [9]}, "expected a site"),
         ({"layers": [("post", 1)]}, "expected a site"),
         ({"coeffs": [1.0, 1.0]}, "some of them twice"),
+        ({"coeffs": 1.0}, r"coeffs as a list, got 1.0; write \[1.0\]"),
+        ({"layers": 1}, r"layers as a list, got 1; write \[1\]"),
         ({"where": "generated"}, "no position in a run of one new token"),
         ({"where": [5]}, "position"),
         ({"where": [0, 2]}, "position"),
