@@ -63,28 +63,36 @@ class GPT2Config:
             )
 
 
-class Linear(nn.Linear):
-    """W x + b, the weight `(out, in)`: reading it row by row is how a CPU multiplies a vector fastest in bfloat16.
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`(..., in)` -> `(..., out)`: W x + b as `F.linear` has it, by a quicker way for one token on a CPU (`make bench` shows it).
 
-    In float32 the vector-matrix product of torch's BLAS uses one core. A batch of strips of the matrix, the same product,
-    uses them all: `make bench` shows what that gains for one token. The token stands on the left: on the right, as a
-    column, some processors read at half the speed.
+    In float32 torch's BLAS multiplies a vector on one core; a batch of strips of the matrix, the same product, uses them all.
+    The token stands on the left: on the right, as a column, some processors read at half the speed. In bfloat16 a token
+    given twice is multiplied faster than once.
     """
+    out, n = weight.shape
+    if x.numel() != n or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
+        return F.linear(x, weight, bias)
+    shape = (*x.shape[:-1], out)
+    if x.dtype == torch.bfloat16:
+        return F.linear(x.reshape(1, n).expand(2, n), weight, bias)[:1].view(shape)
+    strips = next(s for s in range(32, 0, -1) if out % s == 0)
+    product = torch.bmm(x.reshape(1, 1, n).expand(strips, 1, n), weight.view(strips, -1, n).mT).view(shape)
+    return product if bias is None else product + bias
+
+
+class Linear(nn.Linear):
+    """W x + b, the weight `(out, in)`: reading it row by row is how a CPU multiplies a vector fastest in bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
-        strips, n = 8, self.in_features
-        one_token = x.numel() == n and x.dtype == torch.float32 and x.device.type == "cpu"
-        if not one_token or self.out_features % strips:
-            return F.linear(x, self.weight, self.bias)  # (..., in) -> (..., out)
-        w, b = self.weight.view(strips, -1, n), self.bias.view(strips, 1, -1)  # (8, out / 8, in), (8, 1, out / 8)
-        return torch.baddbmm(b, x.reshape(1, 1, n).expand(strips, 1, n), w.mT).view(*x.shape[:-1], -1)
+        return multiply(x, self.weight, self.bias)  # (..., in) -> (..., out)
 
 
 class Past(Protocol):
     """What attention asks of the tokens before: theirs and this call's keys and values, and who may look at whom."""
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """This call's `(B, T, H, K)` -> all `(B, S, H, K)` and the mask `(B, 1, T, S)`, none if causal."""
+        """This call's `(B, T, H, K)` -> all `(B, S, H, K)` and the mask `(B, 1, T, S)`, none if causal, or a lone token that sees all."""
 
 
 class Attention(nn.Module):
@@ -103,8 +111,9 @@ class Attention(nn.Module):
         if cache is not None:
             k, v, mask = cache.extend(self.layer, k, v)  # (B, T, H, K) -> (B, S, H, K)
         z = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=mask is None
-        ).transpose(1, 2)  # (B, T, H, K)
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
+            attn_mask=mask, is_causal=mask is None and x.shape[1] > 1,  # a lone token sees all there is
+        ).transpose(1, 2)  # (B, T, H, K)  # fmt: skip
         if sites is not None and sites.records(("head", self.layer)):
             by_head = self.c_proj.weight.view(len(self.c_proj.weight), self.n_head, -1)  # (D, D) -> (D, H, K)
             sites.record(("head", self.layer), torch.einsum("bthk,dhk->bthd", z, by_head))
@@ -167,7 +176,7 @@ class GPT2(nn.Module):
 
     def unembed(self, x: Tensor) -> Tensor:
         """The stream that leaves the last block, `(..., D)` -> logits of the next token, `(..., V)`."""
-        return F.linear(self.ln_f(x), self.wte.weight)
+        return multiply(self.ln_f(x), self.wte.weight)
 
     def forward(
         self,
@@ -293,7 +302,8 @@ class Cache:
         self.k, self.v = w.new_zeros(shape), w.new_zeros(shape)  # (L, B, S, H, K)
         self.lengths = torch.zeros(rows, dtype=torch.int64)  # on the CPU: it decides shapes
         self._rows = torch.arange(rows, device=w.device)[:, None]  # (B, 1)
-        self._positions: Tensor = self._rows  # (B, T), where this call's tokens go
+        self._slots: tuple[Any, Any] = (slice(None), slice(0))  # where this call's tokens go, an index of (B, S)
+        self._end = 0  # S of this call
         self._mask: Tensor | None = None  # (B, 1, T, S), true where a token may look
 
     def keep(self, lengths: Tensor) -> None:
@@ -329,22 +339,25 @@ class Cache:
                 f"expected at most {self.capacity} positions, the cache's capacity, got {end}; make a larger Cache"
             )
         steps = torch.arange(ids.shape[1])
-        self._positions = (self.lengths[:, None] + steps).to(ids.device)  # (B, 1) + (T,) -> (B, T)
-        slots = torch.arange(end, device=ids.device)
-        self._mask = None if longest == 0 else (slots <= self._positions[:, :, None])[:, None]  # (B, 1, T, S)
-        return self._positions
+        positions = (self.lengths[:, None] + steps).to(ids.device)  # (B, 1) + (T,) -> (B, T)
+        even = bool((self.lengths == longest).all())  # then a copy is enough, and a lone token sees all: no mask
+        self._slots = (slice(None), slice(longest, end)) if even else (self._rows, positions)
+        self._end, self._mask = end, None
+        if longest and not (even and len(steps) == 1):
+            slots = torch.arange(end, device=ids.device)
+            self._mask = (slots <= positions[:, :, None])[:, None]  # (B, 1, T, S)
+        return positions
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store this call's `(B, T, H, K)` keys and values; return all `(B, S, H, K)` and the mask, none if causal."""
-        slots = (self._rows, self._positions)
-        self.k[layer].index_put_(slots, k.detach())
-        self.v[layer].index_put_(slots, v.detach())
-        if self._mask is None:
+        """Store this call's `(B, T, H, K)` keys and values; return all `(B, S, H, K)` and the mask, if there need be one."""
+        self.k[layer][self._slots] = k.detach()
+        self.v[layer][self._slots] = v.detach()
+        if self._end == k.shape[1]:  # nothing came before
             return k, v, None
-        end = self._mask.shape[-1]
-        all_k, all_v = self.k[layer, :, :end], self.v[layer, :, :end]
+        all_k, all_v = self.k[layer, :, : self._end], self.v[layer, :, : self._end]  # (B, S, H, K)
         if k.requires_grad:
-            all_k, all_v = all_k.index_put(slots, k), all_v.index_put(slots, v)
+            all_k, all_v = all_k.clone(), all_v.clone()
+            all_k[self._slots], all_v[self._slots] = k, v
         return all_k, all_v, self._mask
 
 

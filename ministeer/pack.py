@@ -1,7 +1,15 @@
-"""GPT-2's matrices in the order in which oneDNN reads them fastest: quicker inference in bfloat16 on a CPU."""
+"""GPT-2's matrices in other forms, for quicker inference on a CPU: in the order in which oneDNN reads them, or in 8 bits.
+
+    pack(model)  # the same numbers, to rounding
+    int8(model)  # other numbers: half the memory of bfloat16, and the rounding of 8 bits
+
+Each changes the blocks' matrices in place and takes one matrix's memory while it runs. The operators are those that
+torch.compile calls, but private to torch: they are named in this file and nowhere else.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,61 +19,124 @@ from torch import Tensor, nn
 from ministeer.model import GPT2, Linear
 
 
-class Packed(nn.Module):
-    """A `Linear` whose matrix is held packed. `weight` and the state dict give copies in the usual order.
-
-    The operators are those that torch.compile calls, but private to torch: they are named in this file and nowhere else.
-    """
+class Held(nn.Module):
+    """A `Linear` whose matrix is held in another form. `weight` and the state dict give copies in the usual one."""
 
     def __init__(self, linear: Linear) -> None:
         super().__init__()
         self.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
-        tokens = 384  # in a usual batch: a hint, any number is computed rightly
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), tokens)
 
     @property
     def weight(self) -> Tensor:
         """The matrix `(out, in)`, a copy."""
-        dense: Tensor = self.packed.to_dense()
-        return dense
+        raise NotImplementedError
+
+    def product(self, x: Tensor) -> Tensor:
+        """`(N, in)` -> `(N, out)`, with the bias; without a gradient."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad:  # the operator has no gradient
+        if x.requires_grad:
             return F.linear(x, self.weight, self.bias)  # (..., in) -> (..., out)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-        return out  # (..., in) -> (..., out)
+        return self.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)  # (..., in) -> (..., out)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + "weight"] = self.weight
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Packed:
+    def _apply(self, fn: Any, recurse: bool = True) -> Held:
         raise RuntimeError("a packed model stays as it is: load it again to convert or move it")
 
     def _load_from_state_dict(self, *_: Any) -> None:
         raise RuntimeError("a packed model stays as it is: load it again to change its weights")
 
 
+class Packed(Held):
+    """The matrix in oneDNN's order."""
+
+    def __init__(self, linear: Linear) -> None:
+        super().__init__(linear)
+        tokens = 384  # in a usual batch: a hint, any number is computed rightly
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), tokens)
+
+    @property
+    def weight(self) -> Tensor:
+        dense: Tensor = self.packed.to_dense()
+        return dense
+
+    def product(self, x: Tensor) -> Tensor:
+        # four tokens are quicker than one, two or three: from there on oneDNN multiplies matrices (`make bench`)
+        rows = x if len(x) >= 4 else torch.cat([x, x.new_zeros(4 - len(x), x.shape[1])])
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.bias, "none", [], "")
+        return out[: len(x)]
+
+
+class Int8(Held):
+    """The matrix as whole numbers from -127 to 127, and what each row's are multiplied by."""
+
+    def __init__(self, linear: Linear) -> None:
+        super().__init__(linear)
+        w = linear.weight.detach()
+        scale = w.float().abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127  # (out,)
+        self.rounded = (w / scale[:, None]).round().to(torch.int8)  # (out, in)
+        self.scale = scale.to(w.dtype)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.rounded.to(self.scale.dtype) * self.scale[:, None]
+
+    def product(self, x: Tensor) -> Tensor:
+        # the operator is for few tokens: more are quicker through the matrix; and it reads a row in steps, past its end if need be
+        if len(x) > 4 or x.shape[1] % 64:
+            return F.linear(x, self.weight, self.bias)
+        out: Tensor = torch.ops.aten._weight_int8pack_mm(x.contiguous(), self.rounded, self.scale)
+        return out + self.bias
+
+
 def pack(model: GPT2) -> GPT2:
-    """Pack the blocks' matrices, in place, and return the model; for inference in bfloat16 on a CPU.
+    """Put the blocks' matrices into oneDNN's order, in place, and return the model; in bfloat16 or float32, on a CPU.
 
     What it computes is the same to rounding; its fingerprint and what `save_model` writes are the same to the bit;
-    `make bench` shows what decoding gains. It takes one matrix's memory while it runs, none after.
+    `make bench` shows what decoding gains.
 
-    Raises `ValueError` for another dtype or device, or where torch has no bfloat16 in oneDNN.
+    Raises `ValueError` for another dtype or device, or where torch has no oneDNN for the dtype.
     """
+    _check(model, "pack")
+    dtype = model.wte.weight.dtype
+    if not supported(dtype):
+        raise ValueError(f"expected a processor and a torch with oneDNN's {dtype}, got one without; leave out `pack`")
+    return _replace(model, Packed)
+
+
+def int8(model: GPT2) -> GPT2:
+    """Round the blocks' matrices to 8 bits, a scale for each row, in place, and return the model; for decoding on a CPU.
+
+    The model is another one, and its fingerprint says so; embeddings, norms and biases stay as they are. How far it moves
+    nano's probabilities stands in `make bench` beside its speed.
+
+    Raises `ValueError` for another dtype than bfloat16 and float32, or another device than the CPU.
+    """
+    _check(model, "int8")
+    return _replace(model, Int8)
+
+
+def supported(dtype: torch.dtype = torch.bfloat16) -> bool:
+    """Whether this processor and this torch can run a model packed in this dtype."""
+    bf16: Callable[[], bool] = torch.ops.mkldnn._is_mkldnn_bf16_supported
+    return torch.backends.mkldnn.is_available() and (dtype == torch.float32 or bool(bf16()))  # type: ignore[no-untyped-call]
+
+
+def _check(model: GPT2, name: str) -> None:
     w = model.wte.weight
-    if w.device.type != "cpu" or w.dtype != torch.bfloat16:
-        raise ValueError(f"expected a model in bfloat16 on the CPU, got {w.dtype} on {w.device}; leave out `pack`")
-    if not supported():
-        raise ValueError("expected a processor and a torch with oneDNN's bfloat16, got one without; leave out `pack`")
+    if w.device.type != "cpu" or w.dtype not in (torch.bfloat16, torch.float32):
+        raise ValueError(
+            f"expected a model in bfloat16 or float32 on the CPU, got {w.dtype} on {w.device}; leave out `{name}`"
+        )
+
+
+def _replace(model: GPT2, form: type[Held]) -> GPT2:
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Linear):
-                setattr(module, name, Packed(child))
+                setattr(module, name, form(child))
     return model
-
-
-def supported() -> bool:
-    """Whether this processor and this torch can run a packed model."""
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # type: ignore[no-untyped-call]

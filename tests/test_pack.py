@@ -1,12 +1,15 @@
-"""`pack` changes the order in which the matrices lie in memory and nothing else that a caller can see."""
+"""`pack` changes the order in which the matrices lie in memory and nothing else that a caller can see; `int8` rounds them."""
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from reference import random_ids, random_tensor, relative
 
 from ministeer.generate import generate
-from ministeer.model import GPT2, Cache, GPT2Config
-from ministeer.pack import pack, supported
+from ministeer.model import GPT2, Cache, GPT2Config, Linear
+from ministeer.pack import Int8, int8, pack, supported
 from ministeer.provenance import fingerprint
 from ministeer.vectors import Steer
 
@@ -15,13 +18,13 @@ CONFIG = GPT2Config(vocab_size=97, n_positions=40, n_embd=60, n_layer=3, n_head=
 pytestmark = pytest.mark.skipif(not supported(), reason="no bfloat16 in oneDNN here")
 
 
-def fresh() -> GPT2:
-    model = GPT2(CONFIG).eval().requires_grad_(False)
+def fresh(dtype: torch.dtype = torch.bfloat16, config: GPT2Config = CONFIG) -> GPT2:
+    model = GPT2(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     model.initialize(generator)
     for parameter in model.parameters():
         parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
-    return model.bfloat16()
+    return model.to(dtype)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 9, 40])
@@ -68,12 +71,59 @@ def test_gradients_are_those_of_the_unpacked_model() -> None:
     assert relative(found[1], found[0]) < 0.05
 
 
-def test_only_bfloat16() -> None:
-    with pytest.raises(ValueError, match=r"expected a model in bfloat16 on the CPU, got torch\.float32"):
-        pack(fresh().float())
+@pytest.mark.parametrize("change", [pack, int8])
+def test_only_on_a_cpu_in_bfloat16_or_float32(change: Callable[[GPT2], GPT2]) -> None:
+    with pytest.raises(ValueError, match=r"expected a model in bfloat16 or float32 on the CPU, got torch\.float16"):
+        change(fresh().half())
+
+
+def test_float32_packs_too() -> None:
+    plain, packed = fresh(torch.float32), pack(fresh(torch.float32))
+    for tokens in (1, 2, 3, 4, 9):
+        ids = random_ids(plain, 1, tokens)
+        assert relative(packed(ids), plain(ids)) < 1e-5
+    assert fingerprint(packed) == fingerprint(plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_is_the_matrix_to_half_a_step_of_each_row(dtype: torch.dtype) -> None:
+    linear = Linear(60, 5).to(dtype).requires_grad_(False)
+    linear.weight[1] *= 100  # a row's step is its own
+    linear.weight[2] = 0.0
+    held = Int8(linear)
+    step = linear.weight.float().abs().amax(1, keepdim=True) / 127
+    rounding = linear.weight.float().abs() * torch.finfo(dtype).eps * 2
+    assert bool(((held.weight.float() - linear.weight.float()).abs() <= 0.51 * step + rounding).all())
+    assert held.rounded.abs().amax(1).tolist() == [127, 127, 0, 127, 127]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [1, 4, 5, 40])
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, n_embd=64, n_head=4)])
+def test_int8_computes_with_the_rounded_matrices(config: GPT2Config, dtype: torch.dtype, tokens: int) -> None:
+    """Few tokens go through torch's operator where their width allows, more through the matrix: both are a plain model
+    with the rounded weights."""
+    rounded = int8(fresh(dtype, config))
+    plain = fresh(dtype, config)
+    plain.load_state_dict(rounded.state_dict())
+    ids = random_ids(plain, 1, tokens)
+    assert relative(rounded(ids), plain(ids)) < (0.02 if dtype == torch.bfloat16 else 1e-5)
+    if dtype == torch.float32:
+        assert 1e-3 < relative(rounded(ids), fresh(dtype, config)(ids)) < 0.05  # and it is not the model it was
+
+
+def test_int8_is_another_model_to_the_fingerprint() -> None:
+    assert fingerprint(int8(fresh())) != fingerprint(fresh())
+
+
+def test_int8_halves_the_memory_of_the_matrices() -> None:
+    block = int8(fresh()).blocks[0].mlp.c_fc
+    assert block.rounded.nbytes * 2 == fresh().blocks[0].mlp.c_fc.weight.nbytes
+    assert sum(p.numel() for p in block.parameters()) == len(block.bias)  # the matrix is not kept beside it
 
 
 def test_what_a_packed_model_cannot_do_is_an_error() -> None:
     for change in (GPT2.float, lambda m: m.to("meta"), lambda m: m.load_state_dict(fresh().state_dict())):
-        with pytest.raises(RuntimeError, match="load it again"):
-            change(pack(fresh()))
+        for held in (pack(fresh()), int8(fresh())):
+            with pytest.raises(RuntimeError, match="load it again"):
+                change(held)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import corpus
@@ -152,6 +152,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="number of steps (default: that of the shipped model)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=0, metavar="N", help="the first N steps on words said again")
+    parser.add_argument("--layers", type=int, help="number of blocks (default: that of the shipped model)")
+    parser.add_argument(
+        "--width", type=int, help="of the residual stream, in heads of 64 (default: the shipped model's)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument("--miniature", action="store_true", help="a small model, in about a minute")
     parser.add_argument(
@@ -171,7 +175,19 @@ def main() -> None:
     except (ValueError, OSError) as error:
         parser.error(f"--late goes on from a checkpoint in --out: {error}")
     keep_freed_memory()
-    recipe = Recipe(**{**base.__dict__, "steps": args.steps or base.steps, "seed": args.seed, "repeats": args.repeats})
+    asked = {"steps": args.steps or base.steps, "seed": args.seed, "repeats": args.repeats}
+    if args.layers or args.width:
+        if args.miniature or args.late:
+            parser.error(
+                "--layers and --width make a model of another size from nothing: leave --miniature and --late out"
+            )
+        if args.out.resolve() == HERE:
+            parser.error("give --out: a model of another size does not replace the shipped one")
+        layers, width = args.layers or base.layers, args.width or base.width
+        if layers < 1 or width < 64 or width % 64:
+            parser.error(f"expected --layers of at least 1 and --width a multiple of 64, got {layers} and {width}")
+        asked |= {"layers": layers, "width": width, "heads": width // 64}
+    recipe = replace(base, **asked)
     if not 0 <= recipe.repeats < recipe.steps:
         parser.error("expected --steps of at least 1, more than --repeats")
     begun = time.perf_counter()
