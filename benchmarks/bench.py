@@ -1,315 +1,331 @@
-"""Side by side with transformers, on the same random weights: import, one token's matrices, decoding, extraction.
+"""Side by side with other libraries, on the same random weights: import, loading, decoding, extraction, sweeps, head mediation.
 
-    python benchmarks/bench.py            GPT-2 XL's sizes, writes RESULTS.md beside this file
-    python benchmarks/bench.py --quick    GPT-2 small's sizes, a minute, prints only
+    python benchmarks/bench.py            writes RESULTS.md beside this file
+    python benchmarks/bench.py --quick    GPT-2 small's sizes only, little work, prints only
 
-The two sides take turns, so that whatever else the machine does falls on both; medians are reported, the slowest and
-the fastest in brackets. A limit is what the hardware was measured to do in the same run: reading memory, or
-multiplying matrices. Nothing here passes or fails: a missed target is a word in the table.
+Each side runs in a process of its own (worker.py) and they take turns, so that whatever else the machine does falls on
+all; medians are reported, the slowest and the fastest in brackets. A limit is what the hardware was measured to do in the same
+run: reading memory, or multiplying matrices. Nothing here passes or fails: a missed target is a word in the table.
+
+GPT-2 XL is for the headline, against transformers; GPT-2 small for every library that `make bench-peers` has installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
+import json
 import os
-import platform
+import random
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 import torch.nn.functional as F
-import transformers
-from torch import Tensor
+from table import OURS, THEIRS, Row, Side, machine, table
 
-from ministeer.extract import pair_streams
-from ministeer.generate import generate
-from ministeer.model import GPT2, GPT2Config, Linear
-from ministeer.pack import Packed, pack, supported
-from ministeer.sweep import sweep
-from ministeer.vectors import Steer
+from ministeer.model import GPT2, GPT2Config, multiply
+from ministeer.pack import supported
+from ministeer.weights import save_model
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
-PROMPT, NEW, LAYER, COEFF = 8, 32, 6, 5.0  # decoding: tokens given, tokens made, block steered
-PAIRS, TOKENS, BATCH = 64, 24, 16  # extraction
-SWEPT, SWEPT_TOKENS, COEFFS = 8, 16, [-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 8.0]  # the sweep
+HERE = Path(__file__).parent
+PEERS = HERE.parent / "build" / "peers"  # an environment of its own for each, made by `make bench-peers`
+LLAMA = "llama-cpp-python"  # reads a file of its own, in float16 or 8 bits, and decodes only
+SMALL, XL = GPT2Config(n_embd=768, n_layer=12, n_head=12), GPT2Config()
+LAYER, COEFF = 6, 5.0  # where decoding is steered
+COEFFS = [-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 8.0]  # the sweep's
+Answer = dict[str, Any]
+
+
+class Worker:
+    """A side in a process of its own: `ask` has it do a job, and returns the seconds, the value and the peak memory."""
+
+    def __init__(self, side: str, folder: Path, dtype: str, threads: int) -> None:
+        own = PEERS / side / "bin" / "python"
+        python = sys.executable if side in (OURS, THEIRS) else str(own)
+        self.side, self.dtype, self.hello = side, dtype, {"error": "no environment: `make bench-peers`"}
+        if not Path(python).exists():
+            return
+        command = [python, str(HERE / "worker.py"), side, str(folder), dtype, str(threads)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
+        self.hello = self._answer()
+
+    def ask(self, job: str, **given: Any) -> Answer:
+        if "error" in self.hello:
+            return self.hello
+        self.process.stdin.write(json.dumps({"job": job, "given": given}) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Answer:
+        line = self.process.stdout.readline()
+        found: Answer = json.loads(line) if line else {"error": "the process ended"}
+        return found
+
+    def close(self) -> None:
+        if hasattr(self, "process"):
+            self.process.kill()
+            self.process.wait()
+            self.process.stdin.close()
+            self.process.stdout.close()
+
+
+def in_turns(repetitions: int, runs: dict[str, Callable[[], Answer]]) -> dict[str, Side]:
+    """Each side's repetitions, the order reversed from one repetition to the next; a side that cannot is not asked again."""
+    found = {side: Side() for side in runs}
+    for repetition in range(repetitions):
+        for side in runs if repetition % 2 == 0 else reversed(runs):
+            if not found[side].why:
+                answer = runs[side]()
+                found[side].why = answer.get("error", "")
+                found[side].seconds.append(answer.get("seconds", 0.0))
+                found[side].memory, found[side].value = answer.get("memory", 0), answer.get("value")
+    return found
+
+
+def agree(sides: dict[str, Side], within: float) -> None:
+    """Stop where a side's numbers differ from ours by more than a share of ours: timing them would say nothing."""
+    ours = torch.tensor(sides[OURS].value)
+    for name, side in sides.items():
+        if not side.why and side.value:
+            theirs = torch.tensor(side.value)
+            error = float((theirs - ours).float().norm() / ours.float().norm())
+            if error > within:
+                raise RuntimeError(
+                    f"{name} and {OURS} do not compute the same, timing them says nothing: error {error:.1e}"
+                )
+
+
+# --- the weights -----------------------------------------------------------------------------------------------------
+
+
+def checkpoint(config: GPT2Config, folder: Path) -> Path:
+    """Random weights in the hub's layout, float32, with a tokenizer that reads "t5 t17" as the ids 5 and 17."""
+    model = GPT2(config).requires_grad_(False)
+    model.initialize(torch.Generator().manual_seed(0))
+    save_model(model, folder)
+    vocabulary = {f"t{i}": i for i in range(config.vocab_size)}
+    tokenizer = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "post_processor": None, "decoder": None,
+                 "pre_tokenizer": {"type": "WhitespaceSplit"}, "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "t0"}}  # fmt: skip
+    end = f"t{config.vocab_size - 1}"
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+    about |= {"eos_token": end, "pad_token": end, "unk_token": "t0"}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
+    return folder
+
+
+def matrices(config: GPT2Config) -> int:
+    """Weights of one block's matrices."""
+    return 12 * config.n_embd**2
+
+
+# --- the jobs --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Row:
-    """One line of the table: the seconds of each repetition of both sides, and what they are compared by."""
+class Bench:
+    """The workers of one size and dtype, and the jobs they are given. `form`: "", "pack" or "int8", what was done to our model."""
 
-    job: str
+    config: GPT2Config
     dtype: str
-    ours: list[float]
-    theirs: list[float]
-    about: str  # one sentence for the reader
-    target: float | None = None  # for their time over ours
-    at_most: float | None = None  # or for our seconds
-    work: float = 1.0  # how many units one repetition does
-    unit: str = "s"  # "s" is seconds for one repetition, else units a second
-    limit: float | None = None  # in that unit
+    workers: dict[str, Worker]
+    form: str = ""
 
-    def cells(self) -> list[str]:
-        ours, theirs = self._value(median(self.ours)), self._value(median(self.theirs))
-        ratio = median(self.theirs) / median(self.ours)
-        target = ""
-        if self.target is not None:
-            target = f"{self.target:g} times: {'met' if ratio >= self.target else '**missed**'}"
-        elif self.at_most is not None:
-            target = f"{self.at_most:g} s: {'met' if ours <= self.at_most else '**missed**'}"
-        limit = share = ""
-        if self.limit is not None:
-            limit = _number(self.limit)
-            share = f"{self.limit / ours if self.unit == 's' else ours / self.limit:.0%}"
-        spread = [self._spread(side) for side in (self.ours, self.theirs)]
-        return [self.job, self.dtype, self.unit, f"{_number(ours)} {spread[0]}", f"{_number(theirs)} {spread[1]}",
-                f"{ratio:.2f}", target, limit, share]  # fmt: skip
+    def __post_init__(self) -> None:
+        self.draw = random.Random(0)
+        self.v = [self.draw.gauss(0, 0.01) for _ in range(self.config.n_embd)]
+        self.torch_dtype = getattr(torch, self.dtype)
 
-    def _value(self, seconds: float) -> float:
-        return seconds if self.unit == "s" else self.work / seconds
+    def ids(self, rows: int, tokens: int) -> list[list[int]]:
+        return [[self.draw.randrange(self.config.vocab_size) for _ in range(tokens)] for _ in range(rows)]
 
-    def _spread(self, seconds: list[float]) -> str:
-        low, high = sorted((self._value(min(seconds)), self._value(max(seconds))))
-        return f"({_number(low)} to {_number(high)})"
+    def race(
+        self, repetitions: int, job: str, given: dict[str, Any], others: str = "", less: dict[str, Any] | None = None
+    ) -> dict[str, Side]:
+        """All sides in turns; the others may do another job, or with other arguments."""
+
+        def run(worker: Worker) -> Callable[[], Answer]:
+            mine = worker.side == OURS
+            return lambda: worker.ask(job if mine else others or job, **(given if mine or less is None else less))
+
+        return in_turns(repetitions, {side: run(worker) for side, worker in self.workers.items()})
+
+    def exact(self, loose: float) -> float:
+        """How far apart two sides may be, as a share: rounding in float32, `loose` in bfloat16 or with another form's numbers."""
+        return 1e-3 if self.dtype == "float32" and self.form != "int8" else loose
+
+    def named(self, job: str) -> str:
+        return job + (f", `{self.form}`" if self.form else "")
+
+    def decode(self, repetitions: int, rows: int, new: int, target: float | None = None) -> Row:
+        given = {"ids": self.ids(rows, 8), "new": new, "layer": LAYER, "coeff": COEFF, "v": self.v}
+        sides = self.race(repetitions, "decode", given)
+        if self.exact(1.0) < 1:
+            agree({name: side for name, side in sides.items() if name != LLAMA}, 0.0)  # the very tokens
+        c = self.config
+        size = 1 if self.form == "int8" else self.torch_dtype.itemsize
+        read = c.n_layer * matrices(c) * size + c.vocab_size * c.n_embd * self.torch_dtype.itemsize
+        return Row(
+            self.named(f"steered decoding, {rows} x {new} tokens from 8"), self.dtype, sides,
+            "greedy, a vector added at the input of a block, a cache; ours `generate` with a `Steer`; the limit is reading each matrix once a token.",
+            target=target, work=rows * new, unit="tokens/s", limit=rows * read_bandwidth() / read,
+        )  # fmt: skip
+
+    def extract(
+        self, repetitions: int, pairs: int, tokens: int = 24, batch: int = 16, target: float | None = None
+    ) -> Row:
+        """The difference of both texts of a pair at their last token, in which alone they differ, after every block."""
+        texts = [[row[:-1] + [row[-1]], row[:-1] + [other[0]]] for row, other in zip(self.ids(pairs, tokens), self.ids(pairs, 1))]  # fmt: skip
+        sides = self.race(repetitions, "extract", {"pairs": texts, "batch": batch})
+        agree(sides, self.exact(0.1))
+        c = self.config
+        work = 2 * matrices(c) * c.n_layer * pairs * (tokens + 1)
+        return Row(
+            self.named(f"contrastive extraction, {pairs} pairs of {tokens} tokens, all layers"), self.dtype, sides,
+            "mean difference of pairs that differ in the last token, as contrast pairs as published do; ours `extract.pair_streams`, which reads once what a pair "
+            "begins with alike; repeng fits principal components; the limit is the blocks' matrix products for the tokens that differ.",
+            target=target, limit=work / gemm_rate(c, self.torch_dtype),
+        )  # fmt: skip
+
+    def sweep(
+        self,
+        repetitions: int,
+        layers: Sequence[int],
+        cells: int,
+        target: float | None = None,
+        prompts: int = 8,
+        tokens: int = 16,
+    ) -> Row:
+        """Layers x coefficients x prompts; the others run some cells, each of which costs the same."""
+        c, ids = self.config, self.ids(prompts, tokens)
+        whole = [(layer, x) for layer in layers for x in COEFFS]
+        later = [cell for cell in whole if cell[0] > 0]  # where every library can add
+        some = later[:: max(1, len(later) // cells)][:cells]
+        sides = self.race(repetitions, "grid", {"ids": ids, "layers": list(layers), "coeffs": COEFFS, "v": self.v}, "cells", {"ids": ids, "cells": some, "v": self.v})  # fmt: skip
+        for side in sides.values():
+            if side is sides[OURS]:
+                side.value = [side.value[whole.index(cell)] for cell in some]
+            else:
+                side.seconds = [t * len(whole) / len(some) for t in side.seconds]
+        agree(sides, self.exact(0.1))
+        blocks = c.n_layer + sum(c.n_layer - layer for layer, _ in whole)  # without steering, and of the cells
+        return Row(
+            self.named(f"sweep, {len(layers)} layers x {len(COEFFS)} coefficients x {prompts} prompts of {tokens} tokens"), self.dtype, sides,
+            f"ours `sweep`, the whole grid of these layers, spread over the {c.n_layer}; elsewhere a forward pass of the batch for each cell, of which {len(some)} "
+            "were run (each costs the same) and counted for all; the limit is the matrix products of the blocks above each site.",
+            target=target, limit=2 * matrices(c) * blocks * prompts * tokens / gemm_rate(c, self.torch_dtype),
+        )  # fmt: skip
+
+    def ablate(
+        self, repetitions: int, heads: int, target: float | None = None, prompts: int = 4, tokens: int = 16
+    ) -> Row:
+        c, ids, answers = self.config, self.ids(prompts, tokens), self.ids(1, prompts)[0]
+        whole = [(layer, head) for layer in range(c.n_layer) for head in range(c.n_head)]
+        some = whole[:: len(whole) // heads][:heads]
+        given = {"ids": ids, "answers": answers}
+        sides = self.race(repetitions, "ablate", given | {"heads": whole}, less=given | {"heads": some})
+        for side in sides.values():
+            if side is sides[OURS]:
+                side.value = [side.value[whole.index(head)] for head in some]
+            else:
+                side.seconds = [t * len(whole) / len(some) for t in side.seconds]
+        if self.dtype == "float32":  # in bfloat16 an effect of one head is less than rounding
+            agree(sides, 0.05)
+        return Row(
+            self.named(f"head mediation, {len(whole)} heads x {prompts} prompts of {tokens} tokens"), self.dtype, sides,
+            f"each head's write at the last token replaced, the change of the answer's probability; ours `heads.indirect_effects`, all heads; elsewhere a forward pass for each "
+            f"head, of which {len(some)} were run (each costs the same) and counted for all.",
+            target=target,
+        )  # fmt: skip
 
 
-def _number(x: float) -> str:
-    return f"{x:.3f}" if x < 1 else f"{x:.2f}" if x < 10 else f"{x:.1f}"
+def loading(folder: Path, dtype: str, threads: int, repetitions: int, sides: Sequence[str]) -> list[Row]:
+    """Import and loading, in fresh processes that have imported torch; one token is run, for what a library puts off till then."""
+    width = json.loads((folder / "config.json").read_text(encoding="utf-8"))["n_embd"]
+    found: dict[str, list[Answer]] = {side: [] for side in sides}
+    for repetition in range(repetitions):
+        for side in sides if repetition % 2 == 0 else reversed(sides):
+            with working(folder, dtype, threads, [side]) as workers:
+                hello = workers[side].hello
+                first = workers[side].ask("decode", ids=[[1, 2]], new=1, layer=1, coeff=0.0, v=[0.0] * width)
+                found[side].append(hello | first | {"loaded": hello.get("loaded", 0.0) + first.get("seconds", 0.0)})
+    rows = []
+    for key, job, about in (
+        ("imported", "import, over `import torch`", "in a fresh process that has imported torch."),
+        (
+            "loaded",
+            "load, and run one token",
+            "from the same float32 file, in the disk's cache; the peak is of loading alone, over that of the imports.",
+        ),
+    ):
+        timed = {
+            side: Side([a.get(key, 0.0) for a in answers], answers[-1].get("memory", 0) if key == "loaded" else 0, answers[-1].get("error", ""), answers[-1].get("version"))
+            for side, answers in found.items()
+        }  # fmt: skip
+        rows.append(
+            Row(
+                job,
+                dtype,
+                timed,
+                about,
+                target=1.0 if key == "loaded" else None,
+                at_most=0.15 if key == "imported" else None,
+            )
+        )
+    return rows
+
+
+def one_token(dtype: torch.dtype, repetitions: int) -> Row:
+    """One token through a block's matrices of GPT-2 XL: `model.multiply` against `F.linear`, over more than the caches hold."""
+    d = XL.n_embd
+    shapes = [(3 * d, d), (d, d), (4 * d, d), (d, 4 * d)] * (2 if dtype == torch.float32 else 4)
+    weights = [torch.randn(shape).to(dtype) for shape in shapes]
+    x = {n: torch.randn(1, 1, n).to(dtype) for n in (d, 4 * d)}
+
+    def run(product: Callable[..., torch.Tensor]) -> Callable[[], Answer]:
+        def timed() -> Answer:
+            start = time.perf_counter()
+            for w in weights:
+                product(x[w.shape[1]], w)
+            return {"seconds": time.perf_counter() - start}
+
+        return timed
+
+    sides = in_turns(repetitions, {OURS: run(multiply), THEIRS: run(F.linear)})
+    return Row(
+        "one token through a block's matrices", str(dtype).removeprefix("torch."), sides,
+        "`model.multiply` against torch's `F.linear`, over more matrices than the processor's caches hold; the limit is reading them.",
+        work=sum(w.nbytes for w in weights) / 1e9, unit="GB/s", limit=read_bandwidth() / 1e9,
+    )  # fmt: skip
+
+
+@contextmanager
+def working(folder: Path, dtype: str, threads: int, sides: Sequence[str]) -> Iterator[dict[str, Worker]]:
+    with ExitStack() as stack:
+        workers = {}
+        for side in sides:
+            workers[side] = Worker(side, folder, dtype, threads)
+            stack.callback(workers[side].close)
+        yield workers
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
 
 
 def seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
-
-
-def in_turns(repetitions: int, *runs: Callable[[], object]) -> list[list[float]]:
-    """Seconds of each run in each repetition, the order reversed from one repetition to the next; warm up before."""
-    found: list[list[float]] = [[] for _ in runs]
-    for repetition in range(repetitions):
-        turns = list(zip(runs, found, strict=True))
-        for run, into in turns if repetition % 2 == 0 else reversed(turns):
-            into.append(seconds(run))
-    return found
-
-
-# --- the two sides ---------------------------------------------------------------------------------------------------
-
-
-def build(config: GPT2Config, dtype: torch.dtype) -> tuple[GPT2, Any]:
-    """Our model and transformers' GPT2LMHeadModel with the same random weights: memory for two models, no more."""
-    with torch.device("meta"):
-        ours = GPT2(config).to(dtype)
-        sizes = {name: getattr(config, name) for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")}
-        no_ids = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-        theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **no_ids)).to(dtype)
-    ours = ours.to_empty(device="cpu").eval().requires_grad_(False)
-    ours.initialize(torch.Generator().manual_seed(0))
-    theirs = theirs.to_empty(device="cpu").eval().requires_grad_(False)
-    theirs.tie_weights()
-    weights = ours.state_dict()
-    for name, parameter in theirs.named_parameters():
-        weight = weights[name.removeprefix("transformer.").replace("h.", "blocks.", 1)]
-        turned = name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
-        parameter.copy_(weight.T if turned else weight)
-    return ours, theirs
-
-
-def decode_row(ours: GPT2, theirs: Any, repetitions: int, target: float | None) -> Row:
-    """Greedy decoding with a vector added at the input of a block: each side as its own documentation says."""
-    config, dtype = ours.config, ours.wte.weight.dtype
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(config.vocab_size, (1, PROMPT), generator=generator)
-    v = torch.randn(config.n_embd, generator=generator).to(dtype) / 100
-
-    def run_ours() -> list[int]:
-        return generate(ours, ids, max_new_tokens=NEW, steer=Steer(v, ("pre", LAYER), COEFF), temperature=0)[0]
-
-    def steered(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0] + COEFF * v, *args[1:])
-
-    def run_theirs() -> list[int]:
-        handle = theirs.transformer.h[LAYER].register_forward_pre_hook(steered)
-        try:
-            mask = torch.ones_like(ids)
-            out = theirs.generate(ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False, use_cache=True)
-        finally:
-            handle.remove()
-        return out[0].tolist()
-
-    found = [run_ours(), run_theirs()]
-    if dtype == torch.float32 and found[0] != found[1]:
-        raise RuntimeError(f"the two sides do not compute the same, timing them says nothing: {found}")
-    times = in_turns(repetitions, run_ours, run_theirs)
-    read = sum(p.numel() for name, p in ours.state_dict().items() if p.ndim == 2 and "wpe" not in name) * dtype.itemsize
-    return Row(
-        f"steered decoding, {NEW} tokens from {PROMPT}{_packed(ours)}",
-        _name(dtype),
-        *times,
-        about=f"`generate` with a `Steer` against transformers' `generate` (use_cache) with a forward pre-hook, both "
-        f"adding a vector at the input of block {LAYER}, batch 1, greedy; the limit is reading each matrix once a token.",
-        target=target,
-        work=NEW,
-        unit="tokens/s",
-        limit=read_bandwidth() / read,
-    )
-
-
-def extract_row(ours: GPT2, theirs: Any, repetitions: int, pairs: int, shared: int, target: float | None) -> Row:
-    """The stream at the last token of both texts of each pair, at the input of every block and the output of the last.
-
-    shared: tokens that the two begin with alike; contrast pairs as published differ in the last token alone.
-    """
-    config, dtype = ours.config, ours.wte.weight.dtype
-    ids = torch.randint(config.vocab_size, (2 * pairs, TOKENS), generator=torch.Generator().manual_seed(2))
-    ids[1::2, :shared] = ids[0::2, :shared]
-    rows = ids.tolist()
-    sites = [("pre", i) for i in range(config.n_layer + 1)]
-    last = [(TOKENS - 1, TOKENS - 1)] * pairs
-
-    def run_ours() -> list[Tensor]:
-        found = pair_streams(ours, list(zip(rows[0::2], rows[1::2], strict=True)), last, sites, batch_size=BATCH)
-        return [(x[:, 0] - x[:, 1]).mean(0) for x in found.values()]
-
-    @torch.no_grad()
-    def run_theirs() -> list[Tensor]:
-        parts = []
-        for start in range(0, len(rows), BATCH):
-            batch = ids[start : start + BATCH]
-            out = theirs(input_ids=batch, attention_mask=torch.ones_like(batch), output_hidden_states=True)
-            parts.append(torch.stack([x[:, -1] for x in out.hidden_states]).float())  # (L + 1, B, D)
-        found = torch.cat(parts, 1)
-        return list((found[:, 0::2] - found[:, 1::2]).mean(1))
-
-    found = [run_ours()[:-1], run_theirs()[:-1]]  # transformers' last hidden state is after the final norm
-    error = max(float((a - b).norm() / b.norm()) for a, b in zip(*found, strict=True))
-    if error > (1e-3 if dtype == torch.float32 else 0.1):
-        raise RuntimeError(f"the two sides do not compute the same, timing them says nothing: error {error:.1e}")
-    times = in_turns(repetitions, run_ours, run_theirs)
-    matrices = sum(p.numel() for p in ours.blocks.state_dict().values() if p.ndim == 2)
-    kind = f"that differ in the last {TOKENS - shared}" if shared else "with nothing in common"
-    return Row(
-        f"contrastive extraction, {pairs} pairs of {TOKENS} tokens {kind}, all layers{_packed(ours)}",
-        _name(dtype),
-        *times,
-        about=f"`extract.pair_streams`, which computes once what a pair begins with alike, against GPT2LMHeadModel with "
-        f"output_hidden_states, both in batches of {BATCH}, then the mean difference; the limit is the blocks' matrix products "
-        "for the tokens that differ, at the fastest rate of a product of their shapes.",
-        target=target,
-        limit=2 * matrices * pairs * (2 * TOKENS - shared) / gemm_rate(config, dtype),
-    )
-
-
-def sweep_row(ours: GPT2, theirs: Any, repetitions: int, sample: int, target: float | None) -> Row:
-    """Every layer and coefficient over some prompts: `sweep` against a forward pass of the batch with a hook for each cell."""
-    config, dtype = ours.config, ours.wte.weight.dtype
-    generator = torch.Generator().manual_seed(3)
-    ids = torch.randint(config.vocab_size, (SWEPT, SWEPT_TOKENS), generator=generator)
-    v = torch.randn(config.n_embd, generator=generator) / 100
-    cells = [(layer, c) for layer in range(config.n_layer) for c in COEFFS]
-
-    def run_ours(
-        layers: Sequence[int] = range(config.n_layer), coeffs: Sequence[float] = COEFFS
-    ) -> list[dict[str, Any]]:
-        return sweep(ours, ids.tolist(), lambda logits, i: logits[:, :2], {"v": v}, layers, coeffs)
-
-    def cell(layer: int, c: float) -> Tensor:
-        def steered(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (args[0] + (c * v).to(dtype), *args[1:])
-
-        handle = theirs.transformer.h[layer].register_forward_pre_hook(steered)
-        try:
-            return theirs(input_ids=ids, logits_to_keep=1).logits[:, -1, :2].float()
-        finally:
-            handle.remove()
-
-    some = cells[:: len(cells) // sample][:sample]
-
-    def run_theirs() -> list[Tensor]:
-        return [cell(*at) for at in some]
-
-    plain = theirs(input_ids=ids, logits_to_keep=1).logits[:, -1, :2].float()
-    strongest = [at for at in some if abs(at[1]) == max(map(abs, COEFFS))]  # there steering shows beside rounding
-    pairs = []
-    for layer, c in strongest:
-        pairs.append((torch.tensor([row["score"] for row in run_ours([layer], [c])]), cell(layer, c)))
-    error = max(float((a - b).norm() / (b - plain).norm()) for a, b in pairs)
-    if error > (1e-3 if dtype == torch.float32 else 0.5):
-        raise RuntimeError(f"the two sides do not compute the same, timing them says nothing: error {error:.1e}")
-    mine, others = in_turns(repetitions, run_ours, run_theirs)
-    matrices = sum(p.numel() for p in ours.blocks[0].state_dict().values() if p.ndim == 2)
-    blocks = config.n_layer + sum(config.n_layer - layer for layer, _ in cells)  # without steering, and of the cells
-    return Row(
-        f"sweep, {config.n_layer} layers x {len(COEFFS)} coefficients x {SWEPT} prompts of {SWEPT_TOKENS} tokens{_packed(ours)}",
-        _name(dtype),
-        mine,
-        [t * len(cells) / len(some) for t in others],
-        about=f"`sweep` of the whole grid against transformers' forward pass of the batch with a forward pre-hook for each cell, of which {sample} "
-        "cells spread over the grid were run in each repetition (each costs the same) and counted for all; the limit is the matrix products of the blocks above each site.",
-        target=target,
-        limit=2 * matrices * blocks * SWEPT * SWEPT_TOKENS / gemm_rate(config, dtype),
-    )
-
-
-def linear_row(name: str, outside: int, inside: int, repetitions: int) -> Row:
-    """One token through one of a block's matrices, in float32: the strips of `model.Linear` against `F.linear`."""
-    size = outside * inside * 4
-    layers = [Linear(inside, outside).requires_grad_(False) for _ in range(1 + 2**27 // size)]  # 128 MiB at least
-    x = torch.randn(1, 1, inside)
-
-    def strips() -> None:
-        for layer in layers:
-            layer(x)
-
-    def whole() -> None:
-        for layer in layers:
-            F.linear(x, layer.weight, layer.bias)
-
-    strips()
-    whole()
-    return Row(
-        f"one token, {name} ({outside} x {inside})",
-        "float32",
-        *in_turns(repetitions, strips, whole),
-        about="`model.Linear`, which multiplies a lone token by strips of the matrix, against `F.linear` (under "
-        "transformers), over more matrices than the processor's caches hold; the limit is reading them.",
-        work=len(layers) * size / 1e9,
-        unit="GB/s",
-        limit=read_bandwidth() / 1e9,
-    )
-
-
-def import_row(repetitions: int) -> Row:
-    """Seconds that each import takes in a fresh interpreter that has already imported torch."""
-    code = "import torch, time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
-    sides = ("import ministeer", "from transformers import GPT2LMHeadModel")
-    found: list[list[float]] = [[], []]
-    for repetition in range(repetitions + 1):
-        for side, into in zip(sides, found, strict=True):
-            out = subprocess.run([sys.executable, "-c", code.format(side)], check=True, capture_output=True, text=True)
-            if repetition:  # the first fills the disk's cache
-                into.append(float(out.stdout))
-    return Row(
-        "import, over `import torch`",
-        "",
-        *found,
-        about="`import ministeer` against `from transformers import GPT2LMHeadModel`, each in a fresh interpreter that "
-        "has imported torch.",
-        at_most=0.15,
-    )
-
-
-# --- limits ----------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -319,101 +335,144 @@ def read_bandwidth() -> float:
     return x.numel() * 4 / min(seconds(x.sum) for _ in range(8))
 
 
+@cache
 def gemm_rate(config: GPT2Config, dtype: torch.dtype) -> float:
     """Operations a second of a batch through the widest of a block's matrices, or through a square one: the fastest."""
     d, found = config.n_embd, []
-    for rows, inside, outside in ((BATCH * TOKENS, d, 4 * d), (BATCH * TOKENS, 4 * d, d), (2048, 2048, 2048)):
+    for rows, inside, outside in ((384, d, 4 * d), (384, 4 * d, d), (2048, 2048, 2048)):
         x, w = torch.randn(rows, inside).to(dtype), torch.randn(outside, inside).to(dtype)
         found += [2 * rows * inside * outside / seconds(lambda x=x, w=w: F.linear(x, w)) for _ in range(8)]
     return max(found)
 
 
-# --- the table -------------------------------------------------------------------------------------------------------
+# --- the run and the tables ------------------------------------------------------------------------------------------
 
 
-def table(rows: list[Row]) -> str:
-    head = ["job", "dtype", "unit", "ours", "transformers", "times as fast", "target", "limit", "share of limit"]
-    lines = [head, ["---"] * len(head), *(row.cells() for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def headline(folder: Path, threads: int, add: Callable[[Row], None], llama: bool) -> None:
+    """GPT-2 XL's sizes, against transformers, and in decoding against llama.cpp."""
+    sides = [OURS, THEIRS]
+    add(one_token(torch.float32, 5))
+    add(one_token(torch.bfloat16, 5))
+    for dtype, layers in (("bfloat16", range(2, XL.n_layer, 4)), ("float32", range(4, XL.n_layer, 8))):
+        bf16 = dtype == "bfloat16"
+        for row in loading(folder, dtype, threads, 2, sides)[0 if bf16 else 1 :]:
+            add(row)
+        with working(folder, dtype, threads, sides) as workers:
+            bench = Bench(XL, dtype, workers)
+            bench.decode(1, 1, 2)  # warm
+            add(bench.decode(3, 1, 32, target=None if bf16 and supported() else 1.1))
+            add(bench.extract(2, 16, target=2.0 if bf16 else None))
+            if not bf16 or supported():
+                workers[OURS].ask("pack")
+                bench.form = "pack"
+            with llama_file(folder, XL, "float16", threads, bf16 and llama) as another:
+                workers |= another
+                add(bench.decode(3, 1, 32, target=2.2 if bf16 else None))
+                for side in another:
+                    del workers[side]
+            add(bench.decode(1, 16, 16))
+            add(bench.sweep(1, layers, 8 if bf16 else 4, target=4.0 if bf16 else 2.0))
+            if bf16:
+                add(bench.extract(2, 16, target=2.0))
+                add(bench.ablate(1, 6, target=20.0))
+        if bf16:
+            with (
+                working(folder, dtype, threads, sides) as workers,
+                llama_file(folder, XL, "q8_0", threads, llama) as another,
+            ):
+                workers[OURS].ask("int8")
+                bench = Bench(XL, dtype, workers | another, "int8")
+                bench.decode(1, 1, 2)
+                add(bench.decode(3, 1, 32))
 
 
-def machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB"
+@contextmanager
+def llama_file(folder: Path, config: GPT2Config, kind: str, threads: int, wanted: bool) -> Iterator[dict[str, Worker]]:
+    """llama.cpp with the checkpoint in a file of its own form, which is gone afterwards; nothing where it is not wanted."""
+    if not wanted:
+        yield {}
+        return
+    import gguf_file
+
+    path = gguf_file.write(folder, config, kind)
+    with working(folder, kind, threads, [LLAMA]) as workers:
+        yield workers
+    path.unlink()
 
 
-def _packed(ours: GPT2) -> str:
-    return ", `pack`ed" if isinstance(ours.blocks[0].mlp.c_fc, Packed) else ""
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def everyone(folder: Path, threads: int, repetitions: int, add: Callable[[Row], None], peers: Sequence[str]) -> None:
+    """GPT-2 small's sizes, float32, every library."""
+    sides = [OURS, THEIRS, *(peer for peer in peers if peer != LLAMA)]
+    for row in loading(folder, "float32", threads, repetitions, sides):
+        add(row)
+    with (
+        working(folder, "float32", threads, sides) as workers,
+        llama_file(folder, SMALL, "float16", threads, LLAMA in peers) as another,
+    ):
+        bench = Bench(SMALL, "float32", workers | another)
+        bench.decode(1, 1, 2)  # warm
+        add(bench.decode(repetitions, 1, 32))
+        add(bench.decode(repetitions, 16, 16))
+        add(bench.extract(repetitions, 32))
+        add(bench.sweep(repetitions, range(SMALL.n_layer), 8))
+        add(bench.ablate(repetitions, 12))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Side by side with transformers.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="GPT-2 small's sizes, few repetitions, prints only")
+    parser.add_argument("--quick", action="store_true", help="GPT-2 small's sizes only, once, prints only")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
-    load = [os.getloadavg()[0]]
-    config = GPT2Config(n_embd=768, n_layer=12, n_head=12) if args.quick else GPT2Config()
-    many = 2 if args.quick else 5
-    rows: list[Row] = []
+    begun, load = time.perf_counter(), [os.getloadavg()[0]]
+    peers = sorted(path.name for path in PEERS.iterdir()) if PEERS.exists() else []
+    large: list[Row] = []
+    small: list[Row] = []
 
-    def add(row: Row) -> None:
-        rows.append(row)
-        print(" | ".join(row.cells()), flush=True)
+    def adding(rows: list[Row]) -> Callable[[Row], None]:
+        def add(row: Row) -> None:
+            rows.append(row)
+            for cells in row.against() if rows is large else [row.beside([OURS, THEIRS, *peers])]:
+                print(" | ".join(cells), flush=True)
 
-    add(import_row(many))
-    d = config.n_embd
-    matrices = {"attn.c_attn": (3 * d, d), "attn.c_proj": (d, d), "mlp.c_fc": (4 * d, d), "mlp.c_proj": (d, 4 * d)}
-    for name, (outside, inside) in matrices.items():
-        add(linear_row(name, outside, inside, 2 * many))
-    for dtype, decode_target, extract_target, sweep_target, pairs in (
-        (torch.bfloat16, 1.6, 1.6, 4.0, PAIRS // 8 if args.quick else PAIRS),
-        (torch.float32, 1.1, None, 2.0, PAIRS // 8),
-    ):
-        pair = build(config, dtype)
-        add(decode_row(*pair, many, decode_target))
-        add(extract_row(*pair, (many + 1) // 2, pairs, TOKENS - 1, extract_target))
-        if dtype == torch.float32:
-            add(extract_row(*pair, (many + 1) // 2, pairs, 0, None))
-        if dtype == torch.bfloat16 and supported():
-            pack(pair[0])
-            add(decode_row(*pair, many, decode_target))
-            add(extract_row(*pair, (many + 1) // 2, pairs, TOKENS - 1, extract_target))
-        if dtype == torch.bfloat16 or args.quick:  # in float32 not: as it is, all takes 19 minutes on 2 cores
-            add(sweep_row(*pair, 1, 8, sweep_target))
-        del pair
-        gc.collect()
+        return add
+
+    with tempfile.TemporaryDirectory() as name:
+        everyone(checkpoint(SMALL, Path(name) / "small"), args.threads, 1 if args.quick else 3, adding(small), peers)
+        if not args.quick:
+            headline(checkpoint(XL, Path(name) / "xl"), args.threads, adding(large), LLAMA in peers)
+    if args.quick:
+        return
     load.append(os.getloadavg()[0])
-    notes = dict.fromkeys(f"- **{row.job.partition(',')[0]}**: {row.about}" for row in rows)
-    size, command = ("GPT-2 small", " --quick") if args.quick else ("GPT-2 XL", "")
+    versions = ", ".join(f"{name} {side.value}" for name, side in small[0].sides.items() if not side.why)
+    notes = dict.fromkeys(f"- **{row.job.partition(',')[0]}**: {row.about}" for row in [*large, *small])
     text = f"""# Measured side by side
 
-{size}'s sizes, random weights, the same on both sides. {machine()}; torch {torch.__version__}, transformers
-{transformers.__version__}; {args.threads} threads; load average {load[0]:.1f} at the start, {load[1]:.1f} at the end;
-{date.today()}. Written by `python benchmarks/bench.py{command} --threads {args.threads}` (`make bench`).
+{machine()}; torch {torch.__version__}; {args.threads} threads; load average {load[0]:.1f} at the start, {load[1]:.1f} at the end;
+{date.today()}, {(time.perf_counter() - begun) / 60:.0f} minutes. Written by `python benchmarks/bench.py --threads {args.threads}` (`make bench`). Random weights, the same on all
+sides, from one file; each side in a process of its own, in turns.
 
-{table(rows)}
+## GPT-2 XL's sizes
 
-Medians of repetitions in which the two sides take turns, the slowest and the fastest in brackets. Limits were measured
-in the same run; memory was read at {read_bandwidth() / 1e9:.1f} GB/s. `pack`ed: after `ministeer.pack.pack`, whose result is
-the same to rounding; transformers is run again beside it.
+{table(["job", "dtype", "unit", "ours", "beside", "theirs", "times as fast", "target", "limit", "share of limit", "peak GiB"], [cells for row in large for cells in row.against()])}
+
+Medians, the slowest and the fastest in brackets. Limits were measured in the same run; memory was read at {read_bandwidth() / 1e9:.1f} GB/s.
+`pack`: after `ministeer.pack.pack`, whose result is the same to rounding; `int8`: after `ministeer.pack.int8`, in which the matrices are rounded.
+Peak: the most memory of each side's process so far, over that of its imports.
+
+## GPT-2 small's sizes, float32, every library (llama.cpp: a float16 file)
+
+{table(["job", OURS, THEIRS, *peers], [row.beside([OURS, THEIRS, *peers]) for row in small])}
+
+Medians of three; how many times ours in words. Versions: {versions}.
+
+## What each job is
 
 {chr(10).join(notes)}
 """
-    if args.quick:
-        print("\n" + text)
-    else:
-        RESULTS.write_text(text, encoding="utf-8")
-        print(f"\nwritten: {RESULTS}")
+    (HERE / "RESULTS.md").write_text(text, encoding="utf-8")
+    print(f"\nwritten: {HERE / 'RESULTS.md'}")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,13 @@ class Linear(nn.Linear):
         return multiply(x, self.weight, self.bias)  # (..., in) -> (..., out)
 
 
+class Embedding(nn.Embedding):
+    """A vector `(D,)` for each id. It starts uniform: torch's own start, normal, imports its compiler on the meta device, a second's wait."""
+
+    def reset_parameters(self) -> None:
+        nn.init.uniform_(self.weight, -0.02, 0.02)
+
+
 class Past(Protocol):
     """What attention asks of the tokens before: theirs and this call's keys and values, and who may look at whom."""
 
@@ -162,8 +169,8 @@ class GPT2(nn.Module):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # also the unembedding: GPT-2 ties the two
-        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.wte = Embedding(config.vocab_size, config.n_embd)  # also the unembedding: GPT-2 ties the two
+        self.wpe = Embedding(config.n_positions, config.n_embd)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
 

@@ -127,3 +127,25 @@ def test_what_a_packed_model_cannot_do_is_an_error() -> None:
         for held in (pack(fresh()), int8(fresh())):
             with pytest.raises(RuntimeError, match="load it again"):
                 change(held)
+
+
+# --- torch.compile ---------------------------------------------------------------------------------------------------
+
+
+def test_compiled_blocks_share_one_graph_which_steering_never_enters() -> None:
+    """Another coefficient, vector or layer compiles nothing: what is added stands outside what is compiled."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    plain, model = fresh(torch.float32), fresh(torch.float32)
+    for block in model.blocks:
+        block.mlp.compile(backend="eager")  # the graphs without the machine code
+    ids, found = random_ids(model, 1, 5), []
+    for layer, coeff, seed in ((0, 1.0, 0), (2, 1.0, 0), (2, -3.0, 0), (1, 2.0, 1)):
+        steer = Steer(random_tensor(60, seed=seed), ("pre", layer), coeff)
+        asked = {"max_new_tokens": 4, "steer": steer, "temperature": 0}
+        assert generate(model, ids, **asked) == generate(plain, ids, **asked)
+        found.append(counters["stats"]["unique_graphs"])
+    assert found == [found[0]] * 4
+    assert 1 <= found[0] <= 2  # one for a prompt and one for a token, whatever the number of blocks

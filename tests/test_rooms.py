@@ -195,6 +195,17 @@ def test_the_package_imports_without_its_extras() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_loading_and_steering_wait_for_no_compiler() -> None:
+    """torch imports its compiler, a second's work, where a normal draw meets the meta device, and elsewhere unasked."""
+    command = (
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import ministeer; from ministeer import Steer; "
+        "model, tok = ministeer.load('nano'); steer = Steer(model.wte.weight[5], ('pre', 1), 2.0); "
+        "ministeer.generate(model, [tok.eot], max_new_tokens=2, steer=steer); print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "False\n", done.stderr
+
+
 # --- the reader itself ------------------------------------------------------------------------------------------------
 
 

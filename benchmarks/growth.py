@@ -1,0 +1,152 @@
+"""How the time of a sweep grows with each of its sizes: `python benchmarks/growth.py` writes growth.png and growth.md beside this file.
+
+Random weights in bfloat16, packed where the processor allows. In every panel one size grows and the others stay; the line is through
+the largest point, time in proportion to the work: what a sweep that did nothing else would take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import matplotlib
+import torch
+
+from ministeer.model import GPT2, GPT2Config
+from ministeer.pack import pack, supported
+from ministeer.sweep import sweep
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+HERE = Path(__file__).parent
+SIZES = {
+    "small": GPT2Config(n_embd=768, n_layer=12, n_head=12),
+    "medium": GPT2Config(n_embd=1024, n_layer=24, n_head=16),
+    "large": GPT2Config(n_embd=1280, n_layer=36, n_head=20),
+    "XL": GPT2Config(),
+}
+PROMPTS, TOKENS, COEFFS = 8, 16, 8
+
+
+def build(config: GPT2Config) -> GPT2:
+    with torch.device("meta"):
+        model = GPT2(config).bfloat16()
+    model = model.to_empty(device="cpu").eval().requires_grad_(False)
+    model.initialize(torch.Generator().manual_seed(0))
+    return pack(model) if supported() else model
+
+
+def measure(model: GPT2, prompts: int, coeffs: int, layers: list[int], repetitions: int = 3) -> float:
+    """Seconds of one sweep, the median of several."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, (prompts, TOKENS), generator=generator).tolist()
+    v = torch.randn(model.config.n_embd, generator=generator)
+    found = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        sweep(model, ids, lambda logits, i: logits[:, 0], {"v": v}, layers, [0.01 * (i + 1) for i in range(coeffs)])
+        found.append(time.perf_counter() - start)
+    return median(found)
+
+
+def work(config: GPT2Config, prompts: int, coeffs: int, layers: list[int]) -> float:
+    """Operations of the matrix products, in units of 1e12: of the blocks above each site once a coefficient, of all once."""
+    blocks = config.n_layer + coeffs * sum(config.n_layer - layer for layer in layers)
+    return 2 * 12 * config.n_embd**2 * blocks * prompts * TOKENS / 1e12
+
+
+def one_process(threads: int, layers: list[int]) -> None:
+    """The share of a process that torchrun started, timed between two barriers; the first prints the seconds."""
+    import torch.distributed as dist
+
+    torch.set_num_threads(threads)
+    dist.init_process_group("gloo")
+    model = build(SIZES["small"])
+    measure(model, 1, 1, [11], 1)
+    dist.barrier()
+    start = time.perf_counter()
+    measure(model, PROMPTS, COEFFS, layers, 1)
+    dist.barrier()
+    if dist.get_rank() == 0:
+        print(f"seconds {time.perf_counter() - start}")
+    dist.destroy_process_group()
+
+
+def processes(count: int, layers: list[int]) -> float:
+    """Seconds of the sweep by so many processes of one thread each."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", __file__]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    out = subprocess.run([*command, "--one"], check=True, capture_output=True, text=True, env=environment).stdout
+    return float(out.split("seconds ")[1].split()[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--one", action="store_true", help="one process of those that this script starts itself")
+    args = parser.parse_args()
+    torch.set_grad_enabled(False)
+    whole = list(range(SIZES["small"].n_layer))
+    if args.one:
+        one_process(1, whole)
+        return
+    torch.set_num_threads(args.threads)
+    small = build(SIZES["small"])
+    measure(small, 2, 2, whole, 1)  # warm
+    panels: dict[str, list[tuple[str, float, float]]] = {}  # name -> (label, work, seconds)
+    panels["prompts"] = [
+        (str(n), work(small.config, n, COEFFS, whole), measure(small, n, COEFFS, whole)) for n in (1, 2, 4, 8, 16)
+    ]
+    panels["coefficients"] = [
+        (str(n), work(small.config, PROMPTS, n, whole), measure(small, PROMPTS, n, whole)) for n in (1, 2, 4, 8, 16)
+    ]
+    panels["layers (the lowest so many)"] = [
+        (str(n), work(small.config, PROMPTS, COEFFS, whole[:n]), measure(small, PROMPTS, COEFFS, whole[:n])) for n in (1, 3, 6, 12)
+    ]  # fmt: skip
+    panels["model"] = []
+    for name, config in SIZES.items():
+        model = build(config)
+        layers = list(range(2, model.config.n_layer, 4))
+        panels["model"].append((name, work(model.config, 2, 4, layers), measure(model, 2, 4, layers, 1)))
+        del model
+    total = work(small.config, PROMPTS, COEFFS, whole)
+    panels["processes of one thread"] = [(str(n), total / n, processes(n, whole)) for n in (1, 2)]
+    draw(panels, HERE / "growth.png")
+    lines = [
+        f"| {panel} | {label} | {w:.3f} | {s:.2f} | {w / s:.2f} |"
+        for panel, points in panels.items()
+        for label, w, s in points
+    ]
+    print(
+        "\n".join(
+            [
+                "| what grows | to | 1e12 operations | seconds | 1e12 operations a second |",
+                "| --- | --- | --- | --- | --- |",
+                *lines,
+            ]
+        )
+    )
+
+
+def draw(panels: dict[str, list[tuple[str, float, float]]], path: Path) -> None:
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.2), layout="constrained")
+    for axis, (name, points) in zip(axes, panels.items(), strict=True):
+        _, xs, ys = zip(*points, strict=True)
+        axis.plot(xs, [ys[-1] * x / xs[-1] for x in xs], color="0.6", linewidth=1, label="in proportion")
+        axis.plot(xs, ys, "o", color="#0072B2", label="measured")
+        axis.set(xscale="log", yscale="log", title=name, xlabel="operations, 1e12")
+        for label, x, y in points:
+            axis.annotate(label, (x, y), textcoords="offset points", xytext=(6, -9), fontsize=8)
+    axes[0].set_ylabel("seconds")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

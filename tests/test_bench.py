@@ -1,0 +1,79 @@
+"""The benchmark's own parts: both sides compute the same, a side that cannot is a cell of the table, a missed target is a word."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import bench
+import sides
+import table
+
+from ministeer.model import GPT2Config
+
+CONFIG = GPT2Config(n_embd=64, n_layer=3, n_head=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with torch.no_grad():
+        return bench.checkpoint(CONFIG, tmp_path_factory.mktemp("bench") / "tiny")
+
+
+def test_both_sides_compute_the_same(folder: Path) -> None:
+    ours, theirs = sides.Ministeer(str(folder), "float32"), sides.Transformers(str(folder), "float32")
+    work = bench.Bench(CONFIG, "float32", {})
+    steered = {"layer": 1, "coeff": 30.0, "v": work.v}
+    for rows in (1, 3):
+        ids = work.ids(rows, 8)
+        assert ours.decode(ids, 4, **steered) == theirs.decode(ids, 4, **steered)
+        assert ours.decode(ids, 4, **steered) != ours.decode(ids, 4, **(steered | {"coeff": 0.0}))
+    ids, cells = work.ids(2, 8), [(1, -3.0), (1, 5.0), (2, -3.0), (2, 5.0)]
+    grid = torch.tensor(ours.grid(ids, [1, 2], [-3.0, 5.0], work.v))
+    torch.testing.assert_close(grid, torch.tensor(theirs.cells(ids, cells, work.v)), rtol=1e-3, atol=1e-5)
+    heads = [(0, 1), (2, 3)]
+    effects = torch.tensor(ours.ablate(ids, [5, 6], heads))
+    assert bool(effects.any())
+    torch.testing.assert_close(effects, torch.tensor(theirs.ablate(ids, [5, 6], heads)), rtol=0.01, atol=1e-9)
+    pairs = [[row, [*row[:-1], 7]] for row in work.ids(5, 6)]
+    found = [torch.tensor(side.extract(pairs, 4)) for side in (ours, theirs)]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-6)
+
+
+def test_each_side_lives_in_a_process_and_one_that_cannot_says_why(folder: Path) -> None:
+    with bench.working(folder, "float32", 1, [table.OURS, "a library that nobody has"]) as workers:
+        ours = workers[table.OURS].ask("decode", ids=[[1, 2]], new=1, layer=1, coeff=1.0, v=[0.0] * 64)
+        assert ours["seconds"] > 0
+        assert ours["value"][0][:2] == [1, 2]
+        assert workers[table.OURS].ask("cells")["error"] == "not offered"
+        assert "make bench-peers" in workers["a library that nobody has"].ask("decode")["error"]
+    workers[table.OURS].process.wait(timeout=10)
+
+
+def test_a_side_that_computes_something_else_stops_the_run() -> None:
+    same, other = table.Side([1.0], value=[[1.0, 2.0]]), table.Side([1.0], value=[[1.0, 2.1]])
+    bench.agree({table.OURS: same, table.THEIRS: same}, 1e-3)
+    with pytest.raises(RuntimeError, match="do not compute the same"):
+        bench.agree({table.OURS: same, table.THEIRS: other}, 1e-3)
+    bench.agree({table.OURS: same, table.THEIRS: table.Side(why="not offered")}, 1e-3)
+
+
+def test_a_row_names_what_was_missed_and_what_was_not_run() -> None:
+    made = {
+        table.OURS: table.Side([2.0, 1.0, 3.0]),
+        table.THEIRS: table.Side([4.0]),
+        "else": table.Side(why="not offered"),
+    }
+    row = table.Row("job", "float32", made, "", target=2.0, limit=1.0)
+    first, second = row.against()
+    assert "2 times: met" in first
+    assert "50%" in first
+    assert "not run: not offered" in second
+    assert row.beside([*made, "unknown"]) == ["job", "2.00 s", "4.00 s, 2.0 times", "not offered", "not offered"]
+    assert "2.5 times: **missed**" in table.Row("job", "float32", made, "", target=2.5).against()[0]
+    faster = table.Row("job", "float32", made, "", work=10.0, unit="tokens/s", limit=10.0).against()[0]
+    assert "5.00 (3.33 to 10.0)" in faster
+    assert "50%" in faster
