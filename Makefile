@@ -25,8 +25,15 @@ check: $(READY)  ## ruff and mypy
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-bench: $(READY)  ## side by side with transformers on GPT-2 XL's size; writes benchmarks/RESULTS.md
+bench: $(READY)  ## side by side with other libraries on GPT-2 XL's size; writes benchmarks/RESULTS.md (12 GB of disk, 14 of memory)
 	$(PY) benchmarks/bench.py
+
+bench-peers: $(READY)  ## an environment for each library of benchmarks/peers.txt, which `make bench` then includes
+	@while read -r peer more; do \
+	  env=build/peers/$${peer%%==*}; test -x $$env/bin/python || $(PYTHON) -m venv $$env || exit 1; \
+	  $$env/bin/python -m pip install -q --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" && \
+	  $$env/bin/python -m pip install -q --disable-pip-version-check $$peer $$more safetensors || exit 1; \
+	done < benchmarks/peers.txt
 
 test-xl: $(READY)  ## GPT-2 XL's full size with random weights: load, parity, peak memory (7 GB of disk, 14 GB of memory)
 	$(PY) tests/xl.py
@@ -40,6 +47,15 @@ weights/nano: $(READY)  ## make the bundled model again, from nothing, and measu
 	$(PY) weights/nano/train.py
 	$(PY) weights/nano/train.py --late
 	$(PY) weights/nano/evaluate.py
+
+weights/nano/sizes: $(READY)  ## train nano in other sizes and keep what experiment 10 finds on them (about an hour and a half on 2 cores)
+	@for size in 4x256 8x128; do \
+	  $(PY) weights/nano/train.py --layers $${size%x*} --width $${size#*x} --seed 1 --repeats 500 --out build/nano-$$size && \
+	  $(PY) weights/nano/evaluate.py --model build/nano-$$size && \
+	  $(PY) examples/10_architecture.py --model build/nano-$$size && \
+	  $(PY) -m ministeer.report results/nano-$$size && \
+	  cp results/nano-$$size/evidence.json weights/nano/size-$$size.json || exit 1; \
+	done
 
 weights/nano/seeds: $(READY)  ## train nano from two other seeds and keep what the experiments find on them (about two hours on 2 cores)
 	@for seed in 1 2; do \
@@ -58,5 +74,5 @@ $(READY): setup.py constraints.txt
 	-$(PY) -m pip install -q --disable-pip-version-check --no-deps "$$(grep '^steering-vectors==' constraints.txt)"
 	@touch $@
 
-.PHONY: help reproduce test check bench test-xl weights weights/nano weights/nano/seeds
+.PHONY: help reproduce test check bench bench-peers test-xl weights weights/nano weights/nano/seeds weights/nano/sizes
 .DEFAULT_GOAL := help

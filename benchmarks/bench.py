@@ -15,238 +15,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import date
-from functools import cache
 from pathlib import Path
-from typing import Any
 
+import growth
 import torch
-import torch.nn.functional as F
+from jobs import LLAMA, PEERS, SMALL, XL, Answer, Bench, Worker, checkpoint, one_token, read_bandwidth, working
 from table import OURS, THEIRS, Row, Side, machine, table
 
-from ministeer.model import GPT2, GPT2Config, multiply
-from ministeer.pack import supported
-from ministeer.weights import save_model
+import ministeer
+from ministeer import data, metrics
+from ministeer.model import GPT2Config, pad
+from ministeer.pack import int8, supported
 
 HERE = Path(__file__).parent
-PEERS = HERE.parent / "build" / "peers"  # an environment of its own for each, made by `make bench-peers`
-LLAMA = "llama-cpp-python"  # reads a file of its own, in float16 or 8 bits, and decodes only
-SMALL, XL = GPT2Config(n_embd=768, n_layer=12, n_head=12), GPT2Config()
-LAYER, COEFF = 6, 5.0  # where decoding is steered
-COEFFS = [-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 8.0]  # the sweep's
-Answer = dict[str, Any]
-
-
-class Worker:
-    """A side in a process of its own: `ask` has it do a job, and returns the seconds, the value and the peak memory."""
-
-    def __init__(self, side: str, folder: Path, dtype: str, threads: int) -> None:
-        own = PEERS / side / "bin" / "python"
-        python = sys.executable if side in (OURS, THEIRS) else str(own)
-        self.side, self.dtype, self.hello = side, dtype, {"error": "no environment: `make bench-peers`"}
-        if not Path(python).exists():
-            return
-        command = [python, str(HERE / "worker.py"), side, str(folder), dtype, str(threads)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
-        self.hello = self._answer()
-
-    def ask(self, job: str, **given: Any) -> Answer:
-        if "error" in self.hello:
-            return self.hello
-        self.process.stdin.write(json.dumps({"job": job, "given": given}) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Answer:
-        line = self.process.stdout.readline()
-        found: Answer = json.loads(line) if line else {"error": "the process ended"}
-        return found
-
-    def close(self) -> None:
-        if hasattr(self, "process"):
-            self.process.kill()
-            self.process.wait()
-            self.process.stdin.close()
-            self.process.stdout.close()
-
-
-def in_turns(repetitions: int, runs: dict[str, Callable[[], Answer]]) -> dict[str, Side]:
-    """Each side's repetitions, the order reversed from one repetition to the next; a side that cannot is not asked again."""
-    found = {side: Side() for side in runs}
-    for repetition in range(repetitions):
-        for side in runs if repetition % 2 == 0 else reversed(runs):
-            if not found[side].why:
-                answer = runs[side]()
-                found[side].why = answer.get("error", "")
-                found[side].seconds.append(answer.get("seconds", 0.0))
-                found[side].memory, found[side].value = answer.get("memory", 0), answer.get("value")
-    return found
-
-
-def agree(sides: dict[str, Side], within: float) -> None:
-    """Stop where a side's numbers differ from ours by more than a share of ours: timing them would say nothing."""
-    ours = torch.tensor(sides[OURS].value)
-    for name, side in sides.items():
-        if not side.why and side.value:
-            theirs = torch.tensor(side.value)
-            error = float((theirs - ours).float().norm() / ours.float().norm())
-            if error > within:
-                raise RuntimeError(
-                    f"{name} and {OURS} do not compute the same, timing them says nothing: error {error:.1e}"
-                )
-
-
-# --- the weights -----------------------------------------------------------------------------------------------------
-
-
-def checkpoint(config: GPT2Config, folder: Path) -> Path:
-    """Random weights in the hub's layout, float32, with a tokenizer that reads "t5 t17" as the ids 5 and 17."""
-    model = GPT2(config).requires_grad_(False)
-    model.initialize(torch.Generator().manual_seed(0))
-    save_model(model, folder)
-    vocabulary = {f"t{i}": i for i in range(config.vocab_size)}
-    tokenizer = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "post_processor": None, "decoder": None,
-                 "pre_tokenizer": {"type": "WhitespaceSplit"}, "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "t0"}}  # fmt: skip
-    end = f"t{config.vocab_size - 1}"
-    about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
-    about |= {"eos_token": end, "pad_token": end, "unk_token": "t0"}
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
-    return folder
-
-
-def matrices(config: GPT2Config) -> int:
-    """Weights of one block's matrices."""
-    return 12 * config.n_embd**2
-
-
-# --- the jobs --------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Bench:
-    """The workers of one size and dtype, and the jobs they are given. `form`: "", "pack" or "int8", what was done to our model."""
-
-    config: GPT2Config
-    dtype: str
-    workers: dict[str, Worker]
-    form: str = ""
-
-    def __post_init__(self) -> None:
-        self.draw = random.Random(0)
-        self.v = [self.draw.gauss(0, 0.01) for _ in range(self.config.n_embd)]
-        self.torch_dtype = getattr(torch, self.dtype)
-
-    def ids(self, rows: int, tokens: int) -> list[list[int]]:
-        return [[self.draw.randrange(self.config.vocab_size) for _ in range(tokens)] for _ in range(rows)]
-
-    def race(
-        self, repetitions: int, job: str, given: dict[str, Any], others: str = "", less: dict[str, Any] | None = None
-    ) -> dict[str, Side]:
-        """All sides in turns; the others may do another job, or with other arguments."""
-
-        def run(worker: Worker) -> Callable[[], Answer]:
-            mine = worker.side == OURS
-            return lambda: worker.ask(job if mine else others or job, **(given if mine or less is None else less))
-
-        return in_turns(repetitions, {side: run(worker) for side, worker in self.workers.items()})
-
-    def exact(self, loose: float) -> float:
-        """How far apart two sides may be, as a share: rounding in float32, `loose` in bfloat16 or with another form's numbers."""
-        return 1e-3 if self.dtype == "float32" and self.form != "int8" else loose
-
-    def named(self, job: str) -> str:
-        return job + (f", `{self.form}`" if self.form else "")
-
-    def decode(self, repetitions: int, rows: int, new: int, target: float | None = None) -> Row:
-        given = {"ids": self.ids(rows, 8), "new": new, "layer": LAYER, "coeff": COEFF, "v": self.v}
-        sides = self.race(repetitions, "decode", given)
-        if self.exact(1.0) < 1:
-            agree({name: side for name, side in sides.items() if name != LLAMA}, 0.0)  # the very tokens
-        c = self.config
-        size = 1 if self.form == "int8" else self.torch_dtype.itemsize
-        read = c.n_layer * matrices(c) * size + c.vocab_size * c.n_embd * self.torch_dtype.itemsize
-        return Row(
-            self.named(f"steered decoding, {rows} x {new} tokens from 8"), self.dtype, sides,
-            "greedy, a vector added at the input of a block, a cache; ours `generate` with a `Steer`; the limit is reading each matrix once a token.",
-            target=target, work=rows * new, unit="tokens/s", limit=rows * read_bandwidth() / read,
-        )  # fmt: skip
-
-    def extract(
-        self, repetitions: int, pairs: int, tokens: int = 24, batch: int = 16, target: float | None = None
-    ) -> Row:
-        """The difference of both texts of a pair at their last token, in which alone they differ, after every block."""
-        texts = [[row[:-1] + [row[-1]], row[:-1] + [other[0]]] for row, other in zip(self.ids(pairs, tokens), self.ids(pairs, 1))]  # fmt: skip
-        sides = self.race(repetitions, "extract", {"pairs": texts, "batch": batch})
-        agree(sides, self.exact(0.1))
-        c = self.config
-        work = 2 * matrices(c) * c.n_layer * pairs * (tokens + 1)
-        return Row(
-            self.named(f"contrastive extraction, {pairs} pairs of {tokens} tokens, all layers"), self.dtype, sides,
-            "mean difference of pairs that differ in the last token, as contrast pairs as published do; ours `extract.pair_streams`, which reads once what a pair "
-            "begins with alike; repeng fits principal components; the limit is the blocks' matrix products for the tokens that differ.",
-            target=target, limit=work / gemm_rate(c, self.torch_dtype),
-        )  # fmt: skip
-
-    def sweep(
-        self,
-        repetitions: int,
-        layers: Sequence[int],
-        cells: int,
-        target: float | None = None,
-        prompts: int = 8,
-        tokens: int = 16,
-    ) -> Row:
-        """Layers x coefficients x prompts; the others run some cells, each of which costs the same."""
-        c, ids = self.config, self.ids(prompts, tokens)
-        whole = [(layer, x) for layer in layers for x in COEFFS]
-        later = [cell for cell in whole if cell[0] > 0]  # where every library can add
-        some = later[:: max(1, len(later) // cells)][:cells]
-        sides = self.race(repetitions, "grid", {"ids": ids, "layers": list(layers), "coeffs": COEFFS, "v": self.v}, "cells", {"ids": ids, "cells": some, "v": self.v})  # fmt: skip
-        for side in sides.values():
-            if side is sides[OURS]:
-                side.value = [side.value[whole.index(cell)] for cell in some]
-            else:
-                side.seconds = [t * len(whole) / len(some) for t in side.seconds]
-        agree(sides, self.exact(0.1))
-        blocks = c.n_layer + sum(c.n_layer - layer for layer, _ in whole)  # without steering, and of the cells
-        return Row(
-            self.named(f"sweep, {len(layers)} layers x {len(COEFFS)} coefficients x {prompts} prompts of {tokens} tokens"), self.dtype, sides,
-            f"ours `sweep`, the whole grid of these layers, spread over the {c.n_layer}; elsewhere a forward pass of the batch for each cell, of which {len(some)} "
-            "were run (each costs the same) and counted for all; the limit is the matrix products of the blocks above each site.",
-            target=target, limit=2 * matrices(c) * blocks * prompts * tokens / gemm_rate(c, self.torch_dtype),
-        )  # fmt: skip
-
-    def ablate(
-        self, repetitions: int, heads: int, target: float | None = None, prompts: int = 4, tokens: int = 16
-    ) -> Row:
-        c, ids, answers = self.config, self.ids(prompts, tokens), self.ids(1, prompts)[0]
-        whole = [(layer, head) for layer in range(c.n_layer) for head in range(c.n_head)]
-        some = whole[:: len(whole) // heads][:heads]
-        given = {"ids": ids, "answers": answers}
-        sides = self.race(repetitions, "ablate", given | {"heads": whole}, less=given | {"heads": some})
-        for side in sides.values():
-            if side is sides[OURS]:
-                side.value = [side.value[whole.index(head)] for head in some]
-            else:
-                side.seconds = [t * len(whole) / len(some) for t in side.seconds]
-        if self.dtype == "float32":  # in bfloat16 an effect of one head is less than rounding
-            agree(sides, 0.05)
-        return Row(
-            self.named(f"head mediation, {len(whole)} heads x {prompts} prompts of {tokens} tokens"), self.dtype, sides,
-            f"each head's write at the last token replaced, the change of the answer's probability; ours `heads.indirect_effects`, all heads; elsewhere a forward pass for each "
-            f"head, of which {len(some)} were run (each costs the same) and counted for all.",
-            target=target,
-        )  # fmt: skip
 
 
 def loading(folder: Path, dtype: str, threads: int, repetitions: int, sides: Sequence[str]) -> list[Row]:
@@ -285,64 +71,21 @@ def loading(folder: Path, dtype: str, threads: int, repetitions: int, sides: Seq
     return rows
 
 
-def one_token(dtype: torch.dtype, repetitions: int) -> Row:
-    """One token through a block's matrices of GPT-2 XL: `model.multiply` against `F.linear`, over more than the caches hold."""
-    d = XL.n_embd
-    shapes = [(3 * d, d), (d, d), (4 * d, d), (d, 4 * d)] * (2 if dtype == torch.float32 else 4)
-    weights = [torch.randn(shape).to(dtype) for shape in shapes]
-    x = {n: torch.randn(1, 1, n).to(dtype) for n in (d, 4 * d)}
-
-    def run(product: Callable[..., torch.Tensor]) -> Callable[[], Answer]:
-        def timed() -> Answer:
-            start = time.perf_counter()
-            for w in weights:
-                product(x[w.shape[1]], w)
-            return {"seconds": time.perf_counter() - start}
-
-        return timed
-
-    sides = in_turns(repetitions, {OURS: run(multiply), THEIRS: run(F.linear)})
-    return Row(
-        "one token through a block's matrices", str(dtype).removeprefix("torch."), sides,
-        "`model.multiply` against torch's `F.linear`, over more matrices than the processor's caches hold; the limit is reading them.",
-        work=sum(w.nbytes for w in weights) / 1e9, unit="GB/s", limit=read_bandwidth() / 1e9,
-    )  # fmt: skip
-
-
-@contextmanager
-def working(folder: Path, dtype: str, threads: int, sides: Sequence[str]) -> Iterator[dict[str, Worker]]:
-    with ExitStack() as stack:
-        workers = {}
-        for side in sides:
-            workers[side] = Worker(side, folder, dtype, threads)
-            stack.callback(workers[side].close)
-        yield workers
-
-
-# --- limits ----------------------------------------------------------------------------------------------------------
-
-
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-@cache
-def read_bandwidth() -> float:
-    """Bytes a second at which a tensor far larger than the caches is summed: the fastest of several, measured once a run."""
-    x = torch.ones(2**27)  # 512 MiB
-    return x.numel() * 4 / min(seconds(x.sum) for _ in range(8))
-
-
-@cache
-def gemm_rate(config: GPT2Config, dtype: torch.dtype) -> float:
-    """Operations a second of a batch through the widest of a block's matrices, or through a square one: the fastest."""
-    d, found = config.n_embd, []
-    for rows, inside, outside in ((384, d, 4 * d), (384, 4 * d, d), (2048, 2048, 2048)):
-        x, w = torch.randn(rows, inside).to(dtype), torch.randn(outside, inside).to(dtype)
-        found += [2 * rows * inside * outside / seconds(lambda x=x, w=w: F.linear(x, w)) for _ in range(8)]
-    return max(found)
+def rounding() -> str:
+    """What 16 and 8 bits do to a model with real weights, nano's, against float32."""
+    exact, tokenizer = ministeer.load("nano")
+    ids, positions = pad([[tokenizer.eot, *tokenizer.encode(row["prompt"])] for row in data.read("facts.tsv")])
+    real, plain, found = positions >= 0, exact(ids), []
+    for name, model in (
+        ("bfloat16", ministeer.load_model("nano", dtype="bfloat16")),
+        ("int8 of float32", int8(ministeer.load_model("nano"))),
+        ("int8 of bfloat16", int8(ministeer.load_model("nano", dtype="bfloat16"))),
+    ):
+        logits = model(ids)
+        kl = metrics.kl(logits, plain)[real].mean()
+        same = (logits.argmax(-1) == plain.argmax(-1))[real].float().mean()
+        found.append(f"{name}: KL {kl:.1e} nats, the likeliest token the same at {same:.1%} of positions")
+    return "; ".join(found) + f" ({int(real.sum())} positions of nano's facts)."
 
 
 # --- the run and the tables ------------------------------------------------------------------------------------------
@@ -459,6 +202,7 @@ sides, from one file; each side in a process of its own, in turns.
 
 Medians, the slowest and the fastest in brackets. Limits were measured in the same run; memory was read at {read_bandwidth() / 1e9:.1f} GB/s.
 `pack`: after `ministeer.pack.pack`, whose result is the same to rounding; `int8`: after `ministeer.pack.int8`, in which the matrices are rounded.
+What rounding does to nano, against its float32: {rounding()}
 Peak: the most memory of each side's process so far, over that of its imports.
 
 ## GPT-2 small's sizes, float32, every library (llama.cpp: a float16 file)
@@ -466,6 +210,15 @@ Peak: the most memory of each side's process so far, over that of its imports.
 {table(["job", OURS, THEIRS, *peers], [row.beside([OURS, THEIRS, *peers]) for row in small])}
 
 Medians of three; how many times ours in words. Versions: {versions}.
+
+## How a sweep grows
+
+{growth.section(HERE / "growth.png")}
+
+![Seconds of a sweep against its operations, as prompts, coefficients, layers, the model and processes grow](growth.png)
+
+GPT-2 small but in "model" (2 prompts, 4 coefficients, every fourth layer), bfloat16, packed, {growth.PROMPTS} prompts of {growth.TOKENS} tokens, {growth.COEFFS} coefficients, all layers where none of them is what grows.
+The line is through the largest point, time in proportion to operations. Small grids lie above it: a batch of few tokens reads as many weights as a large one.
 
 ## What each job is
 

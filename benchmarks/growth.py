@@ -1,4 +1,4 @@
-"""How the time of a sweep grows with each of its sizes: `python benchmarks/growth.py` writes growth.png and growth.md beside this file.
+"""How the time of a sweep grows with each of its sizes: `python benchmarks/growth.py` draws growth.png beside this file, prints the table.
 
 Random weights in bfloat16, packed where the processor allows. In every panel one size grows and the others stay; the line is through
 the largest point, time in proportion to the work: what a sweep that did nothing else would take.
@@ -16,6 +16,7 @@ from statistics import median
 
 import matplotlib
 import torch
+from table import table
 
 from ministeer.model import GPT2, GPT2Config
 from ministeer.pack import pack, supported
@@ -32,6 +33,7 @@ SIZES = {
     "XL": GPT2Config(),
 }
 PROMPTS, TOKENS, COEFFS = 8, 16, 8
+Point = tuple[str, float, float]  # what it is called, 1e12 operations, seconds
 
 
 def build(config: GPT2Config) -> GPT2:
@@ -61,11 +63,11 @@ def work(config: GPT2Config, prompts: int, coeffs: int, layers: list[int]) -> fl
     return 2 * 12 * config.n_embd**2 * blocks * prompts * TOKENS / 1e12
 
 
-def one_process(threads: int, layers: list[int]) -> None:
+def one_process(layers: list[int]) -> None:
     """The share of a process that torchrun started, timed between two barriers; the first prints the seconds."""
     import torch.distributed as dist
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     dist.init_process_group("gloo")
     model = build(SIZES["small"])
     measure(model, 1, 1, [11], 1)
@@ -86,55 +88,45 @@ def processes(count: int, layers: list[int]) -> float:
     return float(out.split("seconds ")[1].split()[0])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--one", action="store_true", help="one process of those that this script starts itself")
-    args = parser.parse_args()
-    torch.set_grad_enabled(False)
+def section(path: Path) -> str:
+    """Measure all panels and draw them into `path`; their table, in Markdown."""
     whole = list(range(SIZES["small"].n_layer))
-    if args.one:
-        one_process(1, whole)
-        return
-    torch.set_num_threads(args.threads)
     small = build(SIZES["small"])
     measure(small, 2, 2, whole, 1)  # warm
-    panels: dict[str, list[tuple[str, float, float]]] = {}  # name -> (label, work, seconds)
-    panels["prompts"] = [
-        (str(n), work(small.config, n, COEFFS, whole), measure(small, n, COEFFS, whole)) for n in (1, 2, 4, 8, 16)
-    ]
-    panels["coefficients"] = [
-        (str(n), work(small.config, PROMPTS, n, whole), measure(small, PROMPTS, n, whole)) for n in (1, 2, 4, 8, 16)
-    ]
-    panels["layers (the lowest so many)"] = [
-        (str(n), work(small.config, PROMPTS, COEFFS, whole[:n]), measure(small, PROMPTS, COEFFS, whole[:n])) for n in (1, 3, 6, 12)
-    ]  # fmt: skip
-    panels["model"] = []
+
+    def point(label: object, model: GPT2, prompts: int, coeffs: int, layers: list[int], repetitions: int = 3) -> Point:
+        return (
+            str(label),
+            work(model.config, prompts, coeffs, layers),
+            measure(model, prompts, coeffs, layers, repetitions),
+        )
+
+    panels: dict[str, list[Point]] = {
+        "prompts": [point(n, small, n, COEFFS, whole) for n in (1, 2, 4, 8, 16)],
+        "coefficients": [point(n, small, PROMPTS, n, whole) for n in (1, 2, 4, 8, 16)],
+        "layers, from the lowest": [point(n, small, PROMPTS, COEFFS, whole[:n]) for n in (1, 3, 6, 12)],
+        "model": [],
+        "processes of one thread": [
+            (str(n), work(small.config, PROMPTS, COEFFS, whole) / n, processes(n, whole)) for n in (1, 2)
+        ],
+    }
     for name, config in SIZES.items():
         model = build(config)
-        layers = list(range(2, model.config.n_layer, 4))
-        panels["model"].append((name, work(model.config, 2, 4, layers), measure(model, 2, 4, layers, 1)))
+        panels["model"].append(point(name, model, 2, 4, list(range(2, config.n_layer, 4)), 1))
         del model
-    total = work(small.config, PROMPTS, COEFFS, whole)
-    panels["processes of one thread"] = [(str(n), total / n, processes(n, whole)) for n in (1, 2)]
-    draw(panels, HERE / "growth.png")
-    lines = [
-        f"| {panel} | {label} | {w:.3f} | {s:.2f} | {w / s:.2f} |"
-        for panel, points in panels.items()
-        for label, w, s in points
-    ]
-    print(
-        "\n".join(
-            [
-                "| what grows | to | 1e12 operations | seconds | 1e12 operations a second |",
-                "| --- | --- | --- | --- | --- |",
-                *lines,
-            ]
-        )
+    draw(panels, path)
+    head = ["what grows", "to", "1e12 operations", "seconds", "1e12 operations a second"]
+    return table(
+        head,
+        [
+            [panel, label, f"{w:.3f}", f"{s:.2f}", f"{w / s:.3f}"]
+            for panel, points in panels.items()
+            for label, w, s in points
+        ],
     )
 
 
-def draw(panels: dict[str, list[tuple[str, float, float]]], path: Path) -> None:
+def draw(panels: dict[str, list[Point]], path: Path) -> None:
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.2), layout="constrained")
     for axis, (name, points) in zip(axes, panels.items(), strict=True):
         _, xs, ys = zip(*points, strict=True)
@@ -146,6 +138,19 @@ def draw(panels: dict[str, list[tuple[str, float, float]]], path: Path) -> None:
     axes[0].set_ylabel("seconds")
     axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--one", action="store_true", help="one process of those that this script starts itself")
+    args = parser.parse_args()
+    torch.set_grad_enabled(False)
+    if args.one:
+        one_process(list(range(SIZES["small"].n_layer)))
+        return
+    torch.set_num_threads(args.threads)
+    print(section(HERE / "growth.png"))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Experiments 3, 6 and 7 at every layer, against the layer's relative depth: antonym vectors, the honesty vector, the fairness vector.
 The table has a row for each model whose results lie in the same folder (run `make reproduce MODEL=...` for others, `gpt2` to
-`gpt2-xl` or a folder, then this again), and for each other seed of training whose evidence lies beside the weights.
+`gpt2-xl` or a folder, then this again), and for each other seed and size of training whose evidence lies beside the weights.
 """
 
 # %% The three effects, by layer
@@ -65,9 +65,10 @@ own = [lab.folder.name, config.n_layer, config.n_embd, config.n_head, *mine]
 others = [
     read_json(path)["page"] for path in sorted(lab.folder.parent.glob("*/10_architecture.json")) if path != lab.path
 ]
-seeds = sorted((Path(__file__).parents[1] / "weights" / lab.model_name).glob("seed-*.json"))
+beside = Path(__file__).parents[1] / "weights" / lab.model_name
+kept = [*sorted(beside.glob("seed-*.json")), *sorted(beside.glob("size-*.json"))]
 models = [own, *(page["tables"][0]["rows"][0] for page in others if page)]
-models += [row for path in seeds for row in read_json(path)["architecture"]]
+models += [row for path in kept for row in read_json(path)["architecture"]]
 lab.save(
     title="10. Architecture",
     question="At which depth do vectors work, and in which models?",

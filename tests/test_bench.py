@@ -8,7 +8,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import bench
+import jobs
 import sides
 import table
 
@@ -20,12 +20,12 @@ CONFIG = GPT2Config(n_embd=64, n_layer=3, n_head=4)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
-        return bench.checkpoint(CONFIG, tmp_path_factory.mktemp("bench") / "tiny")
+        return jobs.checkpoint(CONFIG, tmp_path_factory.mktemp("bench") / "tiny")
 
 
 def test_both_sides_compute_the_same(folder: Path) -> None:
     ours, theirs = sides.Ministeer(str(folder), "float32"), sides.Transformers(str(folder), "float32")
-    work = bench.Bench(CONFIG, "float32", {})
+    work = jobs.Bench(CONFIG, "float32", {})
     steered = {"layer": 1, "coeff": 30.0, "v": work.v}
     for rows in (1, 3):
         ids = work.ids(rows, 8)
@@ -44,7 +44,7 @@ def test_both_sides_compute_the_same(folder: Path) -> None:
 
 
 def test_each_side_lives_in_a_process_and_one_that_cannot_says_why(folder: Path) -> None:
-    with bench.working(folder, "float32", 1, [table.OURS, "a library that nobody has"]) as workers:
+    with jobs.working(folder, "float32", 1, [table.OURS, "a library that nobody has"]) as workers:
         ours = workers[table.OURS].ask("decode", ids=[[1, 2]], new=1, layer=1, coeff=1.0, v=[0.0] * 64)
         assert ours["seconds"] > 0
         assert ours["value"][0][:2] == [1, 2]
@@ -55,10 +55,10 @@ def test_each_side_lives_in_a_process_and_one_that_cannot_says_why(folder: Path)
 
 def test_a_side_that_computes_something_else_stops_the_run() -> None:
     same, other = table.Side([1.0], value=[[1.0, 2.0]]), table.Side([1.0], value=[[1.0, 2.1]])
-    bench.agree({table.OURS: same, table.THEIRS: same}, 1e-3)
+    jobs.agree({table.OURS: same, table.THEIRS: same}, 1e-3)
     with pytest.raises(RuntimeError, match="do not compute the same"):
-        bench.agree({table.OURS: same, table.THEIRS: other}, 1e-3)
-    bench.agree({table.OURS: same, table.THEIRS: table.Side(why="not offered")}, 1e-3)
+        jobs.agree({table.OURS: same, table.THEIRS: other}, 1e-3)
+    jobs.agree({table.OURS: same, table.THEIRS: table.Side(why="not offered")}, 1e-3)
 
 
 def test_a_row_names_what_was_missed_and_what_was_not_run() -> None:
