@@ -25,7 +25,7 @@ from pathlib import Path
 import growth
 import torch
 from jobs import LLAMA, PEERS, SMALL, XL, Answer, Bench, Worker, checkpoint, one_token, read_bandwidth, working
-from table import OURS, THEIRS, Row, Side, machine, table
+from table import OURS, THEIRS, Row, Side, machine, side_by_side, table
 
 import ministeer
 from ministeer import data, metrics
@@ -129,6 +129,17 @@ def headline(folder: Path, threads: int, add: Callable[[Row], None], llama: bool
                 add(bench.decode(3, 1, 32))
 
 
+def forms(folder: Path, threads: int, repetitions: int, add: Callable[[Row], None]) -> None:
+    """GPT-2 small's sizes, bfloat16: what can be done to our matrices on a CPU."""
+    for form in ("", "pack", "int8", "compile") if supported() else ("", "int8", "compile"):
+        with working(folder, "bfloat16", threads, [OURS, THEIRS]) as workers:
+            if form:
+                workers[OURS].ask(form)
+            bench = Bench(SMALL, "bfloat16", workers, form)
+            bench.decode(1, 1, 4)  # warm, and compiled
+            add(bench.decode(repetitions, 1, 32))
+
+
 @contextmanager
 def llama_file(folder: Path, config: GPT2Config, kind: str, threads: int, wanted: bool) -> Iterator[dict[str, Worker]]:
     """llama.cpp with the checkpoint in a file of its own form, which is gone afterwards; nothing where it is not wanted."""
@@ -170,19 +181,22 @@ def main() -> None:
     torch.set_grad_enabled(False)
     begun, load = time.perf_counter(), [os.getloadavg()[0]]
     peers = sorted(path.name for path in PEERS.iterdir()) if PEERS.exists() else []
+    formed: list[Row] = []
     large: list[Row] = []
     small: list[Row] = []
 
     def adding(rows: list[Row]) -> Callable[[Row], None]:
         def add(row: Row) -> None:
             rows.append(row)
-            for cells in row.against() if rows is large else [row.beside([OURS, THEIRS, *peers])]:
+            for cells in row.against() if rows is not small else [row.beside([OURS, THEIRS, *peers])]:
                 print(" | ".join(cells), flush=True)
 
         return add
 
     with tempfile.TemporaryDirectory() as name:
-        everyone(checkpoint(SMALL, Path(name) / "small"), args.threads, 1 if args.quick else 3, adding(small), peers)
+        repetitions = 1 if args.quick else 3
+        everyone(checkpoint(SMALL, Path(name) / "small"), args.threads, repetitions, adding(small), peers)
+        forms(Path(name) / "small", args.threads, repetitions, adding(formed))
         if not args.quick:
             headline(checkpoint(XL, Path(name) / "xl"), args.threads, adding(large), LLAMA in peers)
     if args.quick:
@@ -198,7 +212,7 @@ sides, from one file; each side in a process of its own, in turns.
 
 ## GPT-2 XL's sizes
 
-{table(["job", "dtype", "unit", "ours", "beside", "theirs", "times as fast", "target", "limit", "share of limit", "peak GiB"], [cells for row in large for cells in row.against()])}
+{side_by_side(large)}
 
 Medians, the slowest and the fastest in brackets. Limits were measured in the same run; memory was read at {read_bandwidth() / 1e9:.1f} GB/s.
 `pack`: after `ministeer.pack.pack`, whose result is the same to rounding; `int8`: after `ministeer.pack.int8`, in which the matrices are rounded.
@@ -210,6 +224,10 @@ Peak: the most memory of each side's process so far, over that of its imports.
 {table(["job", OURS, THEIRS, *peers], [row.beside([OURS, THEIRS, *peers]) for row in small])}
 
 Medians of three; how many times ours in words. Versions: {versions}.
+
+## GPT-2 small's sizes, bfloat16, our forms
+
+{side_by_side(formed)}
 
 ## How a sweep grows
 

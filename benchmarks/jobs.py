@@ -129,7 +129,7 @@ def matrices(config: GPT2Config) -> int:
 
 @dataclass
 class Bench:
-    """The workers of one size and dtype, and the jobs they are given. `form`: "", "pack" or "int8", what was done to our model."""
+    """The workers of one size and dtype, and the jobs they are given. `form`: "", "pack", "int8" or "compile", what was done to our model."""
 
     config: GPT2Config
     dtype: str

@@ -48,6 +48,10 @@ class Ministeer:
 
         int8(self.model)
 
+    def compile(self) -> None:
+        for block in self.model.blocks:
+            block.mlp.compile()
+
     def decode(self, ids: Ids, new: int, layer: int, coeff: float, v: list[float]) -> Ids:
         from ministeer.generate import generate
         from ministeer.vectors import Steer

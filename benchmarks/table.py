@@ -88,6 +88,23 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def side_by_side(rows: Sequence[Row]) -> str:
+    head = [
+        "job",
+        "dtype",
+        "unit",
+        "ours",
+        "beside",
+        "theirs",
+        "times as fast",
+        "target",
+        "limit",
+        "share of limit",
+        "peak GiB",
+    ]
+    return table(head, [cells for row in rows for cells in row.against()])
+
+
 def machine() -> str:
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
