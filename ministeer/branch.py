@@ -113,5 +113,6 @@ def above(model: GPT2, x: Tensor, site: Site, past: Past | None, read: Tensor | 
 
 def logits32(model: GPT2, x: Tensor) -> Tensor:
     """As `model.unembed`, multiplied in float32: in bfloat16 a logit of 100 is a multiple of one half."""
-    logits: Tensor = model.ln_f(x).float() @ model.wte.weight.float().T
-    return logits
+    x = model.ln_f(x).float()
+    # part by part: a float32 copy of the whole would be made anew in each call, which takes longer than the product
+    return torch.cat([x @ part.float().T for part in torch.split(model.wte.weight, 2048)], -1)

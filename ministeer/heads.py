@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ministeer.branch import Branch, above, last_token
+from ministeer.branch import Branch, above, last_token, logits32
 from ministeer.files import replacing
 from ministeer.model import GPT2, Site
 from ministeer.provenance import Health, Provenance, data_hash, dtype_name, fingerprint
@@ -196,7 +196,7 @@ def _batches(rows: list[list[int]], size: int) -> list[tuple[list[list[int]], in
 
 def _probability(model: GPT2, x: Tensor, targets: list[int]) -> Tensor:
     """Of each row's answer, `(B, R)`, from the last stream of R variants, `(B, R, D)`."""
-    p = model.unembed(x).float().softmax(-1)  # (B, R, V)
+    p = logits32(model, x).softmax(-1)  # (B, R, V)
     return p[torch.arange(len(targets), device=p.device), :, torch.tensor(targets, device=p.device)]
 
 

@@ -9,7 +9,7 @@ from reference import TOLERANCE, pair, random_ids, random_tensor, relative
 from torch import Tensor
 
 from ministeer import heads
-from ministeer.branch import Branch
+from ministeer.branch import Branch, logits32
 from ministeer.generate import prefill
 from ministeer.model import GPT2, Cache, GPT2Config
 from ministeer.tokenizer import Tokenizer
@@ -124,8 +124,7 @@ def test_gpt2_xl_s_heads_on_25_prompts_are_144_passes(monkeypatch: pytest.Monkey
     model = GPT2(GPT2Config(**small)).eval().requires_grad_(False)
     model.initialize(torch.Generator().manual_seed(0))
     passes: list[int] = []
-    unembed = GPT2.unembed
-    monkeypatch.setattr(GPT2, "unembed", lambda self, x: passes.append(x.shape[1]) or unembed(self, x))
+    monkeypatch.setattr(heads, "logits32", lambda model, x: passes.append(x.shape[1]) or logits32(model, x))
     found = heads.indirect_effects(model, BYTES, ["ab: c"] * 25, ["d"] * 25, torch.zeros(48, 25, 50))
     assert found.shape == (25, 48, 25)
     assert passes.count(25) == 144
@@ -307,3 +306,19 @@ def test_a_head_vector_steers(means: Tensor) -> None:
 def test_wrong_calls_say_what_was_expected(call: Any, message: str, means: Tensor) -> None:
     with pytest.raises(ValueError, match=message):
         call(means)
+
+
+def test_in_bfloat16_probabilities_are_no_coarser_than_the_stream() -> None:
+    """A logit of 20 in bfloat16 is a multiple of 1/8: multiplied in float32, an effect is what the stream says it is."""
+    model = GPT2(GPT2Config(**SHAPE)).bfloat16().eval()
+    model.initialize(torch.Generator().manual_seed(0))
+    x = torch.randn(1, 3, model.config.n_embd, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.no_grad():
+        model.wte.weight.mul_(400)  # logits of tens
+        exact = model.ln_f(x).double() @ model.wte.weight.double().T
+        found = logits32(model, x)
+    assert exact.abs().max() > 20
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        heads._probability(model, x, [7]), exact.softmax(-1)[..., 7].float(), rtol=1e-3, atol=1e-6
+    )
