@@ -119,18 +119,20 @@ def sweep(
     done: dict[str, Row] = {}
     for batch in dict.fromkeys(task.batch for task in mine):
         tasks = [task for task in mine if task.batch == batch]
-        run = _Run(model, batches[batch], list(dict.fromkeys(task.site for task in tasks)), vectors, where)
-        for task in tasks:
-            for variants, scores in run.variants(task, score, memory):
-                fresh = {}
-                for (name, c), by_prompt in zip(variants, scores, strict=True):
-                    for i, value in by_prompt.items():
-                        key = keys[name, task.site, c, i]
-                        fresh[key] = {"key": key, "vector": name, "site": list(task.site), "coeff": c, "prompt": i, "score": value}  # fmt: skip
-                done |= fresh
-                if part is not None:
-                    append_lines(part, map(json.dumps, fresh.values()))
-                bar(len(variants))
+        texts, asked_sites = batches[batch], list(dict.fromkeys(task.site for task in tasks))
+        for run in _runs(model, texts, asked_sites, vectors, where):
+            for task in tasks:
+                for variants, scores in run.variants(task, score, memory):
+                    fresh = {}
+                    for (name, c), by_prompt in zip(variants, scores, strict=True):
+                        for i, value in by_prompt.items():
+                            key = keys[name, task.site, c, i]
+                            fresh[key] = {"key": key, "vector": name, "site": list(task.site), "coeff": c, "prompt": i, "score": value}  # fmt: skip
+                    done |= fresh
+                    if part is not None:
+                        append_lines(part, map(json.dumps, fresh.values()))
+                    bar(len(variants) * len(run.texts) / len(texts))
+            del run  # before the next is read
     if world > 1:
         everyone: list[Any] = [None] * world
         dist.all_gather_object(everyone, done)
@@ -226,7 +228,7 @@ def _share(tasks: list[Task], rank: int, world: int) -> list[Task]:
     return mine
 
 
-def _bar(total: int | None) -> Callable[[int], Any]:
+def _bar(total: int | None) -> Callable[[float], Any]:
     """Something to call with how many variants of a batch are done."""
     if total is None:
         return lambda n: None
@@ -429,6 +431,24 @@ class _Run:
         if not callable(score):
             found = [{i: [v[k] for k in sorted(v)] for i, v in row.items()} for row in found]
         return found
+
+
+def _runs(
+    model: GPT2, texts: list[Text], sites: list[Site], vectors: Mapping[str, Vector], where: str | Sequence[int]
+) -> Iterator[_Run]:
+    """A batch as it is, or, where memory runs out while it is read, half of its prompts at a time."""
+    prompts = list(dict.fromkeys(t.prompt for t in texts))
+    try:
+        run = _Run(model, texts, sites, vectors, where)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error) or len(prompts) == 1:
+            raise
+    else:
+        yield run
+        return
+    first = prompts[: len(prompts) // 2]
+    for half in ([t for t in texts if t.prompt in first], [t for t in texts if t.prompt not in first]):
+        yield from _runs(model, half, sites, vectors, where)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

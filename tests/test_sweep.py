@@ -1,6 +1,7 @@
 """Sweeps: the numbers of the plain loop, whatever the method, the site, the positions and the batch; continued, shared among processes."""
 
 import copy
+import importlib
 import json
 import os
 import subprocess
@@ -17,6 +18,8 @@ from ministeer.model import GPT2, pad
 from ministeer.provenance import Provenance
 from ministeer.sweep import sweep
 from ministeer.vectors import Steer, SteeringVector, adds_at
+
+sweep_file = importlib.import_module("ministeer.sweep")  # the package gives the function that name
 
 BEGINNING = [3, 1, 4, 1, 5, 9, 2, 6]
 PROMPTS = [[*BEGINNING, 5], [7, 8], [*BEGINNING, 3, 5], [7, 2, 4], [*BEGINNING, 8, 9, 7, 9], [*BEGINNING, 3, 2]]
@@ -168,6 +171,27 @@ def test_where_memory_runs_out_fewer_variants_are_run_at_a_time(model):
     rows = sweep(model, prompts, first_two, {"greedy": greedy}, [1], [float(c) for c in range(9)])
     close(rows, naive(model, prompts, first_two, {"ones": torch.ones(16)}, [("pre", 1)], range(9), "all"))
     assert max(seen) == 18 and 4 in seen
+
+
+@pytest.mark.parametrize("score", [first_two, [[[1], [2, 3], [2, 4]]] * 3])
+def test_where_memory_runs_out_while_prompts_are_read_fewer_are_read_at_a_time(model, score, monkeypatch):
+    """Answers of one prompt stay together."""
+    seen: list[int] = []
+
+    def greedy(self, model, texts, *rest, begin=sweep_file._Run.__init__):
+        seen.append(len({text.prompt for text in texts}))
+        if seen[-1] > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        begin(self, model, texts, *rest)
+
+    prompts = [[*BEGINNING, i] for i in range(3)]
+    whole = sweep(model, prompts, score, {"v": direction(1)}, [1, 2], COEFFS)
+    monkeypatch.setattr(sweep_file._Run, "__init__", greedy)
+    rows = sweep(model, prompts, score, {"v": direction(1)}, [1, 2], COEFFS)
+    assert [row["key"] for row in rows] == [row["key"] for row in whole]
+    for row, other in zip(rows, whole, strict=True):
+        torch.testing.assert_close(torch.tensor(row["score"]), torch.tensor(other["score"]), rtol=1e-4, atol=1e-4)
+    assert max(seen) > 1 and seen.count(1) == 3
 
 
 def test_no_token_is_run_twice_that_need_not_be(model, ran):
