@@ -24,7 +24,20 @@ from pathlib import Path
 
 import growth
 import torch
-from jobs import LLAMA, PEERS, SMALL, XL, Answer, Bench, Worker, checkpoint, one_token, read_bandwidth, working
+from jobs import (
+    LLAMA,
+    PEERS,
+    SMALL,
+    VERSIONS,
+    XL,
+    Answer,
+    Bench,
+    Worker,
+    checkpoint,
+    one_token,
+    read_bandwidth,
+    working,
+)
 from table import OURS, THEIRS, Row, Side, machine, side_by_side, table
 
 import ministeer
@@ -51,7 +64,7 @@ def loading(folder: Path, dtype: str, threads: int, repetitions: int, sides: Seq
         (
             "loaded",
             "load, and run one token",
-            "from the same float32 file, in the disk's cache; the peak is of loading alone, over that of the imports.",
+            "from the same float32 file, in the disk's cache; the peak is over that of the imports.",
         ),
     ):
         timed = {
@@ -106,7 +119,7 @@ def headline(folder: Path, threads: int, add: Callable[[Row], None], llama: bool
             add(bench.decode(3, 1, 32, target=None if bf16 and supported() else 1.1))
             add(bench.extract(2, 16, target=2.0 if bf16 else None))
             if not bf16 or supported():
-                workers[OURS].ask("pack")
+                workers[OURS].must("pack")
                 bench.form = "pack"
             with llama_file(folder, XL, "float16", threads, bf16 and llama) as another:
                 workers |= another
@@ -123,7 +136,7 @@ def headline(folder: Path, threads: int, add: Callable[[Row], None], llama: bool
                 working(folder, dtype, threads, sides) as workers,
                 llama_file(folder, XL, "q8_0", threads, llama) as another,
             ):
-                workers[OURS].ask("int8")
+                workers[OURS].must("int8")
                 bench = Bench(XL, dtype, workers | another, "int8")
                 bench.decode(1, 1, 2)
                 add(bench.decode(3, 1, 32))
@@ -134,7 +147,7 @@ def forms(folder: Path, threads: int, repetitions: int, add: Callable[[Row], Non
     for form in ("", "pack", "int8", "compile") if supported() else ("", "int8", "compile"):
         with working(folder, "bfloat16", threads, [OURS, THEIRS]) as workers:
             if form:
-                workers[OURS].ask(form)
+                workers[OURS].must(form)
             bench = Bench(SMALL, "bfloat16", workers, form)
             bench.decode(1, 1, 4)  # warm, and compiled
             add(bench.decode(repetitions, 1, 32))
@@ -202,7 +215,7 @@ def main() -> None:
     if args.quick:
         return
     load.append(os.getloadavg()[0])
-    versions = ", ".join(f"{name} {side.value}" for name, side in small[0].sides.items() if not side.why)
+    versions = ", ".join(f"{side} {version}" for side, version in VERSIONS.items())
     notes = dict.fromkeys(f"- **{row.job.partition(',')[0]}**: {row.about}" for row in [*large, *small])
     text = f"""# Measured side by side
 

@@ -94,25 +94,23 @@ def section(path: Path) -> str:
     small = build(SIZES["small"])
     measure(small, 2, 2, whole, 1)  # warm
 
-    def point(label: object, model: GPT2, prompts: int, coeffs: int, layers: list[int], repetitions: int = 3) -> Point:
-        return (
-            str(label),
-            work(model.config, prompts, coeffs, layers),
-            measure(model, prompts, coeffs, layers, repetitions),
-        )
+    def point(label: object, model: GPT2, prompts: int, coeffs: int, layers: list[int]) -> Point:
+        todo = work(model.config, prompts, coeffs, layers)
+        return str(label), todo, measure(model, prompts, coeffs, layers, 3 if todo < 1 else 1)
 
     panels: dict[str, list[Point]] = {
         "prompts": [point(n, small, n, COEFFS, whole) for n in (1, 2, 4, 8, 16)],
         "coefficients": [point(n, small, PROMPTS, n, whole) for n in (1, 2, 4, 8, 16)],
         "layers, from the lowest": [point(n, small, PROMPTS, COEFFS, whole[:n]) for n in (1, 3, 6, 12)],
         "model": [],
-        "processes of one thread": [
+        "processes of one thread, a share each": [
             (str(n), work(small.config, PROMPTS, COEFFS, whole) / n, processes(n, whole)) for n in (1, 2)
         ],
     }
     for name, config in SIZES.items():
         model = build(config)
-        panels["model"].append(point(name, model, 2, 4, list(range(2, config.n_layer, 4)), 1))
+        measure(model, 1, 1, [config.n_layer - 1], 1)  # warm
+        panels["model"].append(point(name, model, 2, 4, list(range(2, config.n_layer, 4))))
         del model
     draw(panels, path)
     head = ["what grows", "to", "1e12 operations", "seconds", "1e12 operations a second"]
@@ -130,7 +128,8 @@ def draw(panels: dict[str, list[Point]], path: Path) -> None:
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.2), layout="constrained")
     for axis, (name, points) in zip(axes, panels.items(), strict=True):
         _, xs, ys = zip(*points, strict=True)
-        axis.plot(xs, [ys[-1] * x / xs[-1] for x in xs], color="0.6", linewidth=1, label="in proportion")
+        most, longest = max(zip(xs, ys, strict=True))
+        axis.plot(xs, [longest * x / most for x in xs], color="0.6", linewidth=1, label="in proportion")
         axis.plot(xs, ys, "o", color="#0072B2", label="measured")
         axis.set(xscale="log", yscale="log", title=name, xlabel="operations, 1e12")
         for label, x, y in points:

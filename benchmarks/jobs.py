@@ -18,15 +18,17 @@ import torch
 import torch.nn.functional as F
 from table import OURS, THEIRS, Row, Side
 
-from ministeer.model import GPT2, GPT2Config, multiply
+from ministeer.model import GPT2, GPT2Config, Linear, multiply
+from ministeer.pack import Packed, supported
 from ministeer.weights import save_model
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / "build" / "peers"  # an environment of its own for each, made by `make bench-peers`
 LLAMA = "llama-cpp-python"  # reads a file of its own, in float16 or 8 bits, and decodes only
 SMALL, XL = GPT2Config(n_embd=768, n_layer=12, n_head=12), GPT2Config()
-LAYER, COEFF = 6, 5.0  # where decoding is steered
+LAYER, COEFF = 6, 100.0  # where decoding is steered
 COEFFS = [-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 8.0]  # the sweep's
+VERSIONS: dict[str, str] = {}  # of the sides that have been started
 Answer = dict[str, Any]
 
 
@@ -43,6 +45,8 @@ class Worker:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
         self.hello = self._answer()
+        if "version" in self.hello:
+            VERSIONS[side] = self.hello["version"]
 
     def ask(self, job: str, **given: Any) -> Answer:
         if "error" in self.hello:
@@ -50,6 +54,11 @@ class Worker:
         self.process.stdin.write(json.dumps({"job": job, "given": given}) + "\n")
         self.process.stdin.flush()
         return self._answer()
+
+    def must(self, job: str) -> None:
+        """A job that the following ones stand on."""
+        if error := self.ask(job).get("error"):
+            raise RuntimeError(f"{self.side} could not {job}: {error}")
 
     def _answer(self) -> Answer:
         line = self.process.stdout.readline()
@@ -82,7 +91,10 @@ def in_turns(repetitions: int, runs: dict[str, Callable[[], Answer]]) -> dict[st
             if not found[side].why:
                 answer = runs[side]()
                 found[side].why = answer.get("error", "")
-                found[side].seconds.append(answer.get("seconds", 0.0))
+                if side == OURS and found[side].why:
+                    raise RuntimeError(f"{OURS} could not do its own job: {found[side].why}")
+                if not found[side].why:
+                    found[side].seconds.append(answer["seconds"])
                 found[side].memory, found[side].value = answer.get("memory", 0), answer.get("value")
     return found
 
@@ -94,7 +106,7 @@ def agree(sides: dict[str, Side], within: float) -> None:
         if not side.why and side.value:
             theirs = torch.tensor(side.value)
             error = float((theirs - ours).float().norm() / ours.float().norm())
-            if error > within:
+            if not error <= within:  # NaN too
                 raise RuntimeError(
                     f"{name} and {OURS} do not compute the same, timing them says nothing: error {error:.1e}"
                 )
@@ -166,7 +178,9 @@ class Bench:
         given = {"ids": self.ids(rows, 8), "new": new, "layer": LAYER, "coeff": COEFF, "v": self.v}
         sides = self.race(repetitions, "decode", given)
         if self.exact(1.0) < 1:
-            agree({name: side for name, side in sides.items() if name != LLAMA}, 0.0)  # the very tokens
+            agree(sides, 0.0)  # the very tokens
+            if self.workers[OURS].ask("decode", **(given | {"coeff": 0.0}))["value"] == sides[OURS].value:
+                raise RuntimeError("the same tokens without the vector: that all sides agree says nothing of steering")
         c = self.config
         size = 1 if self.form == "int8" else self.torch_dtype.itemsize
         read = c.n_layer * matrices(c) * size + c.vocab_size * c.n_embd * self.torch_dtype.itemsize
@@ -226,20 +240,20 @@ class Bench:
     ) -> Row:
         c, ids, answers = self.config, self.ids(prompts, tokens), self.ids(1, prompts)[0]
         whole = [(layer, head) for layer in range(c.n_layer) for head in range(c.n_head)]
-        some = whole[:: len(whole) // heads][:heads]
+        some = self.draw.sample(whole, heads)
         given = {"ids": ids, "answers": answers}
         sides = self.race(repetitions, "ablate", given | {"heads": whole}, less=given | {"heads": some})
         for side in sides.values():
             if side is sides[OURS]:
                 side.value = [side.value[whole.index(head)] for head in some]
             else:
-                side.seconds = [t * len(whole) / len(some) for t in side.seconds]
+                side.seconds = [t * (len(whole) + 1) / (len(some) + 1) for t in side.seconds]  # and one pass unchanged
         if self.dtype == "float32":  # in bfloat16 an effect of one head is less than rounding
             agree(sides, 0.05)
         return Row(
             self.named(f"head mediation, {len(whole)} heads x {prompts} prompts of {tokens} tokens"), self.dtype, sides,
             f"each head's write at the last token replaced, the change of the answer's probability; ours `heads.indirect_effects`, all heads; elsewhere a forward pass for each "
-            f"head, of which {len(some)} were run (each costs the same) and counted for all.",
+            f"head, and one unchanged, of which {len(some)} were run (each costs the same) and counted for all.",
             target=target,
         )  # fmt: skip
 
@@ -260,7 +274,7 @@ def one_token(dtype: torch.dtype, repetitions: int) -> Row:
 
         return timed
 
-    sides = in_turns(repetitions, {OURS: run(multiply), THEIRS: run(F.linear)})
+    sides = in_turns(repetitions, {OURS: run(multiply), "torch": run(F.linear)})
     return Row(
         "one token through a block's matrices", str(dtype).removeprefix("torch."), sides,
         "`model.multiply` against torch's `F.linear`, over more matrices than the processor's caches hold; the limit is reading them.",
@@ -286,9 +300,13 @@ def read_bandwidth() -> float:
 
 @cache
 def gemm_rate(config: GPT2Config, dtype: torch.dtype) -> float:
-    """Operations a second of a batch through the widest of a block's matrices, or through a square one: the fastest."""
+    """Operations a second of a batch through the widest of a block's matrices, or through a square one, packed or not: the fastest."""
     d, found = config.n_embd, []
     for rows, inside, outside in ((384, d, 4 * d), (384, 4 * d, d), (2048, 2048, 2048)):
         x, w = torch.randn(rows, inside).to(dtype), torch.randn(outside, inside).to(dtype)
-        found += [2 * rows * inside * outside / seconds(lambda x=x, w=w: F.linear(x, w)) for _ in range(8)]
+        ways: list[Callable[[], object]] = [lambda x=x, w=w: F.linear(x, w)]  # type: ignore[misc]
+        if supported(dtype):
+            packed = Packed(Linear(inside, outside, dtype=dtype))
+            ways.append(lambda x=x, packed=packed: packed.product(x))  # type: ignore[misc]
+        found += [2 * rows * inside * outside / seconds(way) for way in ways for _ in range(8)]
     return max(found)

@@ -10,6 +10,7 @@ Sites are named by the block that they enter. Letters: N prompts of T ids, L lay
 from __future__ import annotations
 
 import ctypes
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -104,10 +105,16 @@ class Transformers:
     )  # it imports late
 
     def __init__(self, folder: str, dtype: str) -> None:
-        from transformers import AutoTokenizer, GPT2LMHeadModel
+        from transformers import GPT2LMHeadModel
 
         self.model = GPT2LMHeadModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.folder = folder
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.folder)
 
     def add(self, layer: int, coeff: float, v: list[float]) -> Any:
         """A hook that adds to what enters a block; `remove` it."""
@@ -131,7 +138,8 @@ class Transformers:
     def extract(self, pairs: list[Ids], batch: int) -> list[list[float]]:
         rows, found = torch.tensor(pairs).flatten(0, 1), []  # (2 N, T)
         for ids in rows.split(batch):
-            out = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+            # without the head: nobody reads its logits
+            out = self.model.transformer(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
             found.append(torch.stack([x[:, -1] for x in out.hidden_states[1:]]).float())  # (L, B, D)
         x = torch.cat(found, 1)
         return some(list((x[:, 0::2] - x[:, 1::2]).mean(1)))
@@ -192,7 +200,7 @@ class SteeringVectors(Transformers):
         from steering_vectors import train_steering_vector
 
         samples = [(texts(pair)[0], texts(pair)[1]) for pair in pairs]
-        found = train_steering_vector(self.model, self.tokenizer, samples, batch_size=batch // 2)
+        found = train_steering_vector(self.model, self.tokenizer, samples, batch_size=batch)
         return some([found.layer_activations[i] for i in sorted(found.layer_activations)])
 
     def cells(self, ids: Ids, cells: list[Cell], v: list[float]) -> list[list[list[float]]]:
@@ -280,10 +288,11 @@ class Nnsight:
         rows, found = torch.tensor(pairs).flatten(0, 1), []  # (2 N, T)
         blocks = self.model.transformer.h
         for ids in rows.split(batch):
-            with torch.no_grad(), self.model.trace(ids):
+            with torch.no_grad(), self.model.trace(ids) as tracer:
                 streams = nnsight.save([])
                 for block in blocks:
                     streams.append(block.output[:, -1])
+                tracer.stop()  # before the head
             found.append(torch.stack(streams).float())
         x = torch.cat(found, 1)
         return some(list((x[:, 0::2] - x[:, 1::2]).mean(1)))
@@ -292,7 +301,7 @@ class Nnsight:
         rows, found = torch.tensor(ids), []
         for layer, coeff in cells:
             push = coeff * torch.tensor(v, dtype=self.dtype)
-            with torch.no_grad(), self.model.trace(rows):
+            with torch.no_grad(), self.model.trace(rows, logits_to_keep=1):
                 self.model.transformer.h[layer].input += push
                 logits = self.model.lm_head.output[:, -1, :2].save()
             found.append(logits.float().tolist())
@@ -301,11 +310,11 @@ class Nnsight:
     def ablate(self, ids: Ids, answers: list[int], heads: list[Cell]) -> list[list[float]]:
         rows, at = torch.tensor(ids), torch.arange(len(ids))
         size = self.model.config.n_embd // self.model.config.n_head
-        with torch.no_grad(), self.model.trace(rows):
+        with torch.no_grad(), self.model.trace(rows, logits_to_keep=1):
             before = self.model.lm_head.output[:, -1].float().softmax(-1)[at, answers].save()
         found = []
         for layer, head in heads:
-            with torch.no_grad(), self.model.trace(rows):
+            with torch.no_grad(), self.model.trace(rows, logits_to_keep=1):
                 z = self.model.transformer.h[layer].attn.c_proj.input
                 z[:, -1, head * size : (head + 1) * size] = 0
                 after = self.model.lm_head.output[:, -1].float().softmax(-1)[at, answers].save()
@@ -345,7 +354,9 @@ class TransformerLens:
         rows, found = torch.tensor(pairs).flatten(0, 1), []  # (2 N, T)
         names = [f"blocks.{i}.hook_resid_post" for i in range(self.model.cfg.n_layers)]
         for ids in rows.split(batch):
-            _, cache = self.model.run_with_cache(ids, names_filter=names)
+            _, cache = self.model.run_with_cache(
+                ids, names_filter=names, stop_at_layer=len(names), output_attentions=False
+            )
             found.append(torch.stack([cache[name][:, -1] for name in names]).float())
         x = torch.cat(found, 1)
         return some(list((x[:, 0::2] - x[:, 1::2]).mean(1)))
@@ -394,7 +405,8 @@ class LlamaCpp:
         push[-1] = coeff * torch.tensor(v)
         data = push.flatten().tolist()
         buffer = (ctypes.c_float * len(data))(*data)
-        self.api.llama_set_adapter_cvec(self.model.ctx, buffer, len(data), width, block, block)
+        if self.api.llama_set_adapter_cvec(self.model.ctx, buffer, len(data), width, block, block):
+            raise RuntimeError("llama.cpp refused the control vector")
         self.model.reset()
         out = list(ids[0])
         for token in self.model.generate(ids[0], top_k=1, temp=0.0, min_p=0.0, top_p=1.0):

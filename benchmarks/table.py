@@ -55,9 +55,9 @@ class Row:
         return [self._against(side) for side in self.sides if side != OURS]
 
     def _against(self, side: str) -> list[str]:
-        ours, target, limit, share = self.sides[OURS], "", "", ""
-        mine = self.value(median(ours.seconds))
+        target = limit = share = ""
         ran = not self.sides[side].why
+        mine = self.value(median(self.sides[OURS].seconds))
         if self.target is not None and ran and side == THEIRS:
             target = f"{self.target:g} times: {'met' if self.ratio(side) >= self.target else '**missed**'}"
         elif self.at_most is not None:

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from ministeer import data, heads, measures
+from ministeer import model as model_file
 from ministeer.files import write_text
 from ministeer.model import GPT2, GPT2Config
 from ministeer.weights import save_model
@@ -30,7 +32,7 @@ CONFIG = GPT2Config(n_layer=12, n_head=12, n_embd=24)
 def count(script: Path, model: Path, results: Path, subset: str) -> dict[str, Any]:
     """What one experiment asked for, as `estimate.Work`."""
     seen = {"mediated": 0, "batch": 0}
-    real_effects, real_last = heads.indirect_effects, measures.last_token
+    real_effects, real_last, real_multiply = heads.indirect_effects, measures.last_token, model_file.multiply
 
     def effects(*args: Any, **settings: Any) -> Any:
         seen["mediated"] += len(args[2])
@@ -41,13 +43,16 @@ def count(script: Path, model: Path, results: Path, subset: str) -> dict[str, An
         return real_last(model, prompts, *rest)
 
     heads.indirect_effects, measures.last_token = effects, last_token
+    model_file.multiply = (
+        F.linear
+    )  # one way through a matrix, whatever the number of tokens: the counter tells matrices by it
     sys.argv = [script.name, "--model", str(model), "--results", str(results), "--subset", subset]
     try:
         with FlopCounterMode(display=False) as counter, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of vectors that mean nothing: the model is random
             runpy.run_path(str(script), run_name="__main__")
     finally:
-        heads.indirect_effects, measures.last_token = real_effects, real_last
+        heads.indirect_effects, measures.last_token, model_file.multiply = real_effects, real_last, real_multiply
     flops = {str(operation): n for operation, n in counter.get_flop_counts()["Global"].items()}
     width, layers, variants = CONFIG.n_embd, CONFIG.n_layer, seen["mediated"] * CONFIG.n_layer * CONFIG.n_head
     passes = flops["aten.addmm"] / (24 * width**2 * layers) - variants / 2

@@ -69,6 +69,7 @@ beside = Path(__file__).parents[1] / "weights" / lab.model_name
 kept = [*sorted(beside.glob("seed-*.json")), *sorted(beside.glob("size-*.json"))]
 models = [own, *(page["tables"][0]["rows"][0] for page in others if page)]
 models += [row for path in kept for row in read_json(path)["architecture"]]
+models = list({row[0]: row for row in models}.values())  # one that was trained here may also be kept
 lab.save(
     title="10. Architecture",
     question="At which depth do vectors work, and in which models?",

@@ -85,7 +85,7 @@ def indirect_effects(
     effects = torch.full((len(rows), n_layer, n_head), torch.nan)
     if path is not None:
         path = Path(path)
-        key = data_hash([fingerprint(model), dtype_name(model), *prompts, *answers])
+        key = data_hash(["float32 logits", fingerprint(model), dtype_name(model), *prompts, *answers])
         effects, means = _begin(path, key, effects, means)
     open_ones = torch.nonzero(effects.isnan().any(-1).any(-1))[:, 0].tolist()
     at_a_time = max(1, batch_size // n_head)

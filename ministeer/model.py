@@ -78,7 +78,7 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x.reshape(1, n).expand(2, n), weight, bias)[:1].view(shape)
     strips = next(s for s in range(32, 0, -1) if out % s == 0)
     product = torch.bmm(x.reshape(1, 1, n).expand(strips, 1, n), weight.view(strips, -1, n).mT).view(shape)
-    return product if bias is None else product + bias
+    return product if bias is None else product + bias.to(product.dtype)  # which autocast may have changed
 
 
 class Linear(nn.Linear):
@@ -164,7 +164,7 @@ class Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """GPT-2. Weights start as torch leaves them: load a checkpoint over them, or call `initialize`."""
+    """GPT-2. Its weights start at random and mean nothing: load a checkpoint over them, or call `initialize` to train."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()

@@ -38,7 +38,7 @@ class Held(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad:
             return F.linear(x, self.weight, self.bias)  # (..., in) -> (..., out)
-        return self.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)  # (..., in) -> (..., out)
+        return self.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], len(self.bias))  # (..., in) -> (..., out)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -77,9 +77,10 @@ class Int8(Held):
     def __init__(self, linear: Linear) -> None:
         super().__init__(linear)
         w = linear.weight.detach()
-        scale = w.float().abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127  # (out,)
-        self.rounded = (w / scale[:, None]).round().to(torch.int8)  # (out, in)
-        self.scale = scale.to(w.dtype)
+        largest = w.abs().amax(1).float().clamp(min=torch.finfo(torch.float32).tiny)  # (out,)
+        self.scale = (largest / 127).to(w.dtype)
+        steps = w / self.scale.float()[:, None]  # by the scale as it is held: half a step is then the most that is lost
+        self.rounded = steps.round_().clamp_(-127, 127).to(torch.int8)  # (out, in)
 
     @property
     def weight(self) -> Tensor:
@@ -135,8 +136,14 @@ def _check(model: GPT2, name: str) -> None:
 
 
 def _replace(model: GPT2, form: type[Held]) -> GPT2:
-    for module in list(model.modules()):
+    for module in [
+        m for m in model.modules() if not isinstance(m, Linear)
+    ]:  # a list of these would keep each till the end
         for name, child in list(module.named_children()):
+            if isinstance(child, Held) and not isinstance(child, form):
+                raise ValueError(
+                    f"expected a model as it was loaded, got one that is {type(child).__name__} already; load it again"
+                )
             if isinstance(child, Linear):
                 setattr(module, name, form(child))
     return model

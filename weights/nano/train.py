@@ -176,14 +176,15 @@ def main() -> None:
         parser.error(f"--late goes on from a checkpoint in --out: {error}")
     keep_freed_memory()
     asked = {"steps": args.steps or base.steps, "seed": args.seed, "repeats": args.repeats}
-    if args.layers or args.width:
+    if args.layers is not None or args.width is not None:
         if args.miniature or args.late:
             parser.error(
                 "--layers and --width make a model of another size from nothing: leave --miniature and --late out"
             )
         if args.out.resolve() == HERE:
             parser.error("give --out: a model of another size does not replace the shipped one")
-        layers, width = args.layers or base.layers, args.width or base.width
+        layers = base.layers if args.layers is None else args.layers
+        width = base.width if args.width is None else args.width
         if layers < 1 or width < 64 or width % 64:
             parser.error(f"expected --layers of at least 1 and --width a multiple of 64, got {layers} and {width}")
         asked |= {"layers": layers, "width": width, "heads": width // 64}
