@@ -48,8 +48,8 @@ weights/nano: $(READY)  ## make the bundled model again, from nothing, and measu
 	$(PY) weights/nano/train.py --late
 	$(PY) weights/nano/evaluate.py
 
-weights/nano/sizes: $(READY)  ## train nano in other sizes and keep what experiment 10 finds on them (about an hour and a half on 2 cores)
-	@for size in 4x256 8x128; do \
+weights/nano/sizes: $(READY)  ## train nano in other sizes and keep what experiment 10 finds on them (about two hours on 2 cores)
+	@for size in 2x256 4x256 8x128; do \
 	  $(PY) weights/nano/train.py --layers $${size%x*} --width $${size#*x} --seed 1 --repeats 500 --out build/nano-$$size && \
 	  $(PY) weights/nano/evaluate.py --model build/nano-$$size && \
 	  $(PY) examples/10_architecture.py --model build/nano-$$size && \

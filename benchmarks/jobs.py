@@ -262,14 +262,14 @@ def one_token(dtype: torch.dtype, repetitions: int) -> Row:
     """One token through a block's matrices of GPT-2 XL: `model.multiply` against `F.linear`, over more than the caches hold."""
     d = XL.n_embd
     shapes = [(3 * d, d), (d, d), (4 * d, d), (d, 4 * d)] * (2 if dtype == torch.float32 else 4)
-    weights = [torch.randn(shape).to(dtype) for shape in shapes]
+    weights = [(torch.randn(shape).to(dtype), torch.randn(shape[0]).to(dtype)) for shape in shapes]
     x = {n: torch.randn(1, 1, n).to(dtype) for n in (d, 4 * d)}
 
     def run(product: Callable[..., torch.Tensor]) -> Callable[[], Answer]:
         def timed() -> Answer:
             start = time.perf_counter()
-            for w in weights:
-                product(x[w.shape[1]], w)
+            for w, b in weights:
+                product(x[w.shape[1]], w, b)
             return {"seconds": time.perf_counter() - start}
 
         return timed
@@ -278,7 +278,7 @@ def one_token(dtype: torch.dtype, repetitions: int) -> Row:
     return Row(
         "one token through a block's matrices", str(dtype).removeprefix("torch."), sides,
         "`model.multiply` against torch's `F.linear`, over more matrices than the processor's caches hold; the limit is reading them.",
-        work=sum(w.nbytes for w in weights) / 1e9, unit="GB/s", limit=read_bandwidth() / 1e9,
+        work=sum(w.nbytes for w, _ in weights) / 1e9, unit="GB/s", limit=read_bandwidth() / 1e9,
     )  # fmt: skip
 
 
@@ -293,9 +293,9 @@ def seconds(run: Callable[[], object]) -> float:
 
 @cache
 def read_bandwidth() -> float:
-    """Bytes a second at which a tensor far larger than the caches is summed: the fastest of several, measured once a run."""
-    x = torch.ones(2**27)  # 512 MiB
-    return x.numel() * 4 / min(seconds(x.sum) for _ in range(8))
+    """Bytes a second at which a tensor far larger than the caches is summed, or multiplied with one vector: the fastest of several."""
+    x, v = torch.ones(2**14, 2**13), torch.ones(1, 2**13)  # 512 MiB
+    return x.nbytes / min(seconds(run) for run in (x.sum, lambda: multiply(v, x)) for _ in range(8))
 
 
 @cache

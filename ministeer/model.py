@@ -94,6 +94,10 @@ class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
         nn.init.uniform_(self.weight, -0.02, 0.02)
 
+    def scores(self, x: Tensor) -> Tensor:
+        """`(..., D)` -> `(..., V)`: the product with the vector of every id."""
+        return multiply(x, self.weight)
+
 
 class Past(Protocol):
     """What attention asks of the tokens before: theirs and this call's keys and values, and who may look at whom."""
@@ -183,7 +187,7 @@ class GPT2(nn.Module):
 
     def unembed(self, x: Tensor) -> Tensor:
         """The stream that leaves the last block, `(..., D)` -> logits of the next token, `(..., V)`."""
-        return multiply(self.ln_f(x), self.wte.weight)
+        return self.wte.scores(self.ln_f(x))
 
     def forward(
         self,
