@@ -107,8 +107,7 @@ def rounding() -> str:
 def headline(folder: Path, threads: int, add: Callable[[Row], None], llama: bool) -> None:
     """GPT-2 XL's sizes, against transformers, and in decoding against llama.cpp."""
     sides = [OURS, THEIRS]
-    add(one_token(torch.float32, 5))
-    add(one_token(torch.bfloat16, 5))
+    add(one_token(5))
     for dtype, layers in (("bfloat16", range(4, XL.n_layer, 8)), ("float32", range(8, XL.n_layer, 16))):
         bf16 = dtype == "bfloat16"
         for row in loading(folder, dtype, threads, 2, sides)[0 if bf16 else 1 :]:
@@ -171,7 +170,7 @@ def llama_file(folder: Path, config: GPT2Config, kind: str, threads: int, wanted
 def everyone(folder: Path, threads: int, repetitions: int, add: Callable[[Row], None], peers: Sequence[str]) -> None:
     """GPT-2 small's sizes, float32, every library."""
     sides = [OURS, THEIRS, *(peer for peer in peers if peer != LLAMA)]
-    for row in loading(folder, "float32", threads, repetitions, sides):
+    for row in loading(folder, "float32", threads, 1, sides):
         add(row)
     with (
         working(folder, "float32", threads, sides) as workers,
@@ -237,7 +236,7 @@ Peak: the most memory of each side's process so far, over that of its imports.
 
 {table(["job", OURS, THEIRS, *peers], [row.beside([OURS, THEIRS, *peers]) for row in small])}
 
-Medians of two; how many times ours in words. Versions: {versions}.
+Medians of two (import and loading: one); how many times ours in words. Versions: {versions}.
 
 ## GPT-2 small's sizes, bfloat16, our forms
 

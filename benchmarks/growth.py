@@ -99,9 +99,9 @@ def section(path: Path) -> str:
         return str(label), todo, measure(model, prompts, coeffs, layers, 3 if todo < 1 else 1)
 
     panels: dict[str, list[Point]] = {
-        "prompts": [point(n, small, n, COEFFS, whole) for n in (1, 2, 4, 8, 16)],
-        "coefficients": [point(n, small, PROMPTS, n, whole) for n in (1, 2, 4, 8, 16)],
-        "layers, from the lowest": [point(n, small, PROMPTS, COEFFS, whole[:n]) for n in (1, 3, 6, 12)],
+        "prompts": [point(n, small, n, COEFFS, whole) for n in (1, 4, 16)],
+        "coefficients": [point(n, small, PROMPTS, n, whole) for n in (1, 4, 16)],
+        "layers, from the lowest": [point(n, small, PROMPTS, COEFFS, whole[:n]) for n in (1, 4, 12)],
         "model": [],
         "processes of one thread, a share each": [
             (str(n), work(small.config, PROMPTS, COEFFS, whole) / n, processes(n, whole)) for n in (1, 2)

@@ -160,7 +160,7 @@ def test_one_token_goes_through_a_matrix_as_many_do(
     layer = model_file.Linear(inside, outside).to(dtype)
     x = random_tensor(*shape, inside, scale=1.0).to(dtype).requires_grad_()
     y, expected = layer(x), F.linear(x, layer.weight, layer.bias)
-    rounding = {torch.float32: 1e-5, torch.bfloat16: 0.01, torch.float64: 1e-12}[dtype]
+    rounding = {torch.float32: 1e-5, torch.bfloat16: 0.0, torch.float64: 1e-12}[dtype]  # bf16 takes one road only
     assert y.dtype == dtype
     assert y.shape == expected.shape
     largest = float((x.abs() @ layer.weight.abs().T + layer.bias.abs()).detach().max())  # before anything cancels
