@@ -103,7 +103,7 @@ def section(path: Path) -> str:
         "coefficients": [point(n, small, PROMPTS, n, whole) for n in (1, 4, 16)],
         "layers, from the lowest": [point(n, small, PROMPTS, COEFFS, whole[:n]) for n in (1, 4, 12)],
         "model": [],
-        "processes of one thread, a share each": [
+        "processes, a share each": [
             (str(n), work(small.config, PROMPTS, COEFFS, whole) / n, processes(n, whole)) for n in (1, 2)
         ],
     }
@@ -129,11 +129,11 @@ def draw(panels: dict[str, list[Point]], path: Path) -> None:
     for axis, (name, points) in zip(axes, panels.items(), strict=True):
         _, xs, ys = zip(*points, strict=True)
         most, longest = max(zip(xs, ys, strict=True))
-        axis.plot(xs, [longest * x / most for x in xs], color="0.6", linewidth=1, label="in proportion")
+        axis.plot([0, most], [0, longest], color="0.6", linewidth=1, label="in proportion")
         axis.plot(xs, ys, "o", color="#0072B2", label="measured")
-        axis.set(xscale="log", yscale="log", title=name, xlabel="operations, 1e12")
+        axis.set(title=name, xlabel="operations, 1e12", xlim=(0, 1.15 * most), ylim=(0, 1.1 * max(ys)))
         for label, x, y in points:
-            axis.annotate(label, (x, y), textcoords="offset points", xytext=(6, -9), fontsize=8)
+            axis.annotate(label, (x, y), textcoords="offset points", xytext=(5, -10), fontsize=8)
     axes[0].set_ylabel("seconds")
     axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)

@@ -123,7 +123,11 @@ def fingerprint(model: GPT2) -> str:
     Rounded, so that a checkpoint has one fingerprint whether it was loaded in float32 or in bfloat16; float16 rounds
     otherwise, and has another.
     """
-    return tensor_hash((name, tensor.to(torch.bfloat16)) for name, tensor in sorted(model.state_dict().items()))
+    with torch.device("meta"):
+        names = sorted(type(model)(model.config).state_dict())
+    # one at a time, not the state dict: a packed model copies a matrix to show it
+    weights = ((name, model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names)
+    return tensor_hash((name, getattr(module, leaf).to(torch.bfloat16)) for name, module, leaf in weights)
 
 
 def tensor_hash(named: Iterable[tuple[object, Tensor]]) -> str:
