@@ -114,7 +114,7 @@ def _reordered(weight: Tensor) -> Tensor:
 
 def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     """`(N, in)` -> `(N, out)`."""
-    # four tokens are quicker than one, two or three: from there on oneDNN multiplies matrices (`make bench`)
+    # four tokens are quicker than one, two or three: from there on oneDNN multiplies matrices
     rows = x if len(x) >= 4 or not len(x) else torch.cat([x, x[:1].expand(4 - len(x), -1)])
     out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
     return out[: len(x)]
@@ -123,8 +123,9 @@ def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 def pack(model: GPT2) -> GPT2:
     """Put the blocks' matrices into oneDNN's order, in place, and return the model; in bfloat16 or float32, on a CPU.
 
-    The embedding is kept beside its reordered copy, which the unembedding reads: a twentieth more memory for GPT-2 XL. What it computes is the same to rounding; its fingerprint and what `save_model` writes are the same to the bit;
-    `make bench` shows what decoding gains.
+    The embedding stays beside its reordered copy, which the unembedding reads: a twentieth more memory for GPT-2 XL, and a change
+    of the one is not seen by the other. What the model computes is the same to rounding; its fingerprint and what `save_model`
+    writes are the same to the bit; `make bench` shows what decoding gains.
 
     Raises `ValueError` for another dtype or device, or where torch has no oneDNN for the dtype.
     """
