@@ -16,6 +16,7 @@ from statistics import median
 
 import matplotlib
 import torch
+from jobs import SMALL, XL, seconds, sweep_operations
 from table import table
 
 from ministeer.model import GPT2, GPT2Config
@@ -27,10 +28,10 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 SIZES = {
-    "small": GPT2Config(n_embd=768, n_layer=12, n_head=12),
+    "small": SMALL,
     "medium": GPT2Config(n_embd=1024, n_layer=24, n_head=16),
     "large": GPT2Config(n_embd=1280, n_layer=36, n_head=20),
-    "XL": GPT2Config(),
+    "XL": XL,
 }
 PROMPTS, TOKENS, COEFFS = 8, 16, 8
 Point = tuple[str, float, float]  # what it is called, 1e12 operations, seconds
@@ -49,18 +50,17 @@ def measure(model: GPT2, prompts: int, coeffs: int, layers: list[int], repetitio
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.vocab_size, (prompts, TOKENS), generator=generator).tolist()
     v = torch.randn(model.config.n_embd, generator=generator)
-    found = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        sweep(model, ids, lambda logits, i: logits[:, 0], {"v": v}, layers, [0.01 * (i + 1) for i in range(coeffs)])
-        found.append(time.perf_counter() - start)
-    return median(found)
+    strengths = [0.01 * (i + 1) for i in range(coeffs)]
+
+    def run() -> None:
+        sweep(model, ids, lambda logits, i: logits[:, 0], {"v": v}, layers, strengths)
+
+    return median(seconds(run) for _ in range(repetitions))
 
 
 def work(config: GPT2Config, prompts: int, coeffs: int, layers: list[int]) -> float:
-    """Operations of the matrix products, in units of 1e12: of the blocks above each site once a coefficient, of all once."""
-    blocks = config.n_layer + coeffs * sum(config.n_layer - layer for layer in layers)
-    return 2 * 12 * config.n_embd**2 * blocks * prompts * TOKENS / 1e12
+    """Operations of the matrix products, in units of 1e12."""
+    return sweep_operations(config, layers, coeffs, prompts * TOKENS) / 1e12
 
 
 def one_process(layers: list[int]) -> None:
@@ -74,7 +74,7 @@ def one_process(layers: list[int]) -> None:
     dist.barrier()
     start = time.perf_counter()
     measure(model, PROMPTS, COEFFS, layers, 1)
-    dist.barrier()
+    dist.barrier()  # the slower one's time
     if dist.get_rank() == 0:
         print(f"seconds {time.perf_counter() - start}")
     dist.destroy_process_group()

@@ -38,7 +38,7 @@ class Worker:
     def __init__(self, side: str, folder: Path, dtype: str, threads: int) -> None:
         own = PEERS / side / "bin" / "python"
         python = sys.executable if side in (OURS, THEIRS) else str(own)
-        self.side, self.dtype, self.hello = side, dtype, {"error": "no environment: `make bench-peers`"}
+        self.side, self.hello = side, {"error": "no environment: `make bench-peers`"}
         if not Path(python).exists():
             return
         command = [python, str(HERE / "worker.py"), side, str(folder), dtype, str(threads)]
@@ -136,6 +136,12 @@ def matrices(config: GPT2Config) -> int:
     return 12 * config.n_embd**2
 
 
+def sweep_operations(config: GPT2Config, layers: Sequence[int], variants: int, tokens: int) -> float:
+    """Of a sweep's matrix products: every block once, and the blocks above each site once a variant."""
+    blocks = config.n_layer + variants * sum(config.n_layer - layer for layer in layers)
+    return 2 * matrices(config) * blocks * tokens
+
+
 # --- the jobs --------------------------------------------------------------------------------------------------------
 
 
@@ -227,12 +233,11 @@ class Bench:
             else:
                 side.seconds = [t * len(whole) / len(some) for t in side.seconds]
         agree(sides, self.exact(0.1))
-        blocks = c.n_layer + sum(c.n_layer - layer for layer, _ in whole)  # without steering, and of the cells
         return Row(
             self.named(f"sweep, {len(layers)} layers x {len(COEFFS)} coefficients x {prompts} prompts of {tokens} tokens"), self.dtype, sides,
             f"ours `sweep`, the whole grid of these layers, spread over the {c.n_layer}; elsewhere a forward pass of the batch for each cell, of which {len(some)} "
             "were run (each costs the same) and counted for all; the limit is the matrix products of the blocks above each site.",
-            target=target, limit=2 * matrices(c) * blocks * prompts * tokens / gemm_rate(c, self.torch_dtype),
+            target=target, limit=sweep_operations(c, layers, len(COEFFS), prompts * tokens) / gemm_rate(c, self.torch_dtype),
         )  # fmt: skip
 
     def ablate(
@@ -266,13 +271,7 @@ def one_token(repetitions: int) -> Row:
     x = {n: torch.randn(1, 1, n) for n in (d, 4 * d)}
 
     def run(product: Callable[..., torch.Tensor]) -> Callable[[], Answer]:
-        def timed() -> Answer:
-            start = time.perf_counter()
-            for w, b in weights:
-                product(x[w.shape[1]], w, b)
-            return {"seconds": time.perf_counter() - start}
-
-        return timed
+        return lambda: {"seconds": seconds(lambda: [product(x[w.shape[1]], w, b) for w, b in weights])}
 
     sides = in_turns(repetitions, {OURS: run(multiply), "torch": run(F.linear)})
     return Row(

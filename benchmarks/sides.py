@@ -10,6 +10,8 @@ Sites are named by the block that they enter. Letters: N prompts of T ids, L lay
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +29,12 @@ def texts(rows: Ids) -> list[str]:
 def some(vectors: list[Tensor]) -> list[list[float]]:
     """Of each layer's vector so much as shows whether two sides agree; not the last's, which some give after the final norm."""
     return [x.float()[:8].tolist() for x in vectors[:-1]]
+
+
+def mean_difference(batches: list[Tensor]) -> list[list[float]]:
+    """Of texts' last streams, `(L, B, D)` of each batch, the two of a pair in turns: the pairs' mean difference in every layer."""
+    x = torch.cat(batches, 1)
+    return some(list((x[:, 0::2] - x[:, 1::2]).mean(1)))
 
 
 class Ministeer:
@@ -116,22 +124,22 @@ class Transformers:
 
         return AutoTokenizer.from_pretrained(self.folder)
 
-    def add(self, layer: int, coeff: float, v: list[float]) -> Any:
-        """A hook that adds to what enters a block; `remove` it."""
+    @contextmanager
+    def steered(self, layer: int, coeff: float, v: list[float]) -> Iterator[None]:
+        """Within it, the vector is added to what enters a block."""
         push = coeff * torch.tensor(v, dtype=self.model.dtype)
         block = self.model.transformer.h[layer]
-        return block.register_forward_pre_hook(lambda _, args: (args[0] + push, *args[1:]))
-
-    def decode(self, ids: Ids, new: int, layer: int, coeff: float, v: list[float]) -> Ids:
-        handle = self.add(layer, coeff, v)
+        handle = block.register_forward_pre_hook(lambda _, args: (args[0] + push, *args[1:]))
         try:
-            return self.greedy(torch.tensor(ids), new)
+            yield
         finally:
             handle.remove()
 
-    def greedy(self, ids: Tensor, new: int) -> Ids:
-        asked = {"attention_mask": torch.ones_like(ids), "max_new_tokens": new, "min_new_tokens": new}
-        found: Ids = self.model.generate(ids, **asked, do_sample=False, use_cache=True, pad_token_id=0).tolist()
+    def decode(self, ids: Ids, new: int, layer: int, coeff: float, v: list[float]) -> Ids:
+        rows = torch.tensor(ids)
+        asked = {"attention_mask": torch.ones_like(rows), "max_new_tokens": new, "min_new_tokens": new}
+        with self.steered(layer, coeff, v):
+            found: Ids = self.model.generate(rows, **asked, do_sample=False, use_cache=True, pad_token_id=0).tolist()
         return found
 
     @torch.no_grad()
@@ -141,8 +149,7 @@ class Transformers:
             # without the head: nobody reads its logits
             out = self.model.transformer(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
             found.append(torch.stack([x[:, -1] for x in out.hidden_states[1:]]).float())  # (L, B, D)
-        x = torch.cat(found, 1)
-        return some(list((x[:, 0::2] - x[:, 1::2]).mean(1)))
+        return mean_difference(found)
 
     @torch.no_grad()
     def last_logits(self, ids: Tensor) -> Tensor:
@@ -153,11 +160,8 @@ class Transformers:
         """Of each cell two logits after each prompt: all prompts in one batch, a forward pass a cell."""
         rows, found = torch.tensor(ids), []
         for layer, coeff in cells:
-            handle = self.add(layer, coeff, v)
-            try:
+            with self.steered(layer, coeff, v):
                 found.append(self.last_logits(rows)[:, :2].tolist())
-            finally:
-                handle.remove()
         return found
 
     def ablate(self, ids: Ids, answers: list[int], heads: list[Cell]) -> list[list[float]]:
@@ -187,14 +191,10 @@ class SteeringVectors(Transformers):
 
     imports = ("steering_vectors",)
 
-    def apply(self, layer: int, coeff: float, v: list[float]) -> Any:
+    def steered(self, layer: int, coeff: float, v: list[float]) -> Any:
         from steering_vectors import SteeringVector
 
         return SteeringVector({layer - 1: torch.tensor(v, dtype=self.model.dtype)}).apply(self.model, multiplier=coeff)
-
-    def decode(self, ids: Ids, new: int, layer: int, coeff: float, v: list[float]) -> Ids:
-        with self.apply(layer, coeff, v):
-            return self.greedy(torch.tensor(ids), new)
 
     def extract(self, pairs: list[Ids], batch: int) -> list[list[float]]:
         from steering_vectors import train_steering_vector
@@ -202,13 +202,6 @@ class SteeringVectors(Transformers):
         samples = [(texts(pair)[0], texts(pair)[1]) for pair in pairs]
         found = train_steering_vector(self.model, self.tokenizer, samples, batch_size=batch)
         return some([found.layer_activations[i] for i in sorted(found.layer_activations)])
-
-    def cells(self, ids: Ids, cells: list[Cell], v: list[float]) -> list[list[list[float]]]:
-        rows, found = torch.tensor(ids), []
-        for layer, coeff in cells:
-            with self.apply(layer, coeff, v):
-                found.append(self.last_logits(rows)[:, :2].tolist())
-        return found
 
     ablate = None
 
@@ -224,11 +217,14 @@ class Repeng(Transformers):
 
         self.repeng = repeng
 
-    def control(self, layer: int, coeff: float, v: list[float]) -> Any:
-        """A ControlModel with the vector at the output of a block; `unwrap` it."""
-        model = self.repeng.ControlModel(self.model, [layer - 1])
-        model.set_control(self.repeng.ControlVector("gpt2", {layer - 1: torch.tensor(v).numpy()}), coeff)
-        return model
+    @contextmanager
+    def steered(self, layer: int, coeff: float, v: list[float]) -> Iterator[None]:
+        control = self.repeng.ControlModel(self.model, [layer - 1])
+        control.set_control(self.repeng.ControlVector("gpt2", {layer - 1: torch.tensor(v).numpy()}), coeff)
+        try:
+            yield
+        finally:
+            control.unwrap()
 
     @torch.no_grad()
     def last_logits(self, ids: Tensor) -> Tensor:
@@ -237,27 +233,10 @@ class Repeng(Transformers):
         out = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, logits_to_keep=1)
         return out.logits[:, -1].float()
 
-    def decode(self, ids: Ids, new: int, layer: int, coeff: float, v: list[float]) -> Ids:
-        control = self.control(layer, coeff, v)
-        try:
-            return self.greedy(torch.tensor(ids), new)
-        finally:
-            control.unwrap()
-
     def extract(self, pairs: list[Ids], batch: int) -> list[list[float]]:
         entries = [self.repeng.DatasetEntry(*texts(pair)) for pair in pairs]
         self.repeng.ControlVector.train(self.model, self.tokenizer, entries, batch_size=batch)
         return []
-
-    def cells(self, ids: Ids, cells: list[Cell], v: list[float]) -> list[list[list[float]]]:
-        rows, found = torch.tensor(ids), []
-        for layer, coeff in cells:
-            control = self.control(layer, coeff, v)
-            try:
-                found.append(self.last_logits(rows)[:, :2].tolist())
-            finally:
-                control.unwrap()
-        return found
 
     ablate = None
 
@@ -294,8 +273,7 @@ class Nnsight:
                     streams.append(block.output[:, -1])
                 tracer.stop()  # before the head
             found.append(torch.stack(streams).float())
-        x = torch.cat(found, 1)
-        return some(list((x[:, 0::2] - x[:, 1::2]).mean(1)))
+        return mean_difference(found)
 
     def cells(self, ids: Ids, cells: list[Cell], v: list[float]) -> list[list[list[float]]]:
         rows, found = torch.tensor(ids), []
@@ -358,8 +336,7 @@ class TransformerLens:
                 ids, names_filter=names, stop_at_layer=len(names), output_attentions=False
             )
             found.append(torch.stack([cache[name][:, -1] for name in names]).float())
-        x = torch.cat(found, 1)
-        return some(list((x[:, 0::2] - x[:, 1::2]).mean(1)))
+        return mean_difference(found)
 
     @torch.no_grad()
     def cells(self, ids: Ids, cells: list[Cell], v: list[float]) -> list[list[list[float]]]:
@@ -399,7 +376,7 @@ class LlamaCpp:
 
     def decode(self, ids: Ids, new: int, layer: int, coeff: float, v: list[float]) -> Ids:
         if len(ids) > 1:
-            raise NotImplementedError("one text at a time")
+            raise ValueError("one text at a time")
         block, width = layer - 1, len(v)
         push = torch.zeros(block, width)  # its buffer begins with block 1
         push[-1] = coeff * torch.tensor(v)

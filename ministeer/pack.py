@@ -9,6 +9,7 @@ torch.compile calls, but private to torch: they are named in this file and nowhe
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from ministeer.model import GPT2, Embedding, Linear
 
 
-class Held(nn.Module):
+class Held(nn.Module, ABC):
     """A `Linear` whose matrix is held in another form. `weight` and the state dict give copies in the usual one."""
 
     def __init__(self, linear: Linear) -> None:
@@ -27,13 +28,13 @@ class Held(nn.Module):
         self.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
 
     @property
+    @abstractmethod
     def weight(self) -> Tensor:
         """The matrix `(out, in)`, a copy."""
-        raise NotImplementedError
 
+    @abstractmethod
     def product(self, x: Tensor) -> Tensor:
         """`(N, in)` -> `(N, out)`, with the bias; without a gradient."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad:
@@ -166,9 +167,8 @@ def _check(model: GPT2, name: str) -> None:
 
 
 def _replace(model: GPT2, form: type[Held]) -> GPT2:
-    for module in [
-        m for m in model.modules() if not isinstance(m, Linear)
-    ]:  # a list of these would keep each till the end
+    parents = [m for m in model.modules() if not isinstance(m, Linear)]  # a list of those would keep each till the end
+    for module in parents:
         for name, child in list(module.named_children()):
             if isinstance(child, Held) and not isinstance(child, form):
                 raise ValueError(

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -126,8 +127,7 @@ def fingerprint(model: GPT2) -> str:
     with torch.device("meta"):
         names = sorted(type(model)(model.config).state_dict())
     # one at a time, not the state dict: a packed model copies a matrix to show it
-    weights = ((name, model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names)
-    return tensor_hash((name, getattr(module, leaf).to(torch.bfloat16)) for name, module, leaf in weights)
+    return tensor_hash((name, attrgetter(name)(model).to(torch.bfloat16)) for name in names)
 
 
 def tensor_hash(named: Iterable[tuple[object, Tensor]]) -> str:

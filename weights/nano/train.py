@@ -168,21 +168,20 @@ def main() -> None:
     if args.miniature and args.late:
         parser.error("expected --miniature or --late, got both")
     base = MINIATURE if args.miniature else LATE if args.late else Recipe()
-    if args.miniature and args.out.resolve() == HERE:
-        parser.error("give --out: a miniature does not replace the shipped model")
+    resized = args.layers is not None or args.width is not None
+    if (args.miniature or resized) and args.out.resolve() == HERE:
+        parser.error("give --out: a model of another size does not replace the shipped one")
     try:
         start = load_model(args.out, dtype="float32") if args.late else None
     except (ValueError, OSError) as error:
         parser.error(f"--late goes on from a checkpoint in --out: {error}")
     keep_freed_memory()
     asked = {"steps": args.steps or base.steps, "seed": args.seed, "repeats": args.repeats}
-    if args.layers is not None or args.width is not None:
+    if resized:
         if args.miniature or args.late:
             parser.error(
                 "--layers and --width make a model of another size from nothing: leave --miniature and --late out"
             )
-        if args.out.resolve() == HERE:
-            parser.error("give --out: a model of another size does not replace the shipped one")
         layers = base.layers if args.layers is None else args.layers
         width = base.width if args.width is None else args.width
         if layers < 1 or width < 64 or width % 64:
