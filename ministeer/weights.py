@@ -6,11 +6,16 @@
     save_model(model, "another/folder")          # the weights; transformers' GPT2LMHeadModel loads them
 
 The layout: `config.json` with `model.safetensors`, or with `model.safetensors.index.json` and its shards. Its matrices
-are [in, out]; ours, as everywhere else in torch, [out, in]. They are turned once, here: memory is then read in order.
+are [in, out]; ours, as everywhere else in torch, [out, in].
+
+In float32 on a CPU nothing is copied: the weights are the file, mapped into memory and seen turned. Several
+processes share that memory, and a weight that is changed becomes the process's own. A file may be replaced while a model uses it,
+as `save_model` does, but not written into. Other dtypes and devices get a copy, turned.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,7 +63,8 @@ def load_model(
     dtype: float32 unless told, also where the file holds bfloat16; a torch dtype or "float32", "bfloat16", "float16".
 
     The model is in eval mode and its weights take no gradient; to train it: `model.train().requires_grad_(True)`.
-    Needs the memory of the model in `dtype` and of the largest single tensor besides. Raises `ValueError` for files that
+    Needs the memory of the model in `dtype` and of the largest single tensor besides; in float32 on the CPU it is the disk's
+    cache, and the file has to stay as it is (see above). Raises `ValueError` for files that
     are not a sound GPT-2, `FileNotFoundError` where there are none, `ConnectionError` where a download is not possible.
     """
     weights = _locate(name)
@@ -76,8 +82,8 @@ def from_transformers(
     """A GPT-2 of transformers that is in memory already, `GPT2LMHeadModel` or `GPT2Model`, as ours.
 
     device, dtype: by default the model's own. Nothing is copied then: both read the same memory, and a weight changed in
-    one is changed in the other. The matrices are turned without moving a number, so decoding on a CPU reads them against
-    the grain; `load_model` reads the same weights from a file in the order that is fast.
+    one is changed in the other. The matrices are turned without moving a number, which in bfloat16 makes decoding on a CPU
+    slower; `load_model` reads the same weights from a file in the order that is quicker there.
 
     Raises `ValueError` for another architecture, for a variant of GPT-2 that is not supported, and as `load_model` does.
     """
@@ -313,12 +319,22 @@ def _read_model(
             )
         del head, embedding
 
+    held = functools.cache(_open)  # one mapping for all that stays in a file
+
     def converted(name: str) -> Tensor:
-        entry = headers[_hub_name(name)]
-        source = _read_tensor(entry)
-        source = source.t() if _is_turned(name) else source  # [in, out] -> [out, in]
-        target = torch.empty(source.shape, dtype=kind, device=home).copy_(source)
-        _check_finite(name, target, source, str(entry[0]))
+        file, key, dtype_there, _ = headers[_hub_name(name)]
+        turned = _is_turned(name)
+        if (kind, home.type, dtype_there) == (torch.float32, "cpu", "F32"):
+            there: Tensor = held(file).get_tensor(key)
+            _check_finite(name, there, there, str(file))
+            return there.t() if turned else there  # [in, out] -> [out, in], the same memory
+        source = _read_tensor(headers[_hub_name(name)])
+        target = torch.empty(shapes[name], dtype=kind, device=home)
+        into = target.t() if turned else target
+        strip = 256 if home.type == "cpu" else len(source)  # rounded first, turned while it is in a cache
+        for i in range(0, len(source), strip):
+            into[i : i + strip] = source[i : i + strip].to(kind)
+        _check_finite(name, target, source, str(file))
         return target
 
     # several at a time: turning a matrix waits for memory, and torch turns one with one thread
@@ -360,13 +376,16 @@ def _check_headers(weights: Path, headers: dict[str, Entry], wanted: dict[str, l
             raise ValueError(f"{file}: expected only GPT-2's tensors, found {key} of shape {found}; {advice}")
 
 
-def _read_tensor(entry: Entry) -> Tensor:
-    """One tensor, mapped from its file. The file is opened for each: what was read leaves memory with the tensor."""
+def _open(file: Path) -> Any:
     from safetensors import safe_open
 
-    with safe_open(entry[0], framework="pt") as opened:
-        tensor: Tensor = opened.get_tensor(entry[1])
-        return tensor
+    return safe_open(file, framework="pt")
+
+
+def _read_tensor(entry: Entry) -> Tensor:
+    """One tensor, mapped from its file. The file is opened for each: what was read leaves memory with the tensor."""
+    tensor: Tensor = _open(entry[0]).get_tensor(entry[1])
+    return tensor
 
 
 def _all_finite(tensor: Tensor) -> bool:

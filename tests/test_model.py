@@ -522,19 +522,25 @@ def test_gradients_flow_through_an_add_as_through_the_loop_by_hand(site: tuple[s
     assert float(by_adds.norm()) > 1e-3
 
 
-def test_one_token_through_strips_of_the_matrix_is_a_linear_map_and_so_is_its_gradient() -> None:
-    linear, plain = Linear(16, 48), torch.nn.Linear(16, 48)
-    linear.load_state_dict({"weight": random_tensor(48, 16, seed=1), "bias": random_tensor(48, seed=2)})
-    plain.load_state_dict(linear.state_dict())
-    x = random_tensor(1, 1, 16).requires_grad_()
-    for layer in (linear, plain):
-        layer(x).square().sum().backward()
-    assert relative(linear(x).detach(), plain(x).detach()) < TOLERANCE
-    for ours, theirs in zip(linear.parameters(), plain.parameters(), strict=True):
-        assert relative(ours.grad, theirs.grad) < TOLERANCE
-    (ours,) = torch.autograd.grad(linear(x).square().sum(), x)
-    (theirs,) = torch.autograd.grad(plain(x).square().sum(), x)
-    assert relative(ours, theirs) < TOLERANCE
+@pytest.mark.parametrize("by_columns", [False, True])
+@pytest.mark.parametrize("sizes", [(16, 48), (18, 29), (7, 7), (1, 1)])
+def test_few_tokens_and_many_go_through_one_linear_map_and_so_do_their_gradients(sizes, by_columns) -> None:
+    linear, plain = Linear(*sizes), torch.nn.Linear(*sizes)
+    weight, bias = random_tensor(*reversed(sizes), seed=1), random_tensor(sizes[1], seed=2)
+    if by_columns:
+        linear.weight = torch.nn.Parameter(weight.t().contiguous().t())
+    linear.load_state_dict({"weight": weight, "bias": bias})
+    plain.load_state_dict({"weight": weight, "bias": bias})
+    for rows, tokens in ((1, 1), (1, 2), (4, 2), (2, 3), (3, 3), (1, 20), (2, 0)):
+        x = random_tensor(rows, tokens, sizes[0], seed=3).requires_grad_()
+        found = []
+        for layer in (linear, plain):
+            y = layer(x)
+            found.append([y.detach(), *torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))])
+        for ours, theirs in zip(*found, strict=True):
+            assert ours.shape == theirs.shape
+            if tokens:
+                assert relative(ours.flatten(), theirs.flatten()) < TOLERANCE
 
 
 def test_the_gradient_of_a_function_add_is_the_slope() -> None:
