@@ -267,7 +267,7 @@ def one_token(repetitions: int) -> Row:
     """One token through a block's matrices of GPT-2 XL: `model.multiply` against `F.linear`, over more than the caches hold."""
     d = XL.n_embd
     shapes = [(3 * d, d), (d, d), (4 * d, d), (d, 4 * d)] * 2
-    weights = [(torch.randn(shape), torch.randn(shape[0])) for shape in shapes]
+    weights = [(torch.randn(n, out).t(), torch.randn(out)) for out, n in shapes]  # as they lie in a checkpoint
     x = {n: torch.randn(1, 1, n) for n in (d, 4 * d)}
 
     def run(product: Callable[..., torch.Tensor]) -> Callable[[], Answer]:

@@ -3,8 +3,9 @@
     pack(model)  # the same numbers, to rounding
     int8(model)  # other numbers: half the memory of bfloat16, and the rounding of 8 bits
 
-Each changes the blocks' matrices in place and takes one matrix's memory while it runs. The operators are those that
-torch.compile calls, but private to torch: they are named in this file and nowhere else.
+Each changes the blocks' matrices in place and takes one matrix's memory while it runs; what was the mapped file till then, in
+float32, gets memory of its own. The operators are those that torch.compile calls, but private to torch: they are named in this
+file and nowhere else.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -119,15 +120,20 @@ def _distance(items: Tensor, direction: Tensor) -> float:
 
 
 def fingerprint(model: GPT2) -> str:
-    """Which weights these are: 16 hex digits of the SHA-256 of all tensors, by name, rounded to bfloat16.
+    """Which weights these are: 16 hex digits of the SHA-256 of each tensor's own, by name, rounded to bfloat16.
 
     Rounded, so that a checkpoint has one fingerprint whether it was loaded in float32 or in bfloat16; float16 rounds
     otherwise, and has another.
     """
     with torch.device("meta"):
         names = sorted(type(model)(model.config).state_dict())
-    # one at a time, not the state dict: a packed model copies a matrix to show it
-    return tensor_hash((name, attrgetter(name)(model).to(torch.bfloat16)) for name in names)
+
+    def one(name: str) -> str:
+        # not from the state dict: a packed model copies a matrix to show it
+        return tensor_hash([(name, attrgetter(name)(model).to(torch.bfloat16))])
+
+    with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:  # each holds a copy
+        return data_hash(list(pool.map(one, names)))
 
 
 def tensor_hash(named: Iterable[tuple[object, Tensor]]) -> str:
