@@ -2,14 +2,14 @@
 
     python examples/01_activation_addition.py --model nano        (`make reproduce` runs it; seconds on nano)
 
-Expected: the valence of the next word rises with the coefficient in early and middle layers, and random vectors of equal
-norm do nothing of the kind.
+Expected: in early and middle layers the valence of the next word rises with the coefficient so long as that is small, and random
+vectors of equal norm do nothing of the kind.
 """
 
 # %% What is read: the valence of the next word, and sampled text
 import torch
 
-from ministeer import Receipt, Steer, data, extract, generate, metrics, prefill, report
+from ministeer import Steer, data, extract, generate, metrics, prefill, protocol, report
 from ministeer.experiment import Experiment
 
 PROMPTS = [f"{thing} is" for thing in ("The world", "My life", "Our home", "This garden", "This letter", "My job")]
@@ -70,8 +70,7 @@ sweep = report.lines(
     xlabel="layer whose input is steered", ylabel="effect of +5 against -5 (nats)",
     caption=f"The vector is read and added at the same layer. Bands: 95 % over prompts; the range of the {len(seeds)} random vectors.",
 )  # fmt: skip
-receipt, ids = Receipt(), [[lab.tokenizer.eot, *lab.tokenizer.encode(prompt)] for prompt in prompts]
-prefill(lab.model, ids, steer=Steer(vector, ("pre", layer), 5.0, where="front"), receipt=receipt)
+asked = [{"prompt": protocol.END + prompt} for prompt in prompts]
 lab.save(
     title="1. Activation addition: Love - Hate",
     question="Does the difference between two words, added at the start of a prompt, change the valence of what follows?",
@@ -79,7 +78,7 @@ lab.save(
     f"log-odds of pleasant against unpleasant next words; {len(seeds)} random vectors of equal norm; 95 % bootstrap over prompts.",
     finding=f"At layer {layer}, coefficient 5 against -5 moves the valence of the next word by {mean:.2f} nats "
     f"[{low:.2f}, {high:.2f}]; {len(seeds)} random vectors by {random[1]:.2f} to {random[2]:.2f}.",
-    receipt=receipt,
+    receipt=protocol.receipt(lab, asked, vector, layer, 5.0, where="front"),
     figures=[coefficients, sweep],
     tables=[{
         "caption": f"Sampled text by coefficient at layer {layer} (top-p 0.3, frequency penalty 1, seed 0).",

@@ -6,15 +6,18 @@ The vector is a mean difference over pairs of texts, read in two ways: at the an
 and at the last token of a prompt whose context differs, where the answer is still to come. A third is a control: the
 answers alone, without any scenario, since training and held-out scenarios share answer words.
 Expected on nano: in the upper half of the layers the contrast in the context moves every item. The one in the answer, which is
-read one token later than it is added, moves them a sixth as much there; the answers alone and random vectors do nothing of the kind.
+read one token later than it is added, moves them a sixth as much there (it is two thirds as long); the answers alone and random
+vectors do nothing of the kind.
 """
 
 # %% Vectors, in three readings and at random
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import torch
 
-from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol, report
+from ministeer import data, extract, metrics, protocol, report
 from ministeer.experiment import Experiment
 
 VALUE, CONTEXT, SIGNS = "honesty", "contrast in the context", ("positive", "negative")
@@ -33,8 +36,9 @@ vectors = {}
 for name, pairs in readings.items():
     token = "last" if name == CONTEXT else "answer"
     vectors[name] = lab.vector(extract.contrastive, pairs=pairs, token=token, sites=protocol.sites(lab))
+longest = {site: max((v[site] for v in vectors.values()), key=torch.norm) for site in protocol.sites(lab)}
 for seed in seeds:
-    vectors[f"random {seed}"] = extract.random_like(vectors["contrast in the answer"], seed=seed)  # the longest vector
+    vectors[f"random {seed}"] = extract.random_like(replace(vectors[CONTEXT], tensors=longest), seed=seed)
 
 
 # %% The logit difference of the two answers to each prompt, and its slope against the multiplier
@@ -69,17 +73,16 @@ dose = report.lines(
     {name: [interval(x) for x in found[name, layer].T] for name in (CONTEXT, "random 0")},
     xlabel="multiplier", ylabel="logit difference", caption=f"Layer {layer}; 95 % bands over {n} held-out scenarios.",
 )  # fmt: skip
-receipt, ids = Receipt(), [[lab.tokenizer.eot, *lab.tokenizer.encode(row["prompt"])] for row in held_out]
-prefill(lab.model, ids, steer=Steer(vectors[CONTEXT], ("pre", layer), where="last"), receipt=receipt)
+asked = [{"prompt": protocol.END + row["prompt"]} for row in held_out]
 lab.save(
     title=f"2. Contrastive activation addition: {VALUE}",
     question=f"Does a direction for {VALUE}, from contrast pairs, move the answers in scenarios it was not taken from?",
     protocol=f"Mean difference over {len(train)} pairs, added at the last prompt token of {len(held_out)} items of {n} held-out "
     "scenarios; layers chosen on the training scenarios. Steerability is the slope of the logit difference of the two answers "
-    f"against the multiplier, with 95 % bootstrap intervals over scenarios; {len(seeds)} random vectors of the longest vector's norm.",
+    f"against the multiplier, with 95 % bootstrap intervals over scenarios; {len(seeds)} random vectors of the norm of the longest of the three at each layer.",
     finding=f"Steerability ({unit}). {said}; random vectors at layer {layer}: "
     "{1:+.2f} to {2:+.2f}.".format(*chance[layers.index(layer)]),
-    receipt=receipt,
+    receipt=protocol.receipt(lab, asked, vectors[CONTEXT], layer),
     figures=[sweep, dose],
     tables=[{
         "caption": f"The held-out items and their steerability under the {CONTEXT} at layer {layer}.",

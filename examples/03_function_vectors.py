@@ -75,12 +75,13 @@ mixed = protocol.right(lab, mixed)[:, 0]
 
 # %% Show it
 c = best[HEADS][1]
-curves = {f"{n}, x {COEFFICIENTS[j]:g}": [metrics.bootstrap(held[n, i][:, j], seed=0) for i in layers] for n, (_, j) in best.items()}  # fmt: skip
+pairs = [item["pair"] for item in bare["heldout"]]  # some are asked both ways round
+curves = {f"{n}, x {COEFFICIENTS[j]:g}": [metrics.bootstrap(held[n, i][:, j], seed=0, groups=pairs) for i in layers] for n, (_, j) in best.items()}  # fmt: skip
 chance = [report.spread([held[f"random {s}", i][:, c].mean() for s in seeds]) for i in layers]
 curves[f"random, all of {len(seeds)}, x {COEFFICIENTS[c]:g}"] = chance
 figure = report.lines(
     lab.folder / "03_layers", layers, curves, xlabel="layer whose input is steered", ylabel="answers that are the opposite",
-    caption=f"{len(unsteered)} held-out pairs, no demonstrations; without a vector {unsteered.mean():.2f}. "
+    caption=f"{len(unsteered)} questions of {len(set(pairs))} held-out pairs, no demonstrations; without a vector {unsteered.mean():.2f}. "
     "Coefficients chosen on training pairs; 95 % bands over pairs.",
 )  # fmt: skip
 grid = report.matrix(
@@ -89,7 +90,8 @@ grid = report.matrix(
     caption=f"The {MEAN} at every layer and coefficient; {len(unsteered)} held-out pairs without demonstrations.",
 )  # fmt: skip
 said = "; ".join(
-    f"{n}: {metrics.interval(held[n, i][:, j])} at layer {i}, x {COEFFICIENTS[j]:g}" for n, (i, j) in best.items()
+    f"{n}: {metrics.interval(held[n, i][:, j], groups=pairs)} at layer {i}, x {COEFFICIENTS[j]:g}"
+    for n, (i, j) in best.items()
 )
 layer, c = best[MEAN]
 settings = {"items": bare["heldout"], "vector": vectors[MEAN], "layer": layer}

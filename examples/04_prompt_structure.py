@@ -12,7 +12,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from ministeer import data, extract, metrics, protocol, report
+from ministeer import claims, data, extract, metrics, protocol, report
 from ministeer.experiment import Experiment
 
 SHOTS, ASKED, VALUE, MULTIPLIERS = 5, 40, "honesty", [-1.0, 0.0, 1.0]
@@ -69,6 +69,9 @@ for seed in SEEDS:
     own[seed] = np.mean([found[seed, s, s] for s in known], 0)
     others[seed] = np.mean([found[seed, s, t] for s in known for t in known if s != t], 0)
     chance[seed] = np.mean([found[seed, "random", s] for s in known], 0)
+hard = min(known, key=lambda s: found[0, s, s].mean())
+into, out_of = (np.mean([found[(0, *key)] for key in keys], 0) for keys in (
+    [(s, hard) for s in known if s != hard], [(hard, s) for s in known if s != hard]))  # fmt: skip
 unknown = [s for s in structures if s not in known]
 elsewhere = [found[0, s, t] for s in known for t in unknown]
 grid = report.matrix(
@@ -95,12 +98,13 @@ lab.save(
     f"Claims count {counted}; {len(SEEDS)} draws of the lists. Random vectors of equal norm. Intervals over pairs.",
     finding=f"Of held-out pairs, in {len(known)} structures{' that the model knows' if enough else ''}: with the structure's own vector {interval(own[0])}, with another's "
     f"{interval(others[0])}, with a random one {interval(chance[0])}, without {interval(np.mean([alone[s] for s in known], 0))}"
-    + (f"; in the {len(unknown)} others, with a known structure's {interval(np.mean(elsewhere, 0))}" if elsewhere else "")
+    + f". Least in {hard} ({knows[hard]:.2f} with demonstrations): with its own {interval(found[0, hard, hard])}, with another's {interval(into)}; its own elsewhere {interval(out_of)}"
+    + (f". In the {len(unknown)} structures that it does not know, with a known structure's {interval(np.mean(elsewhere, 0))}" if elsewhere else "")
     + f". Steerability of {VALUE}: in the same frame {interval(same, groups=by_scenario)}, in another {interval(cross, groups=by_scenario)}.",
     receipt=protocol.receipt(lab, asked(structures[0]), first, layer, c),
     figures=[grid, value_grid],
     evidence={
-        claim: {f"extraction {s}": {"values": (own[s] - less[s]).tolist(), "groups": pairs} for s in SEEDS}
+        claim: claims.evidence({s: own[s] - less[s] for s in SEEDS}, pairs)
         for claim, less in (("structure_own", chance), ("structure_other", others)) if enough
     },
 )  # fmt: skip

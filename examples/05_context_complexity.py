@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from ministeer import data, metrics, protocol, report
+from ministeer import claims, data, metrics, protocol, report
 from ministeer.complexity import LEVELS, complicated
 from ministeer.experiment import Experiment
 
@@ -87,5 +87,5 @@ lab.save(
         "columns": ["kind", *(f"{way}, {end}" for way in ways for end in ("lowest", "highest"))],
         "rows": [[kind, *(f"{found[way, kind, levels[end]].mean():.2f}" for way in ways for end in (0, -1))] for kind, levels in LEVELS.items()],
     }],
-    evidence={"complexity": {f"extraction {s}": {"values": np.mean([fall(s, k) for k in LEVELS], 0).tolist(), "groups": pairs} for s in SEEDS}},
+    evidence={"complexity": claims.evidence({s: np.mean([fall(s, k) for k in LEVELS], 0) for s in SEEDS}, pairs)},
 )  # fmt: skip

@@ -9,7 +9,7 @@ scenarios, and complex ones with conflicting interests. Beside it random vectors
 # %% Vectors, their layers from training scenarios; then what moves each held-out item
 import numpy as np
 
-from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol, report
+from ministeer import claims, data, extract, metrics, protocol, report
 from ministeer.experiment import Experiment
 
 LEVELS = ("plain", "short", "complex")
@@ -37,16 +37,26 @@ for value in lab.progress(protocol.VALUES, "values"):
 
 
 # %% Show it
+def some(level=None, value=None):
+    """The items of a level and a value."""
+    return [r for r in rows if level in (None, r["level"]) and value in (None, r["value"])]
+
+
 def column(of, level=None, value=None):
-    """`of(row)` of the items of a level and a value, and their scenarios."""
-    some = [r for r in rows if level in (None, r["level"]) and value in (None, r["value"])]
-    return {"values": [float(of(r)) for r in some], "groups": [r["group"] for r in some]}
+    return [float(of(r)) for r in some(level, value)]
 
 
-def interval(of, level=None, value=None):
+def scenarios(level=None):
+    return [r["group"] for r in some(level)]
+
+
+def interval(of, level=None):
     """(mean, low, high) over scenarios."""
-    found = column(of, level, value)
-    return metrics.bootstrap(found["values"], seed=0, groups=found["groups"])
+    return metrics.bootstrap(column(of, level), seed=0, groups=scenarios(level))
+
+
+def by_seed(of, level=None):
+    return {s: column(of[s], level) for s in SEEDS}
 
 
 steered, told, by_chance = (lambda r: r["slopes"][0]), (lambda r: r["told"]), (lambda r: r["random"])
@@ -54,11 +64,10 @@ wrong = {seed: (lambda r, seed=seed: r["slopes"][seed] < -1e-3) for seed in SEED
 above = {seed: (lambda r, seed=seed: r["slopes"][seed] - r["random"]) for seed in SEEDS}
 unit = "logits per unit of the multiplier"
 items = report.strips(
-    lab.folder / "06_items", {f"{v}, {level}": column(steered, level, v)["values"] for v in protocol.VALUES for level in LEVELS},
+    lab.folder / "06_items", {f"{v}, {level}": column(steered, level, v) for v in protocol.VALUES for level in LEVELS},
     xlabel=f"steerability ({unit})", caption="A dot is an item of a held-out scenario; left of zero are those moved the wrong way.",
 )  # fmt: skip
-receipt, ids = Receipt(), [[lab.tokenizer.eot, *lab.tokenizer.encode(row["prompt"])] for row in held]
-prefill(lab.model, ids, steer=Steer(vectors[0], ("pre", layer), where="last"), receipt=receipt)
+asked = [{"prompt": protocol.END + row["prompt"]} for row in held]
 shown = "{:+.2f} [{:+.2f}, {:+.2f}]".format
 lab.save(
     title="6. Value steering",
@@ -69,22 +78,22 @@ lab.save(
     "half the difference between its two poles. Held-out scenarios; intervals over scenarios.",
     finding=f"Steerability ({unit}): " + "; ".join(f"{level} {shown(*interval(steered, level))}" for level in LEVELS)
     + f"; random vectors {shown(*interval(by_chance))}; told in the prompt {shown(*interval(told))}. Moved the wrong way: "
-    + "; ".join(f"{level} {np.mean(column(wrong[0], level)['values']):.0%}" for level in LEVELS) + " of items.",
-    receipt=receipt,
+    + "; ".join(f"{level} {np.mean(column(wrong[0], level)):.0%}" for level in LEVELS) + " of items.",
+    receipt=f"{value}: {protocol.receipt(lab, asked, vectors[0], layer)}",  # the last one; the others likewise
     figures=[items],
     tables=[{
-        "caption": f"Steerability ({unit}) by value and level, 95 % over scenarios, and the share of items moved the wrong way.",
+        "caption": f"Steerability ({unit}) by value and level, in brackets the item moved least and the one moved most, and the share of items moved the wrong way.",
         "columns": ["value", "level", "items", "vector", "wrong way", "random", "told in the prompt"],
         "rows": [
-            [v, level, len(column(steered, level, v)["values"]), shown(*interval(steered, level, v)),
-             f"{np.mean(column(wrong[0], level, v)['values']):.0%}", *(f"{interval(of, level, v)[0]:+.2f}" for of in (by_chance, told))]
+            [v, level, len(column(steered, level, v)), shown(*report.spread(column(steered, level, v))),
+             f"{np.mean(column(wrong[0], level, v)):.0%}", *(f"{np.mean(column(of, level, v)):+.2f}" for of in (by_chance, told))]
             for v in protocol.VALUES for level in LEVELS
         ],
     }],
     evidence={
-        "values": {f"extraction {s}": column(above[s], "plain") for s in SEEDS},
-        "inconsistent": {f"extraction {s}": column(wrong[s]) for s in SEEDS},
-        "inconsistent_complex": {f"extraction {s}": column(wrong[s], "complex") | {
-            f"minus{k}": v for k, v in zip(("", "_groups"), column(wrong[s], "plain").values())} for s in SEEDS},
+        "values": claims.evidence(by_seed(above, "plain"), scenarios("plain")),
+        "inconsistent": claims.evidence(by_seed(wrong), scenarios()),
+        "inconsistent_complex": claims.evidence(
+            by_seed(wrong, "complex"), scenarios("complex"), by_seed(wrong, "plain"), scenarios("plain")),
     },
 )  # fmt: skip

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from ministeer import data, extract, metrics, protocol, report
+from ministeer import claims, data, extract, metrics, protocol, report
 from ministeer.experiment import Experiment
 
 COEFFICIENTS = [-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]
@@ -34,8 +34,8 @@ jobs = protocol.pronoun_items(list(published), "heldout")
 two = protocol.pronoun_items(list(published), "heldout", ["two"])
 he, mass = protocol.pronouns(lab, jobs, vectors[0], layer, COEFFICIENTS)
 out, out_mass = protocol.pronouns(lab, jobs, gender, layer, SHARES, "project_out")
-randoms = {seed: extract.random_like(vectors[seed].only([("pre", layer)]), seed=seed) for seed in SEEDS}
-noise = {seed: protocol.pronouns(lab, jobs, randoms[seed], layer, COEFFICIENTS)[0] for seed in SEEDS}
+randoms = protocol.controls(lab, vectors[0], layer)
+noise = [gap(protocol.pronouns(lab, jobs, v, layer, COEFFICIENTS)[0]) for v in lab.progress(randoms, "random")]
 steered = {seed: protocol.pronouns(lab, jobs, vectors[seed], layer, [c])[0] for seed in SEEDS}
 pair = protocol.pronouns(lab, two, vectors[0], layer, [0.0, c])[0]
 words = [r["text"] for r in data.read("contexts.tsv", kind="equality", split="heldout", pole="positive")]
@@ -45,6 +45,7 @@ told = np.mean([gap(protocol.pronouns(lab, items)[0]) for items in spoken], 0)  
 # %% Show it
 shares = np.array(list(published.values()))
 base, best = COEFFICIENTS.index(0.0), steered[0][..., 0]
+chance = np.array([x[:, COEFFICIENTS.index(c)] for x in noise])  # (random vectors, occupations)
 slope = [np.polyfit(shares, by_job(x[..., None])[:, 0], 1)[0] for x in (he[:, base], best)]
 scatter = report.dots(
     lab.folder / "07_shares",
@@ -55,7 +56,7 @@ scatter = report.dots(
 sweep = report.lines(
     lab.folder / "07_coefficients", COEFFICIENTS,
     {"fairness vector": [metrics.bootstrap(g, seed=0) for g in gap(he).T],
-     f"random, all of {len(SEEDS)}": [report.spread([gap(noise[s])[:, k].mean() for s in SEEDS]) for k in range(len(COEFFICIENTS))]},
+     f"random, all of {len(noise)}": [report.spread(some) for some in zip(*(x.mean(0) for x in noise))]},
     xlabel="coefficient", ylabel="distance of p(he) from one half",
     caption=f"Layer {layer}; 95 % bands over {len(published)} occupations, the range of the random vectors.",
 )  # fmt: skip
@@ -75,8 +76,8 @@ lab.save(
     f"60 training prompts behind a sentence about equality, less the same behind one about inequality, {len(SEEDS)} draws; layer {layer} and coefficient {c:g} are "
     "those of the grid that bring training templates nearest to one half while half of the probability of either pronoun stays"
     f"{' (the largest coefficient of the grid)' if c == protocol.COEFFICIENTS[-1] else ''}. Intervals over occupations.",
-    finding=f"Distance of p(he) from one half: unsteered {interval(gap(he)[:, base])}, fairness vector {interval(gap(steered[0])[:, 0])}, random vectors "
-    f"{np.mean([gap(noise[s])[:, COEFFICIENTS.index(c)].mean() for s in SEEDS]):.3f}, gender projected out {interval(gap(out)[:, one])}, told in the prompt {interval(told[:, 0])}. "
+    finding=f"Distance of p(he) from one half: unsteered {interval(gap(he)[:, base])}, fairness vector {interval(gap(steered[0])[:, 0])}, {len(noise)} random vectors "
+    f"{'{:.3f} ({:.3f} to {:.3f})'.format(*report.spread(chance.mean(1)))}, gender projected out {interval(gap(out)[:, one])}, told in the prompt {interval(told[:, 0])}. "
     f"Slope of p(he) on the published share {slope[0]:.2f}, with the vector {slope[1]:.2f}.",
     receipt=protocol.receipt(lab, jobs, vectors[0], layer, c),
     figures=[scatter, sweep, projected],
@@ -94,7 +95,6 @@ lab.save(
         "columns": ["occupation", "published", "unsteered", "fairness vector", "gender projected out"],
         "rows": [[job, f"{published[job]:.2f}", *(f"{by_job(x)[i, k]:.2f}" for x, k in ((he, base), (steered[0], 0), (out, one)))] for i, job in enumerate(published)],
     }],
-    evidence={"bias": {
-        f"extraction {s}": {"values": (np.mean([gap(noise[r])[:, COEFFICIENTS.index(c)] for r in SEEDS], 0) - gap(steered[s])[:, 0]).tolist()} for s in SEEDS
-    }},
+    evidence={"bias": claims.evidence(
+        {s: chance.mean(0) - gap(steered[s])[:, 0] for s in SEEDS}, minus=dict.fromkeys(SEEDS, chance.mean() - chance.mean(1)))},
 )  # fmt: skip

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from ministeer import data, extract, metrics, protocol, report
+from ministeer import claims, data, metrics, protocol, report
 from ministeer.experiment import Experiment
 from ministeer.measures import disturbance
 
@@ -47,10 +47,8 @@ layer, c = protocol.fairness_setting(lab, fairness[0])
 scale = [c * x for x in COEFFICIENTS]
 zero, one = COEFFICIENTS.index(0.0), COEFFICIENTS.index(1.0)
 by_seed = {seed: measured(fairness[seed], layer, scale) for seed in SEEDS}
-noise = {
-    seed: measured(extract.random_like(fairness[seed].only([("pre", layer)]), seed=seed), layer, scale)
-    for seed in SEEDS
-}
+noise = [measured(v, layer, scale) for v in lab.progress(protocol.controls(lab, fairness[0], layer), "random")]
+random = {what: np.mean([found[what] for found in noise], 0) for what in noise[0]}  # the mean of all
 values = {}
 for value in lab.progress(protocol.VALUES, "values"):
     vector = protocol.value_vector(lab, value, seed=0)
@@ -64,22 +62,25 @@ def lost(found, what, k):
     return found[what][:, zero] - found[what][:, k]
 
 
-def chance(what):
-    """The same by random vectors, the mean of all."""
-    return np.mean([lost(noise[seed], what, one) for seed in SEEDS], 0)
-
-
 fair = by_seed[0]
 relations = [row["relation"] for row in lab.part(data.read("facts.tsv"))]
+groups = {"truth": relations, "pronoun": list(nouns)}
+cost = {  # what each random vector loses: as in the intervals, the mean over groups
+    what: [metrics.bootstrap(lost(found, what, one), seed=0, groups=of)[0] for found in noise] for what, of in groups.items()
+}  # fmt: skip
 kept = {"facts": "truth", "definitional pronouns": "pronoun"}
 curve = report.dots(
     lab.folder / "08_trade_off",
     {f"{name}, {which}": ([lost(found, "gap", k).mean() for k in range(len(scale))], found[what].mean(0))
-     for which, found in (("fairness vector", fair), ("random", noise[0])) for name, what in kept.items()},
+     for which, found in (("fairness vector", fair), (f"random, mean of {len(noise)}", random)) for name, what in kept.items()},
     xlabel="bias removed (fall of the distance from one half)", ylabel="probability of what is true", joined=True,
     caption=f"Coefficients {', '.join(f'{x:g}' for x in scale)} at layer {layer}, from the left; the mean over {len(published)} occupations, {len(facts)} facts and {len(nouns)} nouns.",
 )  # fmt: skip
 interval = partial(metrics.interval, digits=3)
+
+
+def spread(values):
+    return "{} random ones {:.3f}, from {:.3f} to {:.3f}".format(len(values), *report.spread(values))
 
 
 def line(name, at, found, k):
@@ -87,7 +88,7 @@ def line(name, at, found, k):
     flipped = np.mean(found["first"][:, 0] > found["first"][:, k])
     return [name, at, f"{lost(found, 'gap', k).mean():+.3f}", f"{flipped:.1%}", f"{lost(found, 'truth', k).mean():+.3f}",
             f"{np.mean((found['pronoun'][:, 0] > 0.5) & (found['pronoun'][:, k] <= 0.5)):.1%}", f"{lost(found, 'pronoun', k).mean():+.3f}",
-            f"{found['kl'][:, k].mean():.3f}", f"{found['perplexity'][:, k].mean() / found['perplexity'][:, 0].mean():.2f}"]  # fmt: skip
+            f"{found['kl'][:, k].mean():.3f}", f"{np.exp(np.mean(np.log(found['perplexity'][:, k] / found['perplexity'][:, 0]))):.2f}"]  # fmt: skip
 
 
 lab.save(
@@ -97,19 +98,22 @@ lab.save(
     f"and of {len(nouns)} definitional nouns in held-out templates; on {len(texts)} unrelated texts at every token. Truth: the probability of the true word among "
     "it and three false ones. Intervals over relations of facts, nouns, occupations.",
     finding=f"At the coefficient that removes {interval(lost(fair, 'gap', one))} of the distance from one half, the fairness vector loses {interval(lost(fair, 'truth', one), groups=relations)} of the probability of facts "
-    f"(random ones {chance('truth').mean():.3f}) and {interval(lost(fair, 'pronoun', one))} of that of the right pronoun of definitional nouns "
-    f"({chance('pronoun').mean():.3f}); KL on unrelated text {fair['kl'][:, one].mean():.2f} nats.",
+    f"({spread(cost['truth'])}) and {interval(lost(fair, 'pronoun', one))} of that of the right pronoun of definitional nouns "
+    f"({spread(cost['pronoun'])}); KL on unrelated text {fair['kl'][:, one].mean():.2f} nats.",
     receipt=protocol.receipt(lab, facts, fairness[0], layer, c),
     figures=[curve],
     tables=[{
-        "caption": "Costs by vector. Bias removed: fall of the distance of p(he) from one half. Facts flipped: a false word becomes the likeliest of four.",
-        "columns": ["vector", "layer and coefficient", "bias removed", "facts flipped", "truth lost", "pronouns broken", "right pronoun lost", "KL (nats)", "perplexity ratio"],
-        "rows": [line("fairness", f"{layer}, x {x:g}", fair, k) for k, x in enumerate(scale) if k != zero]
-        + [line("random", f"{layer}, x {c:g}", noise[0], one)]
-        + [line(v, f"{at}, x {x:+g}", found, k) for v, (at, found) in values.items() for k, x in ((1, 1), (2, -1))],
+        "caption": "Costs by vector. Bias removed: fall of the distance of p(he) from one half. Facts flipped: a false word becomes the likeliest of four. "
+        f"Perplexity: by what factor that of the unrelated texts changes; without a vector it is {np.exp(np.log(fair['perplexity'][:, zero]).mean()):.0f}.",
+        "columns": ["vector", "layer and coefficient", "bias removed", "facts flipped", "truth lost", "pronouns broken", "right pronoun lost", "KL (nats)", "perplexity"],
+        "rows": [line("pronoun fairness (7)", f"{layer}, x {x:g}", fair, k) for k, x in enumerate(scale) if k != zero]
+        + [line(f"random, mean of {len(noise)}", f"{layer}, x {c:g}", random, one)]
+        + [line(f"value: {v}", f"{at}, x {x:+g}", found, k) for v, (at, found) in values.items() for k, x in ((1, 1), (2, -1))],
     }],
     evidence={
-        claim: {f"extraction {s}": {"values": (lost(by_seed[s], what, one) - chance(what)).tolist(), "groups": of} for s in SEEDS}
-        for claim, what, of in (("truth", "truth", relations), ("overcorrection", "pronoun", list(nouns)))
+        claim: claims.evidence(
+            {s: lost(by_seed[s], what, one) - lost(random, what, one) for s in SEEDS}, groups[what],
+            dict.fromkeys(SEEDS, cost[what] - np.mean(cost[what])))
+        for claim, what in (("truth", "truth"), ("overcorrection", "pronoun"))
     },
 )  # fmt: skip

@@ -12,7 +12,7 @@ The vector, its layer and coefficient are those of experiment 7, of all occupati
 import warnings
 from functools import partial
 
-from ministeer import Receipt, Steer, data, extract, metrics, prefill, protocol, report
+from ministeer import Receipt, Steer, claims, data, extract, metrics, prefill, protocol, report
 from ministeer.experiment import Experiment
 from ministeer.interventions import Gate
 
@@ -22,6 +22,7 @@ lab = Experiment.from_command_line(__file__)
 SEEDS = lab.part(range(3))
 nouns = {row["noun"]: row["gender"] for row in lab.part(data.read("definitional.tsv"))}
 facts = lab.part(protocol.fact_items())
+relations = [row["relation"] for row in lab.part(data.read("facts.tsv"))][1::2]
 jobs_fit, jobs = (list(protocol.occupations(lab))[i::2] for i in (0, 1))
 nouns_fit, fixed = (list(nouns)[i::2] for i in (0, 1))
 asked, kept = protocol.pronoun_items(jobs, "heldout"), protocol.pronoun_items(fixed, "heldout")
@@ -84,7 +85,7 @@ lab.save(
     protocol=f"The fairness vector of 7 at layer {layer}, x {c:g}, behind a gate on the cosine of the prompt's last stream at layer {gate_layer} with a direction (occupations less definitional "
     f"nouns). Direction and threshold from half of the occupations, nouns and facts in training templates; measured on the other half, nouns and occupations in held-out templates; vector, layer and coefficient are of all occupations in training templates. {len(SEEDS)} draws of the vector.",
     finding="The gate opens for " + ", ".join(f"{share:.0%} of {name}" for name, share in opens.items()) + f". At the same coefficient it saves {interval(saved[0])} of the right pronoun's "
-    f"probability and gives up {interval(given_up[0])} of the bias removed; of the facts' probability it saves {interval(gated[0]['truth'][:, one] - free[0]['truth'][:, one])}.",
+    f"probability and gives up {interval(given_up[0])} of the bias removed; of the facts' probability it saves {interval(gated[0]['truth'][:, one] - free[0]['truth'][:, one], groups=relations)}.",
     receipt=receipt,
     figures=[curve],
     tables=[{
@@ -95,5 +96,5 @@ lab.save(
             for k, x in enumerate(scale)
         ],
     }],
-    evidence={"gating": {f"extraction {s}": {"values": saved[s].tolist(), "minus": given_up[s].tolist()} for s in SEEDS}},
+    evidence={"gating": claims.evidence(saved, minus=given_up)},
 )  # fmt: skip

@@ -136,7 +136,7 @@ class Experiment:
         question: str,
         protocol: str,
         finding: str,
-        receipt: Receipt,
+        receipt: Receipt | str,
         figures: Sequence[Row] = (),
         tables: Sequence[Row] = (),
         evidence: dict[str, dict[str, Row]] | None = None,
@@ -154,7 +154,7 @@ class Experiment:
             "receipt": str(receipt),
             "figures": list(figures),
             "tables": list(tables),
-            "command": f"python examples/{self.name}.py --model {self.model_name} --dtype {self.dtype}{' --subset quick' if self.quick else ''}",
+            "command": self._command(),
         }
         everything = {
             "name": self.name,
@@ -172,6 +172,17 @@ class Experiment:
             path.unlink()
         print(f"{self.name}: {finding} -> {self.path}")
         print(f"{self.name}, what was done: {receipt}")
+
+    def _command(self) -> str:
+        asked = {
+            "--model": self.model_name,
+            "--dtype": self.dtype,
+            "--device": self.device,
+            "--results": str(self.folder.parent),
+        }
+        usual = {"--dtype": "float32", "--device": "cpu", "--results": "results"}
+        options = [f"{name} {value}" for name, value in asked.items() if usual.get(name) != value]
+        return " ".join([f"python examples/{self.name}.py", *options, *(["--subset quick"] if self.quick else [])])
 
     def _key(self, function: Callable[..., Any], settings: dict[str, Any]) -> str:
         return _digest([function.__name__, _source(function), settings, self._where(), _code()])

@@ -86,7 +86,7 @@ def save_gguf(
                 f'expected sites from ("pre", 2) up, got {site}, the output of block 0: llama.cpp\'s control vectors begin with '
                 "block 1, as direction.0 is not read; leave it out with vector.only([...])"
             )
-        directions[layer] = (coeff * one_vector(vector, site, coeff)).float().cpu().numpy()
+        directions[layer] = (coeff * one_vector(vector, site, coeff).float()).cpu().numpy()
     with replacing(target) as unfinished:
         writer = gguf.GGUFWriter(unfinished, "controlvector")
         writer.add_string("controlvector.model_hint", model_hint)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ def sample(
     sampling, Holtzman et al. 2020). One uniform number a row picks among them: with one generator a row, a row's draw
     does not depend on its neighbours.
     """
+    _check_sampling(temperature, top_p, top_k, generator, len(logits))
     if temperature == 0:
         return logits.argmax(-1)
     ranked, order = logits.float().sort(dim=-1, descending=True, stable=True)  # (B, V)
@@ -46,6 +48,24 @@ def sample(
     pick = (reach <= u[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
     chosen: Tensor = order.gather(-1, pick[:, None])[:, 0]  # (B,)
     return chosen
+
+
+def _check_sampling(temperature: Any, top_p: Any, top_k: Any, generator: Any, rows: int) -> None:
+    for name, value, good, wanted in (
+        ("temperature", temperature, isinstance(temperature, Real) and float(temperature) >= 0, "0 (argmax) or more"),
+        ("top_p", top_p, isinstance(top_p, Real) and 0 < float(top_p) <= 1, "above 0 and at most 1"),
+        ("top_k", top_k, top_k is None or isinstance(top_k, Integral) and int(top_k) >= 1, "a whole number of at least 1, or None"),
+    ):  # fmt: skip
+        if not good:
+            raise ValueError(f"expected {name} {wanted}, got {value!r}")
+    if generator is None or isinstance(generator, torch.Generator):
+        return
+    if not isinstance(generator, Sequence) or not all(isinstance(g, torch.Generator) for g in generator):
+        raise ValueError(
+            f"expected a torch.Generator or a list of them, got {generator!r}; write torch.Generator().manual_seed(0)"
+        )
+    if len(generator) != rows:
+        raise ValueError(f"expected one generator, or one for each of {rows} rows, got {len(generator)}")
 
 
 def _uniform(rows: int, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
@@ -225,13 +245,19 @@ def generate(
 
 def _prompts(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> tuple[list[list[int]], bool]:
     """The prompts as lists of ids, and whether `ids` was one text rather than a list of them."""
-    given = [_plain(row) for row in _plain(ids)]
+    listed = _plain(ids)
+    given: list[Any] = [_plain(row) for row in listed] if isinstance(listed, Sequence) else [None]
     if given and isinstance(given[0], str):
         raise ValueError(
             "expected token ids, got a text; write [tok.eot, *tok.encode(text)] with the model's tokenizer"
         )
     one = not given or not isinstance(given[0], Sequence)
-    return [list(row) for row in ([given] if one else given)], one
+    rows = [given] if one else given
+    if not all(isinstance(row, Sequence) and all(isinstance(i, Integral) for i in row) for row in rows):
+        raise ValueError(
+            f"expected ids, a list of whole numbers or a list of such lists, got {' '.join(str(ids).split())[:60]}"
+        )
+    return [list(row) for row in rows], one
 
 
 def _plain(row: Any) -> Any:
@@ -250,23 +276,18 @@ def _check_settings(
     stop: Sequence[int],
     rows: int,
 ) -> None:
-    for name, number in (("max_new_tokens", max_new_tokens), ("top_k", top_k)):
-        if number is not None and not isinstance(number, int):
-            raise ValueError(f"expected {name} to be a whole number, got {number!r}")
-    if not isinstance(stop, Collection):
-        raise ValueError(f"expected stop to be a list of ids, got {stop!r}; write [{stop!r}]")
+    if not isinstance(max_new_tokens, Integral):
+        raise ValueError(f"expected max_new_tokens to be a whole number, got {max_new_tokens!r}")
+    if not isinstance(stop, Collection) or not all(isinstance(i, Integral) for i in stop):
+        raise ValueError(f"expected stop to be a list of ids, got {stop!r}; write [tok.eot]")
+    _check_sampling(temperature, top_p, top_k, generator, rows)
     for name, value, good, wanted in (
         ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
-        ("temperature", temperature, temperature >= 0, "0 (argmax) or more"),
-        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
-        ("top_k", top_k, top_k is None or top_k >= 1, "at least 1, or None"),
         ("frequency_penalty", frequency_penalty, math.isfinite(frequency_penalty), "a finite number (0 is none)"),
         ("repetition_penalty", repetition_penalty, 0 < repetition_penalty < math.inf, "above 0 and finite (1 is none)"),
     ):
         if not good:
             raise ValueError(f"expected {name} {wanted}, got {value}")
-    if isinstance(generator, Sequence) and len(generator) != rows:
-        raise ValueError(f"expected one generator, or one for each of {rows} rows, got {len(generator)}")
 
 
 def _check_prompts(model: GPT2, prompts: list[list[int]], max_new_tokens: int) -> None:

@@ -81,6 +81,7 @@ def indirect_effects(
         raise ValueError(
             f"expected a tensor of finite means {wanted}, as mean_writes gives it for this model, got {got}"
         )
+    means = means.float()
     rows, targets = _rows(tokenizer, prompts), [tokenizer.single(answer) for answer in answers]
     effects = torch.full((len(rows), n_layer, n_head), torch.nan)
     if path is not None:

@@ -3,16 +3,16 @@
     pack(model)  # the same numbers, to rounding
     int8(model)  # other numbers: half the memory of bfloat16, and the rounding of 8 bits
 
-Each changes the blocks' matrices in place and takes one matrix's memory while it runs; what was the mapped file till then, in
-float32, gets memory of its own. The operators are those that torch.compile calls, but private to torch: they are named in this
-file and nowhere else.
+Each changes the blocks' matrices in place and takes one matrix's memory while it runs. Weights in float32, till then the mapped
+file, get memory of their own; the file's pages stay, so long as the system has no other use for them. The operators are those
+that torch.compile calls, but private to torch: they are named in this file and nowhere else.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -46,11 +46,14 @@ class Held(nn.Module, ABC):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + "weight"] = self.weight
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Held:
-        raise RuntimeError("a packed model stays as it is: load it again to convert or move it")
+    def _apply(self, *_: Any, **__: Any) -> Held:
+        return _refuse()
 
     def _load_from_state_dict(self, *_: Any) -> None:
-        raise RuntimeError("a packed model stays as it is: load it again to change its weights")
+        _refuse()
+
+    def __deepcopy__(self, memo: Any) -> Held:
+        return _refuse()
 
 
 class Packed(Held):
@@ -78,7 +81,7 @@ class Int8(Held):
         largest = w.abs().amax(1).float().clamp(min=torch.finfo(torch.float32).tiny)  # (out,)
         self.scale = (largest / 127).to(w.dtype)
         steps = w / self.scale.float()[:, None]  # by the scale as it is held: half a step is then the most that is lost
-        self.rounded = steps.round_().clamp_(-127, 127).to(torch.int8)  # (out, in)
+        self.rounded = steps.round_().clamp_(-127, 127).to(torch.int8).contiguous()  # (out, in), by rows
 
     @property
     def weight(self) -> Tensor:
@@ -106,6 +109,10 @@ class PackedEmbedding(Embedding):
         if x.requires_grad:
             return super().scores(x)
         return _product(x.reshape(-1, x.shape[-1]), self.packed, None).view(*x.shape[:-1], len(self.weight))
+
+
+def _refuse(*_: Any, **__: Any) -> NoReturn:
+    raise RuntimeError("a packed model stays as it is: load it again to convert, move, copy or change it")
 
 
 def _reordered(weight: Tensor) -> Tensor:
@@ -177,4 +184,7 @@ def _replace(model: GPT2, form: type[Held]) -> GPT2:
                 )
             if isinstance(child, Linear):
                 setattr(module, name, form(child))
+    # at the root too, which would else change the embeddings before it comes to a matrix
+    for change in ("_apply", "load_state_dict", "__deepcopy__"):
+        setattr(model, change, _refuse)
     return model

@@ -251,13 +251,23 @@ def fact_probabilities(
     return shares
 
 
+def controls(lab: Experiment, vector: SteeringVector, layer: int) -> list[SteeringVector]:
+    """20 random vectors of the vector's norm at a layer, enough that their spread is known too."""
+    return [extract.random_like(vector.only([("pre", layer)]), seed=seed) for seed in lab.part(range(20))]
+
+
 def receipt(
-    lab: Experiment, items: Sequence[Item], vector: SteeringVector, layer: int, coefficient: float = 1.0
+    lab: Experiment,
+    items: Sequence[Item],
+    vector: SteeringVector,
+    layer: int,
+    coefficient: float = 1.0,
+    where: str = "last",
 ) -> Receipt:
-    """What steering the last token of these prompts does, for the page of an experiment."""
+    """What steering these prompts does, for the page of an experiment."""
     done = Receipt()
     ids = [lab.tokenizer.encode(item["prompt"], special=True) for item in items]
-    prefill(lab.model, ids, steer=Steer(vector, ("pre", layer), coefficient, where="last"), receipt=done)
+    prefill(lab.model, ids, steer=Steer(vector, ("pre", layer), coefficient, where=where), receipt=done)
     return done
 
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from numbers import Number
 from operator import attrgetter
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -120,19 +121,19 @@ def _distance(items: Tensor, direction: Tensor) -> float:
 
 
 def fingerprint(model: GPT2) -> str:
-    """Which weights these are: 16 hex digits of the SHA-256 of each tensor's own, by name, rounded to bfloat16.
+    """Which weights these are: 16 hex digits of the SHA-256 of the tensors' hashes, in the order of their names, each rounded to bfloat16.
 
     Rounded, so that a checkpoint has one fingerprint whether it was loaded in float32 or in bfloat16; float16 rounds
     otherwise, and has another.
     """
     with torch.device("meta"):
-        names = sorted(type(model)(model.config).state_dict())
+        names = sorted(GPT2(model.config).state_dict())
 
     def one(name: str) -> str:
         # not from the state dict: a packed model copies a matrix to show it
         return tensor_hash([(name, attrgetter(name)(model).to(torch.bfloat16))])
 
-    with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:  # each holds a copy
+    with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:  # each holds a copy or two
         return data_hash(list(pool.map(one, names)))
 
 
@@ -141,7 +142,7 @@ def tensor_hash(named: Iterable[tuple[object, Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in named:
         digest.update(f"{name} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())  # type: ignore[arg-type]
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
     return digest.hexdigest()[:16]
 
 
@@ -158,7 +159,8 @@ def identity(value: Any, seen: tuple[int, ...] = ()) -> str:
     """What a value is, for the key of a result: 16 hex digits that change when what it computes or holds changes.
 
     Of a function: its code, defaults, what it closes over and the globals of its module that it names, functions among them as deep as
-    they go. Tensors and plain values count by what they hold, other objects by their name or their type alone.
+    they go; of an object that is called, its attributes. Tensors, arrays and plain values count by what they hold, other objects by
+    their name or their type alone.
     """
     if isinstance(value, partial):
         value = (value.func, value.args, sorted(value.keywords.items()))
@@ -176,8 +178,21 @@ def identity(value: Any, seen: tuple[int, ...] = ()) -> str:
         return data_hash([value.co_code.hex(), identity(value.co_consts, seen), *value.co_names])
     if isinstance(value, FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        named = [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
+        named = [value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__]
         near = [v for v in named if not isinstance(v, FunctionType) or v.__module__ == value.__module__]
         return identity([value.__code__, value.__defaults__, value.__kwdefaults__, cells, near], seen)
-    plain = value is None or isinstance(value, (str, int, float, complex, bytes))
-    return data_hash([repr(value) if plain else getattr(value, "__qualname__", type(value).__qualname__)])
+    if isinstance(value, MethodType):
+        return identity([value.__func__, value.__self__], seen)
+    kind = type(value)
+    if isinstance(kind.__call__, FunctionType) and not isinstance(value, torch.nn.Module):
+        return identity([kind.__qualname__, kind.__call__, getattr(value, "__dict__", {})], seen)
+    if not isinstance(value, type) and hasattr(value, "tolist"):  # an array of numpy
+        return identity([str(value.dtype), value.tolist()], seen)
+    plain = value is None or isinstance(value, (str, bytes, range, Number))
+    return data_hash([repr(value) if plain else getattr(value, "__qualname__", kind.__qualname__)])
+
+
+def _names(code: CodeType) -> list[str]:
+    """The names that a function's code asks for, and those of the functions within it."""
+    within = [name for part in code.co_consts if isinstance(part, CodeType) for name in _names(part)]
+    return [*code.co_names, *within]

@@ -280,7 +280,7 @@ def _seeds(verdict: Verdict) -> str:
 
 
 EXPLAINED = (
-    "Each claim is tested by an effect and a number it must exceed, both fixed in claims.py before the run. Supported: the whole interval lies "
+    "Each claim is tested by an effect and a number it must exceed, both in claims.py, which says what was changed after a run was seen. Supported: the whole interval lies "
     "above the number. Not supported: none of it does. Inconclusive: the interval holds the number, or seeds of extraction or of training disagree. "
     f"Intervals are at 1 - 0.05 / {len(CLAIMS)}, so that they hold for all claims together."
 )

@@ -84,7 +84,7 @@ def sweep(
     layers: layer i for `("pre", i)`, or sites.
     where: as in `Steer`; of a prompt with an answer behind it, "generated" is the answer.
     path: a file of one JSON row a line, filled as cells are done: a sweep that was cut off continues there, and rows of other
-        sweeps stay. A row is found again by its key: model, dtype, prompt, vector, site, coefficient, where and score; what functions
+        sweeps stay; one sweep at a time writes there. A row is found again by its key: model, dtype, prompt, vector, site, coefficient, where and score; what functions
         are is told by `provenance.identity`.
     memory: bytes to spend beside the model, roughly. Where they run out all the same, half as many variants are run at a time.
 
@@ -168,13 +168,23 @@ def _check(model: GPT2, prompts: Any, score: Any, vectors: Any, sites: Any, coef
             raise ValueError(f"expected one or more {what}, got none")
     _check_ids(model, prompts, "prompts")
     if not callable(score):
+        if not isinstance(score, Sequence) or isinstance(score, str):
+            raise ValueError(
+                f"expected a function of logits or lists of candidate answers as score, got {type(score).__name__}"
+            )
         if len(score) != len(prompts):
             raise ValueError(f"expected candidate answers for each of {len(prompts)} prompts, got {len(score)} lists")
         for answers in score:
             _check_ids(model, answers, "candidate answers of a prompt")
+    longest = max(len(text.ids) for some in _texts(prompts, score) for text in some)
+    if longest > model.config.n_positions:
+        raise ValueError(
+            f"expected prompts, and answers behind them, within the model's context of {model.config.n_positions} tokens, got {longest}; cut the text"
+        )
     tokens = 1 if callable(score) else min(len(ids) for answers in score for ids in answers)
     for vector in vectors.values():
-        check_steers(model, [Steer(vector, site, coeffs[0], where=where) for site in sites], prompts, tokens)
+        steers = [[Steer(vector, site, c, where=where) for c in coeffs] for site in sites]
+        check_steers(model, [by_coeff[0] for by_coeff in steers], prompts, tokens)
 
 
 def _check_ids(model: GPT2, rows: Any, what: str) -> None:

@@ -140,7 +140,7 @@ class SteeringVector:
             if not isinstance(x, Tensor) or x.shape[-1] != len(tensor):
                 got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
                 raise ValueError(f"expected a module that returns the stream (B, T, {len(tensor)}), got {got}")
-            steered = x + (coeff * tensor).to(x)
+            steered = x + (coeff * tensor.float()).to(x)
             return (steered, *output[1:]) if isinstance(output, tuple) else steered
 
         return add
@@ -394,6 +394,12 @@ class Steer:
             ) from error
         if not isinstance(delta, Tensor):
             raise ValueError(f"expected a function that returns what to add, a tensor, got {type(delta).__name__}")
+        fits = delta.ndim <= x.ndim and all(d in (1, n) for d, n in zip(delta.shape[::-1], x.shape[::-1]))
+        if not fits or delta.shape[-1:] != x.shape[-1:]:
+            raise ValueError(
+                f"expected a function that makes the stream {tuple(x.shape)} a tensor to add to it, ({x.shape[-1]},) or more, "
+                f"got {tuple(delta.shape)}"
+            )
         return delta
 
     def check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:

@@ -15,7 +15,6 @@ as `save_model` does, but not written into. Other dtypes and devices get a copy,
 
 from __future__ import annotations
 
-import functools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,9 +62,9 @@ def load_model(
     dtype: float32 unless told, also where the file holds bfloat16; a torch dtype or "float32", "bfloat16", "float16".
 
     The model is in eval mode and its weights take no gradient; to train it: `model.train().requires_grad_(True)`.
-    Needs the memory of the model in `dtype` and of the largest single tensor besides; in float32 on the CPU it is the disk's
-    cache, and the file has to stay as it is (see above). Raises `ValueError` for files that
-    are not a sound GPT-2, `FileNotFoundError` where there are none, `ConnectionError` where a download is not possible.
+    Needs the memory of the model in `dtype`, and the pages of those tensors of the file that are being converted, one a thread, at
+    most eight; in float32 on the CPU the disk's cache is enough, and the file has to stay as it is (see above). Raises `ValueError`
+    for files that are not a sound GPT-2, `FileNotFoundError` where there are none, `ConnectionError` where a download is not possible.
     """
     weights = _locate(name)
     return _read_model(weights, _config_beside(weights), device, dtype)
@@ -114,7 +113,7 @@ def from_transformers(
                 f"{where}: expected {_hub_name(name)} to become {tuple(mine.shape)}, found {tuple(source.shape)}; "
                 "were heads pruned, or embeddings added?"
             )
-        target = source.to(device=home, dtype=_dtype(dtype, source.dtype))
+        target = source.to(device=home, dtype=_dtype(dtype, state["wte.weight"].dtype))
         _check_finite(name, target, source, where)
         _put(model, name, target)
     return model.eval()
@@ -147,7 +146,12 @@ def save_model(model: GPT2, folder: str | Path, *, dtype: str | torch.dtype | No
     tensors = {}
     for name, weight in model.state_dict().items():
         turned = weight.t() if _is_turned(name) else weight
-        tensors[_hub_name(name)] = turned.to("cpu", kind).contiguous()
+        tensors[_hub_name(name)] = target = turned.to("cpu", kind).contiguous()
+        if not _all_finite(target):
+            raise ValueError(
+                f"expected weights that {kind} can hold, got NaN, infinity or more than its largest number in {name}; "
+                "nothing was written"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "config.json") as sizes, replacing(folder / "model.safetensors") as weights:
         sizes.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
@@ -157,15 +161,20 @@ def save_model(model: GPT2, folder: str | Path, *, dtype: str | torch.dtype | No
 def _dtype(asked: str | torch.dtype | None, default: torch.dtype) -> torch.dtype:
     kind = default if asked is None else DTYPES.get(asked) if isinstance(asked, str) else asked
     if kind is None or kind not in DTYPES.values():
-        raise ValueError(f"expected dtype {', '.join(map(repr, DTYPES))} or the torch dtype, got {asked or default!r}")
+        raise ValueError(
+            f"expected dtype {', '.join(map(repr, DTYPES))} or the torch dtype, got {default if asked is None else asked!r}"
+        )
     return kind
 
 
 def known_device(asked: str | torch.device) -> torch.device:
     """A device that torch can use here; raises `ValueError` for another."""
     try:
-        return torch.empty(0, device=asked).device
-    except (RuntimeError, AssertionError) as error:  # torch raises either, by what is missing
+        device = torch.empty(0, device=asked).device
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        return device
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises any of them, by what is missing
         raise ValueError(
             f'expected a device that torch can use here, such as "cpu", got "{asked}" ({error})'
         ) from error
@@ -269,6 +278,8 @@ def _read_headers(weights: Path) -> dict[str, Entry]:
         index = read_json(weights).get("weight_map")
         if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
             raise ValueError(f"{weights}: expected a weight_map of names to files, found none; save the model again")
+        if away := [file for file in index.values() if Path(file).name != file]:
+            raise ValueError(f"{weights}: expected shards in the same folder, found {away[0]!r}; put them there")
         files = [weights.with_name(file) for file in sorted(set(index.values()))]
     headers: dict[str, Entry] = {}
     for file in files:
@@ -299,7 +310,7 @@ def _read_headers(weights: Path) -> dict[str, Entry]:
 def _read_model(
     weights: Path, config: GPT2Config, device: str | torch.device | None, dtype: str | torch.dtype | None
 ) -> GPT2:
-    """All headers are checked before any tensor is read; then each tensor goes straight to its final memory."""
+    """All headers are checked before any tensor is read; then each tensor stays where it is, or goes straight to its final memory."""
     kind = _dtype(dtype, torch.float32)
     home = known_device(device or "cpu")
     headers = _read_headers(weights)
@@ -310,22 +321,25 @@ def _read_model(
     if "lm_head.weight" in headers:
         wanted["lm_head.weight"] = wanted["wte.weight"]
     _check_headers(weights, headers, wanted)
-    if "lm_head.weight" in headers:  # compared as bytes, so that NaN is not mistaken for a difference
-        head, embedding = (_read_tensor(headers[name]).view(torch.uint8) for name in ("lm_head.weight", "wte.weight"))
-        if not torch.equal(head, embedding):
+    if "lm_head.weight" in headers:
+        head, embedding = (_read_tensor(headers[name]) for name in ("lm_head.weight", "wte.weight"))
+        if head.dtype == embedding.dtype:  # compared as bytes, so that NaN is not mistaken for a difference
+            head, embedding = head.view(torch.uint8), embedding.view(torch.uint8)
+        if not torch.equal(head, embedding.to(head.dtype)):
             raise ValueError(
                 f"{weights}: expected lm_head.weight equal to wte.weight, found a head of its own; "
                 "only GPT-2's tied head is supported"
             )
         del head, embedding
 
-    held = functools.cache(_open)  # one mapping for all that stays in a file
+    mapped = (kind, home.type) == (torch.float32, "cpu")
+    held = {file: _open(file) for file in {entry[0] for entry in headers.values()}} if mapped else {}
 
     def converted(name: str) -> Tensor:
         file, key, dtype_there, _ = headers[_hub_name(name)]
         turned = _is_turned(name)
-        if (kind, home.type, dtype_there) == (torch.float32, "cpu", "F32"):
-            there: Tensor = held(file).get_tensor(key)
+        if mapped and dtype_there == "F32":
+            there: Tensor = held[file].get_tensor(key)
             _check_finite(name, there, there, str(file))
             return there.t() if turned else there  # [in, out] -> [out, in], the same memory
         source = _read_tensor(headers[_hub_name(name)])
@@ -338,7 +352,7 @@ def _read_model(
         return target
 
     # several at a time: turning a matrix waits for memory, and torch turns one with one thread
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:
         for name, target in zip(shapes, pool.map(converted, shapes), strict=True):
             _put(model, name, target)
     return model.eval()

@@ -54,6 +54,14 @@ def test_from_transformers_in_another_dtype_copies() -> None:
     assert torch.equal(ours.wte.weight, theirs.transformer.wte.weight.bfloat16())
 
 
+def test_from_transformers_of_several_dtypes_is_of_one() -> None:
+    theirs = reference_model(SHAPE, seed=8).half()
+    theirs.transformer.wte.float()
+    ours = weights.from_transformers(theirs)
+    assert {p.dtype for p in ours.parameters()} == {torch.float32}
+    assert torch.isfinite(ours(IDS)).all()
+
+
 def test_from_transformers_saves_and_loads_as_the_same_model(tmp_path: Path) -> None:
     theirs = reference_model(SHAPE, seed=8)
     weights.save_model(weights.from_transformers(theirs), tmp_path)

@@ -32,7 +32,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def greedy(ids: Any, new: int = 8, **settings: Any) -> list[Any]:
-    return generate(MODEL, ids, max_new_tokens=new, temperature=0, **settings)
+    return generate(MODEL, ids, **{"max_new_tokens": new, "temperature": 0} | settings)
 
 
 def steered_positions(where: Any, prompt: int, length: int) -> list[int]:
@@ -282,7 +282,12 @@ def test_an_empty_prompt_is_refused(nothing_runs: None, prompts: Any) -> None:
 
 @pytest.mark.parametrize(
     ("prompts", "words"),
-    [([1, VOCAB], f"got {VOCAB}"), ([[1], [2, -1]], "got -1"), ([1.0, 2.0], "whole-number"), ([[0.5]], "whole-number")],
+    [
+        ([1, VOCAB], f"got {VOCAB}"),
+        ([[1], [2, -1]], "got -1"),
+        ([1.0, 2.0], "whole numbers"),
+        ([[0.5]], "whole numbers"),
+    ],
 )
 def test_ids_that_are_none_of_the_vocabulary_are_refused(nothing_runs: None, prompts: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
@@ -655,8 +660,13 @@ def test_logits_that_are_no_numbers_are_not_sampled() -> None:
     [
         ("hello", {}, "got a text; write .*tok.encode"),
         (["hello", "you"], {}, "got a text; write .*tok.encode"),
-        ([1], {"stop": 3}, r"expected stop to be a list of ids, got 3; write \[3\]"),
-        ([1], {"top_k": 2.0}, "top_k to be a whole number, got 2.0"),
+        ([1], {"stop": 3}, r"expected stop to be a list of ids, got 3; write \[tok.eot\]"),
+        ([1], {"stop": "<|endoftext|>"}, r"expected stop to be a list of ids, got '<|endoftext|>'; write \[tok.eot\]"),
+        ([1], {"generator": 0}, "expected a torch.Generator or a list of them, got 0"),
+        ([1], {"temperature": "1"}, "expected temperature 0 .argmax. or more, got '1'"),
+        (torch.tensor(3), {}, "expected ids, a list of whole numbers or a list of such lists, got tensor.3."),
+        ([1, [2]], {}, "expected ids, a list of whole numbers or a list of such lists, got .1, .2.."),
+        ([1], {"top_k": 2.0}, "top_k a whole number of at least 1, or None, got 2.0"),
         ([1], {"new": 2.0}, "max_new_tokens to be a whole number, got 2.0"),
     ],
 )

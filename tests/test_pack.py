@@ -1,5 +1,6 @@
 """`pack` changes the order in which the matrices lie in memory and nothing else that a caller can see; `int8` rounds them."""
 
+import copy
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -115,6 +116,10 @@ def test_int8_computes_with_the_rounded_matrices(config: GPT2Config, dtype: torc
     plain.load_state_dict(rounded.state_dict())
     ids = random_ids(plain, 1, tokens)
     assert relative(rounded(ids), plain(ids)) < (0.02 if dtype == torch.bfloat16 else 1e-5)
+    by_columns = fresh(dtype, config)  # as a file mapped into memory, or a model of transformers, has them
+    for linear in (m for m in by_columns.modules() if isinstance(m, Linear)):
+        linear.weight = torch.nn.Parameter(linear.weight.t().contiguous().t(), requires_grad=False)
+    assert torch.equal(int8(by_columns)(ids), rounded(ids))
     if dtype == torch.float32:
         assert 1e-3 < relative(rounded(ids), fresh(dtype, config)(ids)) < 0.05  # and it is not the model it was
 
@@ -168,10 +173,14 @@ def test_int8_halves_the_memory_of_the_matrices() -> None:
 
 @needs_bf16
 def test_what_a_packed_model_cannot_do_is_an_error() -> None:
-    for change in (GPT2.float, lambda m: m.to("meta"), lambda m: m.load_state_dict(fresh().state_dict())):
+    other = {name: tensor + 1 for name, tensor in fresh().state_dict().items()}
+    for change in (GPT2.float, lambda m: m.to("meta"), lambda m: m.load_state_dict(other), copy.deepcopy,
+                   lambda m: m.blocks[0].float(), lambda m: copy.deepcopy(m.blocks)):  # fmt: skip
         for held in (pack(fresh()), int8(fresh())):
+            before = held(random_ids(held, 1, 5))
             with pytest.raises(RuntimeError, match="load it again"):
                 change(held)
+            assert torch.equal(held(random_ids(held, 1, 5)), before), "and nothing of it changed"
 
 
 # --- torch.compile ---------------------------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from ministeer.directions import mean_difference, principal
-from ministeer.provenance import Health, health
+from ministeer.provenance import Health, health, identity
 
 D = 64
 
@@ -105,3 +107,51 @@ def test_it_prints_in_one_line() -> None:
     assert str(Health(0.1234, 0.9, 2.0, 0.5)) == "norm 0.12, split-half 0.90, d' 2.00, agreement 0.50"
     assert str(Health()) == "not measured"
     assert "\n" not in str(Health(0.1, 0.2, 0.3, 0.01))
+
+
+# --- what a function is ---
+
+SCALE = 1.0
+
+
+class Scorer:
+    """A function with a state."""
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return logits[self.token]
+
+    def double(self, logits: Tensor) -> Tensor:
+        return 2 * logits[self.token]
+
+
+def scaled() -> Callable[[Tensor], Tensor]:
+    def score(logits: Tensor) -> Tensor:
+        def pick(x: Tensor) -> Tensor:
+            return max(part * SCALE for part in x)
+
+        return pick(logits)
+
+    return score
+
+
+def test_a_global_that_a_function_within_a_function_names_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = identity(scaled())
+    assert identity(scaled()) == before
+    monkeypatch.setitem(globals(), "SCALE", 2.0)
+    assert identity(scaled()) != before
+
+
+def test_what_a_function_closes_over_counts_by_what_it_holds() -> None:
+    def score(held: Any) -> Callable[[Tensor], Any]:
+        return lambda logits: logits[held]
+
+    for first, second in (
+        (3, 4), (np.int64(3), np.int64(4)), (np.array([3]), np.array([4])), (range(3), range(4)), (Scorer(3), Scorer(4)),
+        (Scorer(3).double, Scorer(4).double), (Scorer(3).double, Scorer(3)), (torch.tensor(3), torch.tensor(4)),
+    ):  # fmt: skip
+        assert identity(score(first)) == identity(score(first))
+        assert identity(score(first)) != identity(score(second)), first
+    assert identity(Scorer(3)) == identity(Scorer(3)) != identity(Scorer(4))

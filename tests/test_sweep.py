@@ -310,6 +310,10 @@ def test_a_file_of_something_else_is_refused_and_left_alone(model, tmp_path, tex
         ({"score": [[] for _ in PROMPTS]}, "rows of ids"),
         ({"vectors": {"inf": torch.full((16,), 3e38)}, "coeffs": [100.0]}, "finite"),
         ({"prompts": torch.ones(2, 3)}, "rows of ids"),
+        ({"coeffs": [1.0, float("nan")]}, "coefficient"),
+        ({"prompts": [[1], [1] * 25]}, "context of 24 tokens, got 25"),
+        ({"prompts": [[1] * 24] * 6, "score": [[[1, 2]]] * 6}, "context of 24 tokens, got 25"),
+        ({"score": None}, "a function of logits or lists of candidate answers"),
     ],
 )
 def test_wrong_input_is_one_sentence(model, change, said):

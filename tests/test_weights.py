@@ -129,7 +129,16 @@ def test_a_model_is_saved_in_its_own_dtype_unless_told(tmp_path):
         weights.save_model(model, tmp_path, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_weights_that_the_dtype_cannot_hold_are_not_saved(saved):
+    content = (saved / "model.safetensors").read_bytes()
+    model = weights.load_model(saved)
+    model.ln_f.bias[0] = 1e6
+    with pytest.raises(ValueError, match="can hold, got NaN, infinity or more .* in ln_f.bias; nothing was written"):
+        weights.save_model(model, saved, dtype="float16")
+    assert (saved / "model.safetensors").read_bytes() == content
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", 3.5])
 def test_a_device_that_is_not_there_is_one_sentence(device, saved):
     with pytest.raises(ValueError, match=f'expected a device that torch can use here, such as "cpu", got "{device}"'):
         weights.load_model(saved, device=device)
@@ -377,6 +386,14 @@ def test_values_beyond_the_asked_dtype(saved):
     assert weights.load_model(saved, dtype=torch.bfloat16).ln_f.bias.dtype == torch.bfloat16
 
 
+def test_a_tied_head_in_another_dtype(saved):
+    weights.save_model(weights.load_model(saved, dtype="bfloat16"), saved)
+    rewrite(saved, lambda t: t.update({"lm_head.weight": t["wte.weight"].float()}))
+    weights.load_model(saved)
+    rewrite(saved, lambda t: t["lm_head.weight"].add_(1e-3))
+    refused(saved, "lm_head.weight equal to wte.weight", "tied head")
+
+
 def test_an_untied_head(saved):
     rewrite(saved, lambda t: t.update({"lm_head.weight": t["wte.weight"] + 1e-3}))
     refused(saved, "lm_head.weight equal to wte.weight", "tied head")
@@ -419,6 +436,8 @@ def test_shards_that_are_not_there(saved):
     (saved / "model.safetensors").rename(saved / "one.safetensors")
     index.write_text(json.dumps({"weight_map": {"wte.weight": "one.safetensors", "wpe.weight": "two.safetensors"}}))
     refused(saved, "two.safetensors: expected this shard", kind=FileNotFoundError)
+    index.write_text(json.dumps({"weight_map": {"wte.weight": "sub/one.safetensors"}}))
+    refused(index, "shards in the same folder, found 'sub/one.safetensors'")
     for content in ("{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'):
         index.write_text(content)
         refused(index, "weight_map")
