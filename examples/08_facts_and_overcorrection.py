@@ -21,24 +21,15 @@ lab = Experiment.from_command_line(__file__)
 SEEDS, published = lab.part(range(3)), list(protocol.occupations(lab))
 facts = lab.part(protocol.fact_items())
 nouns = {row["noun"]: row["gender"] for row in lab.part(data.read("definitional.tsv"))}
-jobs, fixed = (protocol.pronoun_items(list(some), "heldout") for some in (published, nouns))
 sentences = [row["text"] for row in data.read("contexts.tsv", kind="distractor", split="heldout")]
 texts = lab.part([protocol.END + " ".join(sentences[i : i + 3]) for i in range(0, len(sentences), 3)])
 
 
 def measured(vector, layer, coefficients):
-    """Of one vector at each coefficient: gap (occupations, C), truth (facts, C), right pronouns (nouns, C), and unrelated text's KL and perplexity (texts, C)."""
-    he, noun_he = (protocol.pronouns(lab, items, vector, layer, coefficients)[0] for items in (jobs, fixed))
-    p = protocol.fact_probabilities(lab, facts, vector, layer, coefficients)  # (facts, C, 4)
+    """Of one vector at each coefficient what it costs, and unrelated text's KL and perplexity (texts, C)."""
+    found = protocol.costs(lab, vector, layer, coefficients, jobs=published, nouns=nouns, facts=facts)
     text = lab.cell(disturbance, texts=texts, vector=vector, layer=layer, coefficients=coefficients)
-    return {
-        "gap": protocol.gap(he, published),
-        "truth": p[..., 0],
-        "first": (p[..., 0] >= p.max(-1)).astype(float),
-        "pronoun": protocol.right_pronouns(noun_he, nouns),
-        "kl": np.array([row["kl"] for row in text]),
-        "perplexity": np.array([row["perplexity"] for row in text]),
-    }
+    return found | {name: np.array([row[name] for row in text]) for name in ("kl", "perplexity")}
 
 
 # %% The fairness vector and random ones along a range of coefficients; the value vectors at +1 and -1

@@ -51,12 +51,8 @@ gate = {"vector": condition, "layer": gate_layer, "threshold": gates[gate_layer]
 
 
 def measured(vector, gate=None):
-    """At each coefficient: distance from one half (occupations, C), right pronouns (nouns, C), truth of facts (facts, C)."""
-    he = protocol.pronouns(lab, asked, vector, layer, scale, gate=gate)[0]
-    noun_he = protocol.pronouns(lab, kept, vector, layer, scale, gate=gate)[0]
-    p = protocol.fact_probabilities(lab, facts[1::2], vector, layer, scale, gate)  # (facts, C, 4)
-    right = protocol.right_pronouns(noun_he, {noun: nouns[noun] for noun in fixed})
-    return {"gap": protocol.gap(he, jobs), "pronoun": right, "truth": p[..., 0]}
+    """What a vector costs at each coefficient, of occupations, nouns and facts that the gate was not fitted on."""
+    return protocol.costs(lab, vector, layer, scale, jobs=jobs, nouns={noun: nouns[noun] for noun in fixed}, facts=facts[1::2], gate=gate)  # fmt: skip
 
 
 free = {seed: measured(vectors[seed]) for seed in SEEDS}

@@ -1,6 +1,6 @@
 """The `ministeer` command: steer a prompt, and say in one line what was done.
 
-ministeer steer "I think you are" --plus Love --minus Hate --layer 1 --coeff -2
+ministeer steer "I feel" --plus Love --minus Hate --layer 1 --coeff 2
 ministeer steer "Grace was asked and" --vector honesty.safetensors --layer 5 --coeff 1.5 --where last
 """
 

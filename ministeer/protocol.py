@@ -251,6 +251,26 @@ def fact_probabilities(
     return shares
 
 
+def costs(
+    lab: Experiment,
+    vector: SteeringVector,
+    layer: int,
+    coefficients: Sequence[float],
+    *,
+    jobs: Sequence[str],
+    nouns: dict[str, str],
+    facts: Sequence[Item],
+    gate: dict[str, Any] | None = None,
+) -> dict[str, Array]:
+    """What a vector does in held-out templates to pronouns of occupations ("gap", from one half) and of {noun: gender} ("pronoun", the
+    probability of the right one), and to facts ("truth", the probability of the true word; "first", whether it is the likeliest): each (items, C)."""
+    items = [pronoun_items(list(some), "heldout") for some in (jobs, nouns)]
+    he, noun_he = (pronouns(lab, some, vector, layer, coefficients, gate=gate)[0] for some in items)
+    p = fact_probabilities(lab, facts, vector, layer, coefficients, gate)  # (facts, C, 4)
+    first = (p[..., 0] >= p.max(-1)).astype(float)
+    return {"gap": gap(he, jobs), "pronoun": right_pronouns(noun_he, nouns), "truth": p[..., 0], "first": first}
+
+
 def controls(lab: Experiment, vector: SteeringVector, layer: int) -> list[SteeringVector]:
     """20 random vectors of the vector's norm at a layer, enough that their spread is known too."""
     return [extract.random_like(vector.only([("pre", layer)]), seed=seed) for seed in lab.part(range(20))]

@@ -112,6 +112,13 @@ def test_transformer_lens_names() -> None:
 # --- GGUF -------------------------------------------------------------------------------------------------------------
 
 
+def test_a_large_coefficient_of_a_vector_in_float16_stays_a_number(tmp_path: Path) -> None:
+    half = SteeringVector({("pre", 2): torch.full((16,), 500.0, dtype=torch.float16)}, MADE)
+    formats.save_gguf(half, tmp_path / "v.gguf", coeff=200.0)
+    assert formats.load_gguf(tmp_path / "v.gguf")["pre", 2].tolist() == [1e5] * 16
+    assert half.hook(("pre", 2), 200.0)(None, None, torch.zeros(1, 1, 16)).flatten().tolist() == [1e5] * 16
+
+
 def test_gguf_there_and_back(tmp_path: Path) -> None:
     ours = vector(("pre", 2), ("pre", 3), ("pre", 48))
     formats.save_gguf(ours, tmp_path / "v.gguf", coeff=2.0)

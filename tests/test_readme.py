@@ -21,13 +21,14 @@ def test_the_six_line_loop_is_what_it_says():
     assert not torch.equal(names["logits"], model(names["ids"]))
 
 
-def test_the_example_of_use_runs_and_steering_changes_the_text(capsys):
+def test_the_example_of_use_runs_and_steers_towards_what_it_says(capsys):
     names = {}
     exec(USE, names)  # noqa: S102
     steered = capsys.readouterr().out.strip()
     plain = ministeer.generate(names["model"], names["prompt"], max_new_tokens=20, temperature=0)
-    assert "I think you are" in steered
-    assert steered != names["tok"].decode(plain).strip()
+    assert "towards love" in USE
+    assert "I love" in steered and "I hate" not in steered
+    assert "I hate" in names["tok"].decode(plain)
 
 
 def test_every_make_target_and_file_it_names_is_there():

@@ -162,3 +162,13 @@ def test_adds_of_ones_own_loop_can_be_watched() -> None:
     padded = Receipt()
     MODEL(torch.tensor(PROMPTS[1:2]), adds=padded.watch({("pre", 1): V}, torch.tensor([[0, 1, 2, 3, -1, -1]])))
     assert (padded.positions, padded.sites["pre", 1].positions) == (4, 4)
+
+
+@pytest.mark.parametrize("made", [torch.zeros(3), torch.zeros(7, 9, 24), torch.zeros(3, 6, 1), torch.tensor(1.0)])
+@pytest.mark.parametrize("receipt", [None, Receipt])
+def test_a_function_of_another_shape_is_one_sentence_with_a_receipt_and_without(made: Tensor, receipt: Any) -> None:
+    steer = Steer(lambda x, c: made, ("pre", 1))
+    with pytest.raises(
+        ValueError, match=r"expected a function that makes the stream \(3, 6, 24\) a tensor to add to it"
+    ):
+        prefill(MODEL, PROMPTS, steer=steer, receipt=receipt and receipt())
