@@ -108,7 +108,7 @@ def headline(folder: Path, threads: int, add: Callable[[Row], None], llama: bool
     """GPT-2 XL's sizes, against transformers, and in decoding against llama.cpp."""
     sides = [OURS, THEIRS]
     add(one_token(5))
-    for dtype, layers in (("bfloat16", range(2, XL.n_layer, 4)), ("float32", range(6, XL.n_layer, 12))):
+    for dtype, layers in (("bfloat16", range(3, XL.n_layer, 6)), ("float32", range(8, XL.n_layer, 16))):
         bf16 = dtype == "bfloat16"
         for row in loading(folder, dtype, threads, 2, sides)[0 if bf16 else 1 :]:
             add(row)
@@ -123,13 +123,13 @@ def headline(folder: Path, threads: int, add: Callable[[Row], None], llama: bool
                 bench.form = "pack"
             with llama_file(folder, XL, "float16", threads, bf16 and llama) as another:
                 workers |= another
-                add(bench.decode(3, 1, 32, target=2.2 if bf16 else None))
+                add(bench.decode(2, 1, 32, target=2.2 if bf16 else None))
                 for side in another:
                     del workers[side]
             add(bench.decode(1, 16, 16))
             add(bench.sweep(1, layers, 8 if bf16 else 4, target=4.0 if bf16 else 2.0))
             if bf16:
-                add(bench.extract(2, 16, target=2.0))
+                add(bench.extract(1, 16, target=2.0))
                 add(bench.ablate(1, 6, target=20.0, prompts=2))
         if bf16:
             with (
@@ -214,6 +214,7 @@ def main() -> None:
             headline(checkpoint(XL, Path(name) / "xl"), args.threads, adding(large), LLAMA in peers)
     if args.quick:
         return
+    grown = growth.section(HERE / "growth.png")
     load.append(os.getloadavg()[0])
     versions = ", ".join(f"{side} {version}" for side, version in VERSIONS.items())
     notes = dict.fromkeys(f"- **{row.job.partition(',')[0]}**: {row.about}" for row in [*large, *small])
@@ -245,7 +246,7 @@ Medians of two (import and loading: one); how many times ours in words. Versions
 
 ## How a sweep grows
 
-{growth.section(HERE / "growth.png")}
+{grown}
 
 ![Seconds of a sweep against its operations, as prompts, coefficients, layers, the model and processes grow](growth.png)
 
@@ -258,9 +259,11 @@ as a large one, the fingerprint of the weights is taken once a sweep, and narrow
 - **load**: in float32 both map the file and copy nothing. In bfloat16 both write a rounded copy, and ours is turned besides, which is what takes the
   rest of the time: a token then costs less (the rows without `pack`), so that a few dozen tokens pay for it. Its peak is the model; theirs is the
   model and the file.
-- **decode**: most of a token's time are the blocks' matrices and the unembedding; the rest is 48 blocks' small operations. `pack` reads the
+- **decode**: nine tenths of a token's time are the blocks' matrices and the unembedding; the rest is 48 blocks' small operations. `pack` reads the
   matrices as fast as oneDNN does; llama.cpp shows that a kernel made for one token reads faster. The ratio moves from run to run with what
-  the machine's neighbours leave of its memory bandwidth.
+  the machine's neighbours leave of its memory bandwidth. Tried: other numbers of rows for a lone token (four are quickest), the same strips and parts as in
+  float32 (slower in bfloat16, and they round each part), torch.compile of the product (no faster than oneDNN), and huge pages
+  (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`: a fifth faster in some runs, nothing in others, and loading takes twice as long).
 - **sweep**: over all layers a sweep runs half of a loop's operations, so it is at most twice as fast as a loop that multiplies at its rate. More
   than that is what the loop loses: on a machine where transformers' matrices are multiplied slowly, four times and over; here less. The share of
   the limit says how much there is left to gain.

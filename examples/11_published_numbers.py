@@ -16,15 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ministeer import Receipt, Steer, data, extract, generate, metrics, prefill, protocol, report
+from ministeer import Steer, data, extract, generate, metrics, protocol, report
 from ministeer.experiment import Experiment
 from ministeer.model import pad
 
 DATA = Path(data.__file__).parent
-TOPICS, WORDS = (
-    ("weddings", "shipping"),
-    ("wedding", "weddings", "wed", "bride", "groom", "marry", "married", "marriage", "bridesmaid", "honeymoon"),
-)
+TOPICS = ("weddings", "shipping")
+WORDS = ("wedding", "weddings", "wed", "bride", "groom", "marry", "married", "marriage", "bridesmaid", "honeymoon")
 COEFFICIENTS, PROMPT = [-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0], "I went up to my friend and said"
 # Vig et al. 2020, table 1, templates of Winogender with the shares of the Bureau of Labor Statistics: total effect by size
 VIG = {"gpt2": 0.020, "gpt2-medium": 0.128, "gpt2-large": 0.173, "gpt2-xl": 0.168}
@@ -111,13 +109,7 @@ figure = report.dots(
     xlabel="relative depth of the layer", ylabel="perplexity, steered / unsteered", joined=True,
     caption='" weddings" less "", coefficient 1. The published texts are other texts on the same topics.',
 )  # fmt: skip
-receipt = Receipt()
-prefill(
-    lab.model,
-    [[lab.tokenizer.eot, *lab.tokenizer.encode(PROMPT)]],
-    steer=Steer(vector, ("pre", six), where="front"),
-    receipt=receipt,
-)
+asked = [{"prompt": protocol.END + PROMPT}]
 lab.save(
     title="11. Published numbers",
     question="Does this code measure on GPT-2 checkpoints what others published?",
@@ -125,7 +117,7 @@ lab.save(
     "values are of GPT-2 XL (Turner et al. 2023; Vig et al. 2020 by size); for another size layers are matched by relative depth.",
     finding=f"Completions about weddings: {success[1.0]:.0%} with the vector, {success[0.0]:.0%} without (published: over 90 %, about 2 %). Largest difference of a perplexity ratio "
     f"from the published: {max(abs(ours - theirs) for name, theirs, ours in table if name.startswith('perplexity')):.3f}.",
-    receipt=receipt,
+    receipt=protocol.receipt(lab, asked, vector, six, where="front"),
     figures=[figure],
     tables=[{
         "caption": "Published, here, and the difference.",

@@ -98,6 +98,7 @@ def bootstrap(
 
     Percentiles of the means of resamples (Efron 1979), further out for few items by what Student's t exceeds the normal
     (the expanded percentile interval of Hesterberg 2015): the plain ones of 7 items hold the truth 87 times in 100, not 95.
+    Of fewer than 5 items it is too narrow all the same.
     """
     items = np.asarray(values, dtype=np.float64)
     if groups is not None:
