@@ -260,8 +260,8 @@ as a large one, the fingerprint of the weights is taken once a sweep, and narrow
   rest of the time: a token then costs less (the rows without `pack`), so that a few dozen tokens pay for it. Its peak is the model; theirs is the
   model and the file.
 - **decode**: nine tenths of a token's time are the blocks' matrices and the unembedding; the rest is 48 blocks' small operations. `pack` reads the
-  matrices as fast as oneDNN does; llama.cpp shows that a kernel made for one token reads faster. The ratio moves from run to run with what
-  the machine's neighbours leave of its memory bandwidth. Tried: other numbers of rows for a lone token (four are quickest), the same strips and parts as in
+  matrices as fast as oneDNN does; llama.cpp shows that a kernel made for one token reads faster. The ratio moves from run to run, and one
+  process is faster than the next by up to a third throughout, with what the machine's neighbours leave of its memory bandwidth and where memory comes to lie. Tried: other numbers of rows for a lone token (four are quickest), the same strips and parts as in
   float32 (slower in bfloat16, and they round each part), torch.compile of the product (no faster than oneDNN), and huge pages
   (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`: a fifth faster in some runs, nothing in others, and loading takes twice as long).
 - **sweep**: over all layers a sweep runs half of a loop's operations, so it is at most twice as fast as a loop that multiplies at its rate. More

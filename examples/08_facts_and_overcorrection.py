@@ -63,9 +63,9 @@ kept = {"facts": "truth", "definitional pronouns": "pronoun"}
 curve = report.dots(
     lab.folder / "08_trade_off",
     {f"{name}, {which}": ([lost(found, "gap", k).mean() for k in range(len(scale))], found[what].mean(0))
-     for which, found in (("fairness vector", fair), (f"random, mean of {len(noise)}", random)) for name, what in kept.items()},
+     for which, found in (("fairness vector", fair), ("random", random)) for name, what in kept.items()},
     xlabel="bias removed (fall of the distance from one half)", ylabel="probability of what is true", joined=True,
-    caption=f"Coefficients {', '.join(f'{x:g}' for x in scale)} at layer {layer}, from the left; the mean over {len(published)} occupations, {len(facts)} facts and {len(nouns)} nouns.",
+    caption=f"Coefficients {', '.join(f'{x:g}' for x in scale)} at layer {layer}, from the left; the mean over {len(published)} occupations, {len(facts)} facts and {len(nouns)} nouns, and over {len(noise)} random vectors of equal norm.",
 )  # fmt: skip
 interval = partial(metrics.interval, digits=3)
 

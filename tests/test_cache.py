@@ -435,3 +435,11 @@ def test_a_cache_of_another_model_or_of_no_rows_is_refused() -> None:
         MODEL(random_ids(MODEL, 1, 2), cache=Cache(copy.deepcopy(MODEL).bfloat16(), 1, 4))
     with pytest.raises(ValueError, match="expected a cache for one row or more, got 0"):
         Cache(MODEL, 0, 4)
+
+
+@pytest.mark.parametrize("depth", [-1, 99])
+def test_a_cache_of_blocks_that_are_not_there_is_refused(depth: int) -> None:
+    with pytest.raises(
+        ValueError, match=f"expected a cache of 0 to {MODEL.config.n_layer} blocks, the model's, got {depth}"
+    ):
+        Cache(MODEL, 1, 4, depth=depth)

@@ -232,7 +232,8 @@ def test_a_run_continues_with_the_means_it_began_with(tmp_path: Path, means: Ten
     with pytest.raises(CutOffError):
         heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, means, batch_size=4, on_batch=stop, path=path)
     again = heads.mean_writes(MODEL, BYTES, CLEAN, batch_size=1)
-    found = heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, again * (1 + 1e-5), batch_size=4, path=path)
+    again = again.double() * (1 + 1e-5)
+    found = heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, again, batch_size=4, path=path)
     whole = heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, means, batch_size=4)
     assert torch.equal(found, whole)
 
