@@ -77,10 +77,8 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     tokens = x.reshape(-1, n)  # (N, in)
     if by_rows:  # strips of them, side by side
         strips = next(s for s in range(32, 0, -1) if out % s == 0)
-        each = torch.bmm(
-            tokens.expand(strips, *tokens.shape), weight.view(strips, -1, n).mT
-        )  # (strips, N, out / strips)
-        product = each.transpose(0, 1)
+        by_strip = weight.view(strips, -1, n).mT  # (strips, in, out / strips)
+        product = torch.bmm(tokens.expand(strips, *tokens.shape), by_strip).transpose(0, 1)  # (N, strips, out / strips)
     else:  # by columns, as checkpoints hold it: parts of the sum
         parts = next(s for s in range(4, 0, -1) if n % s == 0)
         shares = tokens.view(len(tokens), parts, -1).transpose(0, 1)  # (parts, N, in / parts)

@@ -339,7 +339,7 @@ def _read_model(
         file, key, dtype_there, _ = headers[_hub_name(name)]
         turned = _is_turned(name)
         if mapped and dtype_there == "F32":
-            there: Tensor = held[file].get_tensor(key)
+            there = _aligned(held[file].get_tensor(key))
             _check_finite(name, there, there, str(file))
             return there.t() if turned else there  # [in, out] -> [out, in], the same memory
         source = _read_tensor(headers[_hub_name(name)])
@@ -398,8 +398,14 @@ def _open(file: Path) -> Any:
 
 def _read_tensor(entry: Entry) -> Tensor:
     """One tensor, mapped from its file. The file is opened for each: what was read leaves memory with the tensor."""
-    tensor: Tensor = _open(entry[0]).get_tensor(entry[1])
-    return tensor
+    return _aligned(_open(entry[0]).get_tensor(entry[1]))
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """A copy of a tensor that lies at no multiple of its numbers' size, over which fast arithmetic may stumble: as in files from before
+    safetensors 0.3 (its issue 231), whose header has any length and shifts all behind it."""
+    size = tensor.element_size()
+    return tensor if tensor.data_ptr() % size == 0 else tensor.view(torch.uint8).clone().view(tensor.dtype)
 
 
 def _all_finite(tensor: Tensor) -> bool:

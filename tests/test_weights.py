@@ -195,6 +195,23 @@ def test_a_model_in_float32_stays_in_its_file_and_neither_changes_the_other(save
     assert not model(IDS).any()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_file_with_a_header_of_odd_length_gives_numbers_at_whole_addresses(dtype, saved):
+    """Early writers did not fill the header up to a multiple of 8."""
+    weights.save_model(weights.load_model(saved), saved, dtype=dtype)
+    expected = {name: weight.clone() for name, weight in weights.load_model(saved).state_dict().items()}
+    file = saved / "model.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].rstrip(b" ")
+    for more in range(4):
+        longer = header + b" " * more
+        file.write_bytes(len(longer).to_bytes(8, "little") + longer + content[8 + length :])
+        model = weights.load_model(saved)
+        assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
+        assert all(weight.data_ptr() % weight.element_size() == 0 for weight in model.parameters())
+
+
 def test_matrices_lie_as_is_quickest_in_their_dtype(saved):
     for dtype, turned in (("float32", False), ("bfloat16", True), ("float16", True)):
         model = weights.load_model(saved, dtype=dtype)
