@@ -268,6 +268,10 @@ as a large one, the fingerprint of the weights is taken once a sweep, and narrow
   than that is what the loop loses: on a machine where transformers' matrices are multiplied slowly, four times and over; here less. The share of
   the limit says how much there is left to gain.
 
+## On a GPU
+
+Not run here: none was at hand.
+
 ## What each job is
 
 {chr(10).join(notes)}
