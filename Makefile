@@ -28,6 +28,9 @@ check: $(READY)  ## ruff and mypy
 bench: $(READY)  ## side by side with other libraries on GPT-2 XL's size; writes benchmarks/RESULTS.md (12 GB of disk, 14 of memory)
 	$(PY) benchmarks/bench.py
 
+bench-gpu: $(READY)  ## GPT-2 XL's sizes on DEVICE=cuda, and how long nano trains there; writes benchmarks/RESULTS-GPU.md
+	$(PY) benchmarks/bench.py --device $(if $(filter cpu,$(DEVICE)),cuda,$(DEVICE))
+
 bench-peers: $(READY)  ## an environment for each library of benchmarks/peers.txt, which `make bench` then includes
 	@while read -r peer more; do \
 	  env=build/peers/$${peer%%==*}; test -x $$env/bin/python || $(PYTHON) -m venv $$env || exit 1; \
@@ -74,5 +77,5 @@ $(READY): setup.py constraints.txt
 	-$(PY) -m pip install -q --disable-pip-version-check --no-deps "$$(grep '^steering-vectors==' constraints.txt)"
 	@touch $@
 
-.PHONY: help reproduce test check bench bench-peers test-xl weights weights/nano weights/nano/seeds weights/nano/sizes
+.PHONY: help reproduce test check bench bench-gpu bench-peers test-xl weights weights/nano weights/nano/seeds weights/nano/sizes
 .DEFAULT_GOAL := help

@@ -2,6 +2,7 @@
 
     python benchmarks/bench.py            writes RESULTS.md beside this file
     python benchmarks/bench.py --quick    GPT-2 small's sizes only, little work, prints only
+    python benchmarks/bench.py --device cuda    writes RESULTS-GPU.md: GPT-2 XL's sizes on a GPU, and how long nano trains there
 
 Each side runs in a process of its own (worker.py) and they take turns, so that whatever else the machine does falls on
 all; medians are reported, the slowest and the fastest in brackets. A limit is what the hardware was measured to do in the same
@@ -15,6 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,14 +39,17 @@ from jobs import (
     checkpoint,
     one_token,
     read_bandwidth,
+    seconds,
     working,
 )
 from table import OURS, THEIRS, Row, Side, machine, side_by_side, table
 
 import ministeer
 from ministeer import data, metrics
+from ministeer.files import write_text
 from ministeer.model import GPT2Config, pad
 from ministeer.pack import int8, supported
+from ministeer.weights import known_device
 
 HERE = Path(__file__).parent
 
@@ -185,13 +191,59 @@ def everyone(folder: Path, threads: int, repetitions: int, add: Callable[[Row], 
         add(bench.ablate(repetitions, 8))
 
 
+def on_a_gpu(config: GPT2Config, folder: Path, threads: int, device: str, add: Callable[[Row], None]) -> None:
+    """bfloat16, against transformers; what is asked of it there is in absolute figures."""
+    with working(folder, "bfloat16", threads, [OURS, THEIRS], device) as workers:
+        bench = Bench(config, "bfloat16", workers, device=device)
+        bench.decode(1, 1, 8)  # warm
+        for rows in (1, 16):
+            add(bench.decode(3, rows, 64))
+        add(bench.extract(3, 64))
+        bench.sweep(1, [1], 2)  # warm
+        add(bench.sweep(3, range(config.n_layer), 16, at_most=1.0))
+        add(bench.ablate(1, min(50, config.n_layer * config.n_head)))
+
+
+def gpu_results(threads: int, device: str) -> str:
+    """The page of a run on a GPU."""
+    rows: list[Row] = []
+
+    def add(row: Row) -> None:
+        rows.append(row)
+        for cells in row.against():
+            print(" | ".join(cells), flush=True)
+
+    with tempfile.TemporaryDirectory() as name:
+        on_a_gpu(XL, checkpoint(XL, Path(name) / "xl"), threads, device, add)
+        trainer = [sys.executable, str(HERE.parent / "weights" / "nano" / "train.py"), "--device", device]
+        trained = seconds(lambda: subprocess.run([*trainer, "--out", str(Path(name) / "nano")], check=True))
+    return f"""# Measured on a GPU
+
+{torch.cuda.get_device_name(device)}, {machine()}; torch {torch.__version__}; {date.today()}. Written by `python benchmarks/bench.py --device {device}` (`make bench-gpu`).
+Random weights, the same on both sides, from one file; each side in a process of its own, in turns.
+
+{side_by_side(rows)}
+
+Medians, the slowest and the fastest in brackets. Limits were measured in the same run; memory was read at {read_bandwidth(device) / 1e9:.0f} GB/s. Decoding one
+text is asked to reach 60 % of its limit. nano was trained in {trained:.0f} s (120 are asked).
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="GPT-2 small's sizes only, once, prints only")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     args = parser.parse_args()
+    try:
+        known_device(args.device)
+    except ValueError as error:
+        sys.exit(f"bench.py: {error}")
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
+    if args.device != "cpu":
+        write_text(HERE / "RESULTS-GPU.md", gpu_results(args.threads, args.device))
+        return
     begun, load = time.perf_counter(), [os.getloadavg()[0]]
     peers = sorted(path.name for path in PEERS.iterdir()) if PEERS.exists() else []
     formed: list[Row] = []
@@ -270,7 +322,7 @@ as a large one, the fingerprint of the weights is taken once a sweep, and narrow
 
 ## On a GPU
 
-Not run here: none was at hand.
+Not run here, as none was at hand: `make bench-gpu`.
 
 ## What each job is
 

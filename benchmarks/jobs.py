@@ -35,13 +35,14 @@ Answer = dict[str, Any]
 class Worker:
     """A side in a process of its own: `ask` has it do a job, and returns the seconds, the value and the peak memory."""
 
-    def __init__(self, side: str, folder: Path, dtype: str, threads: int) -> None:
+    def __init__(self, side: str, folder: Path, dtype: str, threads: int, device: str = "cpu") -> None:
         own = PEERS / side / "bin" / "python"
         python = sys.executable if side in (OURS, THEIRS) else str(own)
         self.side, self.hello = side, {"error": "no environment: `make bench-peers`"}
         if not Path(python).exists():
             return
         command = [python, str(HERE / "worker.py"), side, str(folder), dtype, str(threads)]
+        command += [device] if device != "cpu" else []  # some sides have no other
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
         self.hello = self._answer()
@@ -74,11 +75,13 @@ class Worker:
 
 
 @contextmanager
-def working(folder: Path, dtype: str, threads: int, sides: Sequence[str]) -> Iterator[dict[str, Worker]]:
+def working(
+    folder: Path, dtype: str, threads: int, sides: Sequence[str], device: str = "cpu"
+) -> Iterator[dict[str, Worker]]:
     with ExitStack() as stack:
         workers = {}
         for side in sides:
-            workers[side] = Worker(side, folder, dtype, threads)
+            workers[side] = Worker(side, folder, dtype, threads, device)
             stack.callback(workers[side].close)
         yield workers
 
@@ -153,6 +156,7 @@ class Bench:
     dtype: str
     workers: dict[str, Worker]
     form: str = ""
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         self.draw = random.Random(0)
@@ -193,7 +197,7 @@ class Bench:
         return Row(
             self.named(f"steered decoding, {rows} x {new} tokens from 8"), self.dtype, sides,
             "greedy, a vector added at the input of a block, a cache; ours `generate` with a `Steer`; the limit is reading each matrix once a token.",
-            target=target, work=rows * new, unit="tokens/s", limit=rows * read_bandwidth() / read,
+            target=target, work=rows * new, unit="tokens/s", limit=rows * read_bandwidth(self.device) / read,
         )  # fmt: skip
 
     def extract(
@@ -209,7 +213,7 @@ class Bench:
             self.named(f"contrastive extraction, {pairs} pairs of {tokens} tokens, all layers"), self.dtype, sides,
             "mean difference of pairs that differ in the last token, as contrast pairs as published do; ours `extract.pair_streams`, which reads once what a pair "
             "begins with alike; repeng fits principal components; the limit is the blocks' matrix products for the tokens that differ.",
-            target=target, limit=work / gemm_rate(c, self.torch_dtype),
+            target=target, limit=work / gemm_rate(c, self.torch_dtype, self.device),
         )  # fmt: skip
 
     def sweep(
@@ -218,6 +222,7 @@ class Bench:
         layers: Sequence[int],
         cells: int,
         target: float | None = None,
+        at_most: float | None = None,
         prompts: int = 8,
         tokens: int = 16,
     ) -> Row:
@@ -237,7 +242,7 @@ class Bench:
             self.named(f"sweep, {len(layers)} layers x {len(COEFFS)} coefficients x {prompts} prompts of {tokens} tokens"), self.dtype, sides,
             f"ours `sweep`, the whole grid of these layers, spread over the {c.n_layer}; elsewhere a forward pass of the batch for each cell, of which {len(some)} "
             "were run (each costs the same) and counted for all; the limit is the matrix products of the blocks above each site.",
-            target=target, limit=sweep_operations(c, layers, len(COEFFS), prompts * tokens) / gemm_rate(c, self.torch_dtype),
+            target=target, at_most=at_most, limit=sweep_operations(c, layers, len(COEFFS), prompts * tokens) / gemm_rate(c, self.torch_dtype, self.device),
         )  # fmt: skip
 
     def ablate(
@@ -287,24 +292,26 @@ def one_token(repetitions: int) -> Row:
 def seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # which works on when the call is back
     return time.perf_counter() - start
 
 
 @cache
-def read_bandwidth() -> float:
+def read_bandwidth(device: str = "cpu") -> float:
     """Bytes a second at which a tensor far larger than the caches is summed, or multiplied with one vector: the fastest of several."""
-    x, v = torch.ones(2**14, 2**13), torch.ones(1, 2**13)  # 512 MiB
+    x, v = torch.ones(2**14, 2**13, device=device), torch.ones(1, 2**13, device=device)  # 512 MiB
     return x.nbytes / min(seconds(run) for run in (x.sum, lambda: multiply(v, x)) for _ in range(8))
 
 
 @cache
-def gemm_rate(config: GPT2Config, dtype: torch.dtype) -> float:
+def gemm_rate(config: GPT2Config, dtype: torch.dtype, device: str = "cpu") -> float:
     """Operations a second of a batch through the widest of a block's matrices, or through a square one, packed or not: the fastest."""
     d, found = config.n_embd, []
     for rows, inside, outside in ((384, d, 4 * d), (384, 4 * d, d), (2048, 2048, 2048)):
-        x, w = torch.randn(rows, inside).to(dtype), torch.randn(outside, inside).to(dtype)
+        x, w = torch.randn(rows, inside).to(device, dtype), torch.randn(outside, inside).to(device, dtype)
         ways: list[Callable[[], object]] = [lambda x=x, w=w: F.linear(x, w)]  # type: ignore[misc]
-        if supported(dtype):
+        if device == "cpu" and supported(dtype):
             packed = Packed(Linear(inside, outside, dtype=dtype))
             ways.append(lambda x=x, packed=packed: packed.product(x))  # type: ignore[misc]
         found += [2 * rows * inside * outside / seconds(way) for way in ways for _ in range(8)]

@@ -42,10 +42,10 @@ class Ministeer:
 
     imports = ("ministeer",)
 
-    def __init__(self, folder: str, dtype: str) -> None:
+    def __init__(self, folder: str, dtype: str, device: str = "cpu") -> None:
         from ministeer.weights import load_model
 
-        self.model = load_model(folder, dtype=dtype)
+        self.model = load_model(folder, dtype=dtype, device=device)
 
     def pack(self) -> None:
         from ministeer.pack import pack
@@ -112,10 +112,11 @@ class Transformers:
         "transformers.models.auto.tokenization_auto",
     )  # it imports late
 
-    def __init__(self, folder: str, dtype: str) -> None:
+    def __init__(self, folder: str, dtype: str, device: str = "cpu") -> None:
         from transformers import GPT2LMHeadModel
 
-        self.model = GPT2LMHeadModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+        torch.set_default_device(device)  # of what the jobs make
+        self.model = GPT2LMHeadModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
         self.folder = folder
 
     @cached_property

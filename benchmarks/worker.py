@@ -1,4 +1,4 @@
-"""The process of one side: `python worker.py SIDE FOLDER DTYPE THREADS` loads it, then runs the jobs that come as JSON lines."""
+"""The process of one side: `python worker.py SIDE FOLDER DTYPE THREADS [DEVICE]` loads it, then runs the jobs that come as JSON lines."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from sides import SIDES
 
 
 def peak() -> int:
-    """The most bytes that this process has held, file pages mapped into it included; 0 where Linux does not tell."""
+    """The most bytes that this process has held, on a GPU if it uses one, else file pages mapped into it included; 0 where Linux does
+    not tell."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
 def main() -> None:
-    name, folder, dtype, threads = sys.argv[1:]
+    name, folder, dtype, threads, *device = sys.argv[1:]
     answers, sys.stdout = sys.stdout, sys.stderr  # what a library prints is not an answer
 
     def answer(**found: Any) -> None:
@@ -37,7 +40,7 @@ def main() -> None:
     imported, before = time.perf_counter() - start, peak()
     try:
         start = time.perf_counter()
-        side = kind(folder, dtype)
+        side = kind(folder, dtype, *device)
         answer(
             version=importlib.metadata.version(name),
             imported=imported,

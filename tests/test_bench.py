@@ -8,6 +8,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import bench
 import jobs
 import sides
 import table
@@ -51,6 +52,20 @@ def test_each_side_lives_in_a_process_and_one_that_cannot_says_why(folder: Path)
         assert workers[table.OURS].ask("cells")["error"] == "not offered"
         assert "make bench-peers" in workers["a library that nobody has"].ask("decode")["error"]
     assert workers[table.OURS].process.returncode is not None, "it ends with the block"
+
+
+def test_the_jobs_of_a_gpu_are_rows_with_limits(tmp_path: Path) -> None:
+    """On a CPU here: what differs on a GPU is where the tensors lie."""
+    config = GPT2Config(n_embd=64, n_layer=8, n_head=4)
+    rows: list[table.Row] = []
+    with torch.no_grad():
+        bench.on_a_gpu(config, jobs.checkpoint(config, tmp_path / "tiny"), 1, "cpu", rows.append)
+    assert [row.job.partition(",")[0] for row in rows] == [
+        "steered decoding", "steered decoding", "contrastive extraction", "sweep", "head mediation",
+    ]  # fmt: skip
+    assert not any(side.why for row in rows for side in row.sides.values())
+    assert all(row.limit for row in rows[:4])
+    assert rows[3].at_most == 1.0
 
 
 def test_a_side_that_computes_something_else_stops_the_run() -> None:
