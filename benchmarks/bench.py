@@ -204,17 +204,22 @@ def on_a_gpu(config: GPT2Config, folder: Path, threads: int, device: str, add: C
         add(bench.ablate(1, min(50, config.n_layer * config.n_head)))
 
 
-def gpu_results(threads: int, device: str) -> str:
-    """The page of a run on a GPU."""
-    rows: list[Row] = []
+def adding(rows: list[Row], beside: Sequence[str] = ()) -> Callable[[Row], None]:
+    """What puts a row behind the others and prints it: one line for each other side, or one with all of `beside`."""
 
     def add(row: Row) -> None:
         rows.append(row)
-        for cells in row.against():
+        for cells in [row.beside(beside)] if beside else row.against():
             print(" | ".join(cells), flush=True)
 
+    return add
+
+
+def gpu_results(threads: int, device: str) -> str:
+    """The page of a run on a GPU."""
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
-        on_a_gpu(XL, checkpoint(XL, Path(name) / "xl"), threads, device, add)
+        on_a_gpu(XL, checkpoint(XL, Path(name) / "xl"), threads, device, adding(rows))
         trainer = [sys.executable, str(HERE.parent / "weights" / "nano" / "train.py"), "--device", device]
         trained = seconds(lambda: subprocess.run([*trainer, "--out", str(Path(name) / "nano")], check=True))
     return f"""# Measured on a GPU
@@ -249,18 +254,10 @@ def main() -> None:
     formed: list[Row] = []
     large: list[Row] = []
     small: list[Row] = []
-
-    def adding(rows: list[Row]) -> Callable[[Row], None]:
-        def add(row: Row) -> None:
-            rows.append(row)
-            for cells in row.against() if rows is not small else [row.beside([OURS, THEIRS, *peers])]:
-                print(" | ".join(cells), flush=True)
-
-        return add
-
+    everybody = [OURS, THEIRS, *peers]
     with tempfile.TemporaryDirectory() as name:
         repetitions = 1 if args.quick else 2
-        everyone(checkpoint(SMALL, Path(name) / "small"), args.threads, repetitions, adding(small), peers)
+        everyone(checkpoint(SMALL, Path(name) / "small"), args.threads, repetitions, adding(small, everybody), peers)
         forms(Path(name) / "small", args.threads, repetitions, adding(formed))
         if not args.quick:
             headline(checkpoint(XL, Path(name) / "xl"), args.threads, adding(large), LLAMA in peers)
@@ -288,7 +285,7 @@ cache, which the system takes back when memory is short, and after `pack` it is 
 
 ## GPT-2 small's sizes, float32, every library (llama.cpp: a float16 file)
 
-{table(["job", OURS, THEIRS, *peers], [row.beside([OURS, THEIRS, *peers]) for row in small])}
+{table(["job", *everybody], [row.beside(everybody) for row in small])}
 
 Medians of two (import and loading: one); how many times ours in words. Versions: {versions}.
 

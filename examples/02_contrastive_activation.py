@@ -59,8 +59,8 @@ curves = {name: [interval(slopes(found[name, i])) for i in layers] for name in r
 chance = [report.spread([slopes(found[f"random {seed}", i]).mean() for seed in seeds]) for i in layers]
 curves[f"random, all of {len(seeds)}"] = chance
 said = "; ".join(
-    "{}: {:+.2f} [{:+.2f}, {:+.2f}] at layer {}, {:.0%} of items anti-steerable".format(
-        name, *interval(slopes(found[name, i])), i, np.mean(slopes(found[name, i]) < 0)
+    "{}: {:+.2f} [{:+.2f}, {:+.2f}] at layer {}, {:.0%} of items anti-steerable, the vector's norm {:.1f}".format(
+        name, *interval(slopes(found[name, i])), i, np.mean(slopes(found[name, i]) < 0), vectors[name]["pre", i].norm()
     ) for name, i in best.items()
 )  # fmt: skip
 layer, unit = best[CONTEXT], "logits per unit of the multiplier"

@@ -70,8 +70,8 @@ for seed in SEEDS:
     others[seed] = np.mean([found[seed, s, t] for s in known for t in known if s != t], 0)
     chance[seed] = np.mean([found[seed, "random", s] for s in known], 0)
 hard = min(known, key=lambda s: found[0, s, s].mean())
-into, out_of = (np.mean([found[(0, *key)] for key in keys], 0) for keys in (
-    [(s, hard) for s in known if s != hard], [(hard, s) for s in known if s != hard]))  # fmt: skip
+into = np.mean([found[0, s, hard] for s in known if s != hard], 0)
+out_of = np.mean([found[0, hard, s] for s in known if s != hard], 0)
 unknown = [s for s in structures if s not in known]
 elsewhere = [found[0, s, t] for s in known for t in unknown]
 grid = report.matrix(

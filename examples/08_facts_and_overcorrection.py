@@ -54,11 +54,11 @@ def lost(found, what, k):
 
 
 fair = by_seed[0]
-relations = [row["relation"] for row in lab.part(data.read("facts.tsv"))]
+relations = [fact["relation"] for fact in facts]
 groups = {"truth": relations, "pronoun": list(nouns)}
 cost = {  # what each random vector loses: as in the intervals, the mean over groups
-    what: [metrics.bootstrap(lost(found, what, one), seed=0, groups=of)[0] for found in noise] for what, of in groups.items()
-}  # fmt: skip
+    what: [metrics.group_means(lost(found, what, one), of).mean() for found in noise] for what, of in groups.items()
+}
 kept = {"facts": "truth", "definitional pronouns": "pronoun"}
 curve = report.dots(
     lab.folder / "08_trade_off",

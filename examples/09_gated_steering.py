@@ -22,7 +22,6 @@ lab = Experiment.from_command_line(__file__)
 SEEDS = lab.part(range(3))
 nouns = {row["noun"]: row["gender"] for row in lab.part(data.read("definitional.tsv"))}
 facts = lab.part(protocol.fact_items())
-relations = [row["relation"] for row in lab.part(data.read("facts.tsv"))][1::2]
 jobs_fit, jobs = (list(protocol.occupations(lab))[i::2] for i in (0, 1))
 nouns_fit, fixed = (list(nouns)[i::2] for i in (0, 1))
 asked, kept = protocol.pronoun_items(jobs, "heldout"), protocol.pronoun_items(fixed, "heldout")
@@ -81,7 +80,7 @@ lab.save(
     protocol=f"The fairness vector of 7 at layer {layer}, x {c:g}, behind a gate on the cosine of the prompt's last stream at layer {gate_layer} with a direction (occupations less definitional "
     f"nouns). Direction and threshold from half of the occupations, nouns and facts in training templates; measured on the other half, nouns and occupations in held-out templates; vector, layer and coefficient are of all occupations in training templates. {len(SEEDS)} draws of the vector.",
     finding="The gate opens for " + ", ".join(f"{share:.0%} of {name}" for name, share in opens.items()) + f". At the same coefficient it saves {interval(saved[0])} of the right pronoun's "
-    f"probability and gives up {interval(given_up[0])} of the bias removed; of the facts' probability it saves {interval(gated[0]['truth'][:, one] - free[0]['truth'][:, one], groups=relations)}.",
+    f"probability and gives up {interval(given_up[0])} of the bias removed; of the facts' probability it saves {interval(gated[0]['truth'][:, one] - free[0]['truth'][:, one], groups=[fact['relation'] for fact in facts[1::2]])}.",
     receipt=receipt,
     figures=[curve],
     tables=[{

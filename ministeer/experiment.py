@@ -66,13 +66,7 @@ class Experiment:
     @classmethod
     def from_command_line(cls, script: str) -> Experiment:
         """For the scripts in examples/: `--model nano --dtype float32 --device cpu --results results --subset all`."""
-        parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        parser.add_argument("--model", default="nano", help="nano, gpt2, gpt2-medium, gpt2-large, gpt2-xl or a folder")
-        parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
-        parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-        parser.add_argument("--results", default="results", help="folder for results/<model>/")
-        parser.add_argument("--subset", default="all", choices=("all", "quick"), help=f"quick: one item in {QUICK}")
-        options = parser.parse_args()
+        options = _parser().parse_args()
         try:
             return cls(
                 Path(script).stem,
@@ -174,15 +168,12 @@ class Experiment:
         print(f"{self.name}, what was done: {receipt}")
 
     def _command(self) -> str:
-        asked = {
-            "--model": self.model_name,
-            "--dtype": self.dtype,
-            "--device": self.device,
-            "--results": str(self.folder.parent),
-        }
-        usual = {"--dtype": "float32", "--device": "cpu", "--results": "results"}
-        options = [f"{name} {value}" for name, value in asked.items() if usual.get(name) != value]
-        return " ".join([f"python examples/{self.name}.py", *options, *(["--subset quick"] if self.quick else [])])
+        """The line that runs this experiment so again."""
+        asked = {"dtype": self.dtype, "device": self.device, "results": str(self.folder.parent)}
+        asked["subset"] = "quick" if self.quick else "all"
+        usual = _parser().get_default
+        options = [f" --{name} {value}" for name, value in asked.items() if value != usual(name)]
+        return f"python examples/{self.name}.py --model {self.model_name}{''.join(options)}"
 
     def _key(self, function: Callable[..., Any], settings: dict[str, Any]) -> str:
         return _digest([function.__name__, _source(function), settings, self._where(), _code()])
@@ -190,6 +181,16 @@ class Experiment:
     def _where(self) -> Row:
         """What the model is and what it runs on."""
         return {"weights": self.weights, "dtype": self.dtype, "device": self.device.split(":")[0]}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model", default="nano", help="nano, gpt2, gpt2-medium, gpt2-large, gpt2-xl or a folder")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--results", default="results", help="folder for results/<model>/")
+    parser.add_argument("--subset", default="all", choices=("all", "quick"), help=f"quick: one item in {QUICK}")
+    return parser
 
 
 def _peak_memory() -> float | None:

@@ -89,6 +89,14 @@ def steerability(multipliers: Sequence[float], differences: npt.ArrayLike) -> Ar
     return slopes
 
 
+def group_means(values: npt.ArrayLike, groups: Sequence[Any]) -> Array:
+    """The mean of the items of each group, of N values and N groups, the groups in sorted order."""
+    items, labels = np.asarray(values, dtype=np.float64), np.asarray(groups)
+    if items.shape != (len(groups),):
+        raise ValueError(f"expected a group for each item, got {len(groups)} for {items.shape}")
+    return np.array([items[labels == label].mean() for label in np.unique(labels)])
+
+
 def bootstrap(
     values: npt.ArrayLike, *, seed: int, groups: Sequence[Any] | None = None, level: float = 0.95, draws: int = 2000
 ) -> tuple[float, float, float]:
@@ -100,12 +108,7 @@ def bootstrap(
     (the expanded percentile interval of Hesterberg 2015): the plain ones of 7 items hold the truth 87 times in 100, not 95.
     Of fewer than 5 items it is too narrow all the same.
     """
-    items = np.asarray(values, dtype=np.float64)
-    if groups is not None:
-        if items.shape != (len(groups),):
-            raise ValueError(f"expected a group for each item, got {len(groups)} for {items.shape}")
-        labels = np.asarray(groups)
-        items = np.array([items[labels == label].mean() for label in np.unique(labels)])
+    items = np.asarray(values, dtype=np.float64) if groups is None else group_means(values, groups)
     if items.ndim != 1 or len(items) < 2:
         raise ValueError(f"expected one value an item, (N,), of two items or more, got {items.shape}")
     n, free = len(items), len(items) - 1

@@ -70,9 +70,9 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     ones uses all cores (`make bench` shows what that gains). 8 tokens, 32 strips and 4 parts are what was quickest when tried.
     """
     out, n = weight.shape
-    by_rows, by_columns = weight.is_contiguous(), weight.mT.is_contiguous()
     few = 0 < x.numel() <= 8 * n and x.device.type == "cpu" and x.dtype == torch.float32
-    if not few or not (by_rows or by_columns):
+    by_rows = few and weight.is_contiguous()
+    if not by_rows and not (few and weight.mT.is_contiguous()):
         return F.linear(x, weight, bias)
     tokens = x.reshape(-1, n)  # (N, in)
     if by_rows:  # strips of them, side by side

@@ -229,9 +229,10 @@ def total_effect(
 
 
 def fact_items() -> list[Item]:
-    """The facts as prompts, the true word first among four."""
+    """The facts as prompts, the true word first among four, and the relation that each is of."""
+    words = ("right", "wrong1", "wrong2", "wrong3")
     return [
-        {"prompt": END + row["prompt"], "words": [f" {row[k]}" for k in ("right", "wrong1", "wrong2", "wrong3")]}
+        {"prompt": END + row["prompt"], "words": [f" {row[k]}" for k in words], "relation": row["relation"]}
         for row in data.read("facts.tsv")
     ]
 

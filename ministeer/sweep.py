@@ -176,15 +176,17 @@ def _check(model: GPT2, prompts: Any, score: Any, vectors: Any, sites: Any, coef
             raise ValueError(f"expected candidate answers for each of {len(prompts)} prompts, got {len(score)} lists")
         for answers in score:
             _check_ids(model, answers, "candidate answers of a prompt")
-    longest = max(len(text.ids) for some in _texts(prompts, score) for text in some)
+    behind = [0 if callable(score) else max(map(len, score[i])) - 1 for i in range(len(prompts))]
+    longest = max(len(ids) + more for ids, more in zip(prompts, behind, strict=True))
     if longest > model.config.n_positions:
         raise ValueError(
             f"expected prompts, and answers behind them, within the model's context of {model.config.n_positions} tokens, got {longest}; cut the text"
         )
     tokens = 1 if callable(score) else min(len(ids) for answers in score for ids in answers)
     for vector in vectors.values():
-        steers = [[Steer(vector, site, c, where=where) for c in coeffs] for site in sites]
-        check_steers(model, [by_coeff[0] for by_coeff in steers], prompts, tokens)
+        for c in coeffs:
+            Steer(vector, sites[0], c, where=where)  # refuses what is no coefficient
+        check_steers(model, [Steer(vector, site, coeffs[0], where=where) for site in sites], prompts, tokens)
 
 
 def _check_ids(model: GPT2, rows: Any, what: str) -> None:

@@ -8,9 +8,9 @@
 The layout: `config.json` with `model.safetensors`, or with `model.safetensors.index.json` and its shards. Its matrices
 are [in, out]; ours, as everywhere else in torch, [out, in].
 
-In float32 on a CPU nothing is copied: the weights are the file, mapped into memory and seen turned. Several
-processes share that memory, and a weight that is changed becomes the process's own. A file may be replaced while a model uses it,
-as `save_model` does, but not written into. Other dtypes and devices get a copy, turned.
+In float32 on a CPU nothing is copied: the weights are the file, mapped into memory and seen turned. Several processes share
+that memory, and a weight that is changed becomes the process's own. A file may be replaced while a model uses it, as
+`save_model` does, but not written into. Other dtypes and devices get a copy, turned.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ def _config(found: dict[str, Any], where: str) -> GPT2Config:
 
 def _read_headers(weights: Path) -> dict[str, Entry]:
     """Of each tensor, by the hub's name without `transformer.`: its file, its key there, dtype and shape."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     files = [weights]
     if weights.suffix == ".json":
@@ -288,7 +288,7 @@ def _read_headers(weights: Path) -> dict[str, Entry]:
                 f"{file}: expected this shard, as {weights.name} names it, found none; download it too"
             )
         try:
-            with safe_open(file, framework="pt") as opened:
+            with _open(file) as opened:
                 for key in opened.keys():  # noqa: SIM118 - no dict
                     name = key.removeprefix("transformer.")
                     if name in headers:
@@ -336,13 +336,13 @@ def _read_model(
     held = {file: _open(file) for file in {entry[0] for entry in headers.values()}} if mapped else {}
 
     def converted(name: str) -> Tensor:
-        file, key, dtype_there, _ = headers[_hub_name(name)]
-        turned = _is_turned(name)
+        entry, turned = headers[_hub_name(name)], _is_turned(name)
+        file, key, dtype_there, _ = entry
         if mapped and dtype_there == "F32":
             there = _aligned(held[file].get_tensor(key))
             _check_finite(name, there, there, str(file))
             return there.t() if turned else there  # [in, out] -> [out, in], the same memory
-        source = _read_tensor(headers[_hub_name(name)])
+        source = _read_tensor(entry)
         target = torch.empty(shapes[name], dtype=kind, device=home)
         into = target.t() if turned else target
         strip = 256 if home.type == "cpu" else len(source)  # rounded first, turned while it is in a cache
