@@ -112,7 +112,15 @@ def above(model: GPT2, x: Tensor, site: Site, past: Past | None, read: Tensor | 
 
 
 def logits32(model: GPT2, x: Tensor) -> Tensor:
-    """As `model.unembed`, multiplied in float32: in bfloat16 a logit of 100 is a multiple of one half."""
-    x = model.ln_f(x).float()
+    """As `model.unembed`, in float32 and not rounded to the model's dtype: in bfloat16 a logit of 100 is a multiple of one half."""
+    x, w = model.ln_f(x), model.wte.weight
+    if w.dtype == torch.float32:
+        return model.wte.scores(x)
+    if w.dtype == torch.bfloat16 and w.device.type == "cpu":
+        # the product less its rounded self, taken before it is rounded, is what rounding took: 16 bits in two products, both in
+        # bfloat16, where a float32 one takes five times as long
+        rounded = model.wte.scores(x)
+        rest = torch.addmm(rounded.flatten(0, -2), x.flatten(0, -2), w.T, beta=-1)
+        return rounded.float() + rest.float().view_as(rounded)
     # part by part: a float32 copy of the whole would be made anew in each call, which takes longer than the product
-    return torch.cat([x @ part.float().T for part in torch.split(model.wte.weight, 2048)], -1)
+    return torch.cat([x.float() @ part.float().T for part in torch.split(w, 2048)], -1)
