@@ -202,6 +202,12 @@ def on_a_gpu(config: GPT2Config, folder: Path, threads: int, device: str, add: C
         bench.sweep(1, [1], 2)  # warm
         add(bench.sweep(3, range(config.n_layer), 16, at_most=1.0))
         add(bench.ablate(1, min(50, config.n_layer * config.n_head)))
+        if not device.startswith("cpu"):
+            workers[OURS].must("graph")
+            bench.form = "graph"
+            bench.decode(1, 1, 8)  # warm
+            for rows in (1, 16):
+                add(bench.decode(3, rows, 64))
 
 
 def adding(rows: list[Row], beside: Sequence[str] = ()) -> Callable[[Row], None]:

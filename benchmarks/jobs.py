@@ -150,7 +150,7 @@ def sweep_operations(config: GPT2Config, layers: Sequence[int], variants: int, t
 
 @dataclass
 class Bench:
-    """The workers of one size and dtype, and the jobs they are given. `form`: "", "pack", "int8" or "compile", what was done to our model."""
+    """The workers of one size and dtype, and the jobs they are given. `form`: "", or what was done to ours: "pack", "int8", "compile", "graph"."""
 
     config: GPT2Config
     dtype: str

@@ -45,7 +45,7 @@ class Ministeer:
     def __init__(self, folder: str, dtype: str, device: str = "cpu") -> None:
         from ministeer.weights import load_model
 
-        self.model = load_model(folder, dtype=dtype, device=device)
+        self.model, self.graphs = load_model(folder, dtype=dtype, device=device), False
 
     def pack(self) -> None:
         from ministeer.pack import pack
@@ -61,12 +61,15 @@ class Ministeer:
         for block in self.model.blocks:
             block.mlp.compile()
 
+    def graph(self) -> None:
+        self.graphs = True
+
     def decode(self, ids: Ids, new: int, layer: int, coeff: float, v: list[float]) -> Ids:
         from ministeer.generate import generate
         from ministeer.vectors import Steer
 
         steer = Steer(torch.tensor(v), ("pre", layer), coeff)
-        return generate(self.model, ids, max_new_tokens=new, steer=steer, temperature=0)
+        return generate(self.model, ids, max_new_tokens=new, steer=steer, temperature=0, graph=self.graphs)
 
     def extract(self, pairs: list[Ids], batch: int) -> list[list[float]]:
         from ministeer.extract import pair_streams

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ministeer.graph import Graph
 from ministeer.model import GPT2, Cache, Sites, pad
 from ministeer.receipt import Receipt
 from ministeer.vectors import Steer, adds_at
@@ -137,10 +138,11 @@ def decode(
     lengths: Tensor,
     running: Tensor | None = None,
     receipt: Receipt | None = None,
+    graph: Graph | None = None,
 ) -> Tensor:
     """One token a row, ids `(B,)`, behind what the cache holds; the logits after it, `(B, V)`. lengths: the prompts'.
 
-    running: `(B,)`, false for rows that have ended, whose logits nobody reads: they are not steered.
+    running: `(B,)`, false for rows that have ended, whose logits nobody reads: they are not steered. graph: this cache's.
     """
     positions = cache.lengths[:, None]  # (B, 1)
     if running is not None:
@@ -148,6 +150,8 @@ def decode(
     adds = adds_at(steers, positions, lengths)
     if receipt is not None:
         adds = receipt.watch(adds, positions)
+    if graph is not None:
+        return graph(ids, adds)
     return model.unembed(model.stream(ids[:, None], adds, cache=cache)[:, 0])
 
 
@@ -184,6 +188,7 @@ def generate(
     stop: Sequence[int] = (),
     on_token: OnToken | None = None,
     receipt: Receipt | None = None,
+    graph: bool = False,
 ) -> list[Any]:
     """Continue one text (a list of ids) or several (a list of lists of any lengths, or a tensor `(B, T)`).
 
@@ -195,6 +200,7 @@ def generate(
     receipt: filled with what was done; a run with one that touched nothing raises.
     temperature, top_p, top_k: see `sample`. frequency_penalty, repetition_penalty: see `penalize`.
     generator: where randomness comes from; torch's global one if none is given.
+    graph: on a GPU, the tokens after the first as one CUDA graph, see `Graph`; with vectors, without functions or a receipt.
 
     Raises `ValueError` before anything is computed: an empty prompt, ids outside the vocabulary, a text longer than the
     context, an intervention that would touch no position, a setting out of its range; and where the logits become NaN.
@@ -207,8 +213,11 @@ def generate(
     _check_prompts(model, prompts, max_new_tokens)
     lengths = torch.tensor([len(p) for p in prompts])
     check_steers(model, steers, prompts, max_new_tokens)
+    if graph:
+        _check_graph(model, steers, receipt)
 
     cache = Cache(model, len(prompts), int(lengths.max()) + max_new_tokens - 1)  # the last token is never read
+    recorded = Graph(model, cache, {steer.site for steer in steers}) if graph else None
     logits = prefill(model, prompts, cache, steers, receipt)  # (B, V)
     counts = None
     if frequency_penalty != 0.0 or repetition_penalty != 1.0:
@@ -226,8 +235,9 @@ def generate(
                 logits, counts, frequency_penalty=frequency_penalty, repetition_penalty=repetition_penalty
             )
         chosen = sample(logits, temperature=temperature, top_p=top_p, top_k=top_k, generator=generator)  # (B,)
+        tokens = chosen.tolist()  # at once: each number by itself would wait for a GPU
         for row in torch.nonzero(running)[:, 0].tolist():
-            token = int(chosen[row])
+            token = tokens[row]
             rows[row].append(token)
             if on_token is not None:
                 on_token(row, token)
@@ -237,7 +247,7 @@ def generate(
             break
         if counts is not None:
             counts.scatter_add_(1, chosen[:, None], torch.ones_like(counts[:, :1]))
-        logits = decode(model, chosen, cache, steers, lengths, running, receipt)
+        logits = decode(model, chosen, cache, steers, lengths, running, receipt, recorded)
     if receipt is not None:
         receipt.finish(steers)
     return rows[0] if one else rows
@@ -289,6 +299,17 @@ def _check_settings(
     ):
         if not good:
             raise ValueError(f"expected {name} {wanted}, got {value}")
+
+
+def _check_graph(model: GPT2, steers: Sequence[Steer], receipt: Receipt | None) -> None:
+    device = model.wte.weight.device
+    if device.type != "cuda":
+        raise ValueError(f"expected a model on a GPU for graph=True, got one on {device}; leave graph out")
+    if receipt is not None or any(callable(steer.content) for steer in steers):
+        got = "a receipt" if receipt is not None else "a function"
+        raise ValueError(
+            f"expected vectors alone for graph=True, got {got}, which runs Python at every token; leave graph out"
+        )
 
 
 def _check_prompts(model: GPT2, prompts: list[list[int]], max_new_tokens: int) -> None:

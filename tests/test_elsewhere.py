@@ -1,0 +1,211 @@
+"""Everything runs on another device as it does on the CPU: a pretended one (elsewhere.py), so that it is tested without a GPU."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from elsewhere import Elsewhere, There, pretend_graphs
+from reference import random_tensor
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+import ministeer
+from ministeer import Cache, Receipt, Steer, calibrate, extract, generate, heads, metrics, prefill, sweep, weights
+from ministeer import interventions as by
+from ministeer.measures import answers, disturbance
+from ministeer.model import GPT2
+from ministeer.provenance import fingerprint
+
+TOKENIZER = ministeer.load("nano")[1]
+TEXTS = ["Q: big\nA:", "The nurse who lived near the old bridge said that", "I feel very"]
+IDS = [[TOKENIZER.eot, *TOKENIZER.encode(text)] for text in TEXTS]
+PAIRS = [("I love it", "I hate it"), ("We love the sea", "We hate the sea"), ("They love her", "They hate her")]
+SITE, V = ("pre", 3), 5 * random_tensor(256)
+ITEMS = [{"prompt": "<|endoftext|>" + text, "words": [" he", " she"]} for text in TEXTS]
+
+
+class InOrder(contextlib.ExitStack):
+    """A pool that works in the thread that calls it: what pretends to be a GPU does so in that one."""
+
+    map = staticmethod(map)
+
+
+def on_each(run: Callable[[GPT2], Any], monkeypatch: pytest.MonkeyPatch, dtype: str = "float32") -> tuple[Any, Any]:
+    """What a job returns on the CPU and elsewhere."""
+    monkeypatch.setattr(weights, "ThreadPoolExecutor", lambda workers: InOrder())
+    here = run(ministeer.load_model("nano", dtype=dtype))
+    with Elsewhere():
+        model = ministeer.load_model("nano", device="cuda", dtype=dtype)
+        there = run(model)
+        assert all(isinstance(p, There) for p in model.parameters())
+    return here, there
+
+
+def same(here: Any, there: Any) -> None:
+    pairs = list(zip(tree_leaves(here), tree_leaves(there), strict=True))
+    assert pairs
+    for a, b in pairs:
+        if isinstance(a, Tensor | float):
+            a, b = (torch.as_tensor(x).as_subclass(Tensor).float() for x in (a, b))
+            torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
+        else:
+            assert a == b
+
+
+def padded(model: GPT2) -> tuple[Tensor, Tensor]:
+    ids, positions = ministeer.model.pad(IDS)
+    return ids.to(model.wte.weight.device), positions
+
+
+def forward(model: GPT2) -> Any:
+    ids, _ = padded(model)
+    tape: dict[Any, Tensor] = {}
+    some = [("head", 2), ("mid", 3)]
+    adds = {SITE: V, ("mid", 4): V[None, None].expand(3, 1, -1), ("pre", 5): lambda x: -0.5 * x}
+    return model(ids, adds, tape), tape, model(ids, tape=some), some
+
+
+def cached(model: GPT2) -> Any:
+    ids, _ = padded(model)
+    cache = Cache(model, 3, 20)
+    first = model(ids[:, :4], cache=cache)
+    cache.keep(torch.tensor([1, 4, 3]))
+    return first, model(ids[:, 2:4], cache=cache), model(ids[:, :1], cache=cache)
+
+
+def gradient(model: GPT2) -> Any:
+    ids, _ = padded(model)
+    v = V.clone().to(ids.device).requires_grad_(True)
+    model(ids, {SITE: v}).log_softmax(-1)[:, :, 5].sum().backward()
+    return v.grad
+
+
+def generation(model: GPT2) -> Any:
+    touched = Receipt()
+    steers = [Steer(V, SITE, [1.0, 0.0, -1.0]), Steer(by.project_out(V), ("mid", 2), 1.0, where="last")]
+    seeds = [torch.Generator().manual_seed(i) for i in range(3)]
+    return (
+        generate(model, IDS, max_new_tokens=6, temperature=0, steer=steers, receipt=touched, stop=[IDS[0][1]]),
+        str(touched),
+        generate(model, IDS, max_new_tokens=6, generator=seeds, top_k=20, top_p=0.9, frequency_penalty=0.5, repetition_penalty=1.2),
+        prefill(model, IDS, steer=Steer(V, SITE, 1.0, where="last")),
+        generate(model, torch.tensor(IDS[:1], device=model.wte.weight.device), max_new_tokens=3, temperature=0),
+    )  # fmt: skip
+
+
+def gated(model: GPT2) -> Any:
+    gate = by.Gate.fit(model, IDS[:1], IDS[1:], V, SITE)
+    return generate(model, IDS, max_new_tokens=4, temperature=0, steer=gate.over(model, IDS, Steer(V, SITE, 2.0)))
+
+
+def vectors(model: GPT2) -> Any:
+    made = [
+        extract.activation_addition(model, TOKENIZER, " love", " hate", SITE),
+        *(method(model, TOKENIZER, PAIRS, [SITE]) for method in (extract.contrastive, extract.pca, extract.probe)),
+        extract.private_mean(model, TOKENIZER, PAIRS, [SITE], clip=1.0, epsilon=0.5, delta=1e-5, seed=0),
+        extract.function_vector(model, TOKENIZER, TEXTS, [SITE], others=[[a for a, _ in PAIRS]]),
+    ]  # fmt: skip
+    steered = [prefill(model, IDS, steer=Steer(v, SITE, 1.0, where="front" if v is made[0] else "all")) for v in made]
+    return [v[SITE] for v in made], steered
+
+
+def of_heads(model: GPT2) -> Any:
+    means = heads.mean_writes(model, TOKENIZER, TEXTS)
+    effects = heads.indirect_effects(model, TOKENIZER, TEXTS[:2], [" small", " he"], means)
+    top = heads.top_heads(effects, k=3)
+    return means, effects, heads.function_vector(model, TOKENIZER, TEXTS, top, SITE)[SITE]
+
+
+def sweeps(model: GPT2) -> Any:
+    beginning = IDS[1][:6]
+    alike = [[*beginning, 5], [*beginning, 7, 8], [*beginning, 9, 3, 4], IDS[0]]
+    methods = {"add": V, "relative": by.relative(V), "keep norm": by.keep_norm(V), "rotate": by.rotate(V, random_tensor(256, seed=1)),
+               "substitute": by.substitute(V), "clamp": by.clamp(V), "reflect": by.reflect(V), "project out": by.project_out(V)}  # fmt: skip
+    asked = [[[1], [2, 3]], [[4]], [[5, 6], [8]], [[9]]]
+    return [
+        [row["score"] for row in sweep(model, alike, score, methods, [1, ("mid", 5)], [0.5, 1.0], where=where)]
+        for score in (lambda logits, i: logits[:, :2], asked)
+        for where in ("all", "last", [0, 1])
+    ]
+
+
+def measured(model: GPT2) -> Any:
+    vector = extract.contrastive(model, TOKENIZER, PAIRS, [SITE])
+    gate = {"vector": vector, "layer": 3, "threshold": 0.0}
+    some = {"vector": vector, "layer": 3, "coefficients": [-1.0, 0.0, 2.0]}
+    found = calibrate(model, IDS, Steer(vector, SITE, 1.0), kl=0.1)
+    ids, positions = padded(model)
+    logits = model(ids)
+    return (
+        answers(model, TOKENIZER, items=ITEMS, **some),
+        answers(model, TOKENIZER, items=ITEMS, gate=gate, how="project_out", **some),
+        disturbance(model, TOKENIZER, texts=TEXTS, **some),
+        (found.coeff, found.kl),
+        metrics.log_odds(logits[:, -1], [1, 2], [3]),
+        metrics.logit_difference(logits[:, -1], [1, 2, 3], [4, 5, 6]),
+        metrics.perplexity(logits, ids, positions >= 0),
+    )
+
+
+def saved(model: GPT2) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        ministeer.save_model(model, folder, dtype="bfloat16")
+        return fingerprint(model), fingerprint(ministeer.load_model(folder, device=model.wte.weight.device))
+
+
+JOBS = (forward, cached, gradient, generation, gated, vectors, of_heads, sweeps, measured, saved)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
+def test_the_numbers_are_those_of_the_cpu(job: Callable[[GPT2], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    same(*on_each(job, monkeypatch))
+
+
+@pytest.mark.parametrize("job", [of_heads, sweeps], ids=lambda job: job.__name__)
+def test_in_bfloat16_too(job: Callable[[GPT2], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    same(*on_each(job, monkeypatch, "bfloat16"))
+
+
+STEERS = {
+    "none": [],
+    "one": [Steer(V, SITE, 1.0)],
+    "of each row, fading": [Steer(V, SITE, [1.0, 0.0, -1.0], where="last", schedule=by.decay(2))],
+    "several": [Steer(V, SITE, 0.5), Steer(-V, SITE, [0.1, 0.2, 0.3]), Steer(V, ("mid", 5), 1.0), Steer(V, ("pre", 8), 20.0)],
+    "of the prompt only": [Steer(V, SITE, 1.0, where="prompt")],
+    "gated": [Steer(V, SITE, 1.0, rows=[True, False, True])],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("steer", STEERS.values(), ids=STEERS)
+def test_a_graph_decodes_what_is_decoded_without(steer: list[Steer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is recorded once; each token after the first is one replay, with its own ids, positions and adds."""
+    graphs = pretend_graphs(monkeypatch)
+
+    def run(model: GPT2) -> Any:
+        graph = model.wte.weight.device.type == "cuda"
+        stop = [
+            generate(ministeer.load_model("nano"), IDS, max_new_tokens=3, temperature=0, steer=steer)[1][-1]
+        ]  # row 1 ends
+        return [
+            generate(model, prompts, max_new_tokens=9, temperature=0, steer=steer, stop=stop, graph=graph) for prompts in (IDS, IDS[::-1])
+        ]  # fmt: skip
+
+    same(*on_each(run, monkeypatch))
+    assert [graph.replays for graph in graphs] == [8, 8]
+
+
+def test_a_graph_is_for_vectors_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="expected a model on a GPU for graph=True, got one on cpu; leave graph out"):
+        generate(ministeer.load_model("nano"), IDS, max_new_tokens=2, graph=True)
+    monkeypatch.setattr(weights, "ThreadPoolExecutor", lambda workers: InOrder())
+    with Elsewhere():
+        model = ministeer.load_model("nano", device="cuda")
+        for asked, got in (
+            ({"steer": Steer(by.project_out(V), SITE, 1.0)}, "a function"),
+            ({"steer": Steer(V, SITE, 1.0), "receipt": Receipt()}, "a receipt"),
+        ):
+            with pytest.raises(ValueError, match=f"expected vectors alone for graph=True, got {got}"):
+                generate(model, IDS, max_new_tokens=2, graph=True, **asked)
