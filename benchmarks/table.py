@@ -109,6 +109,7 @@ def machine() -> str:
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+        told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        cpu = told.get("model name", cpu) + (f", family {told['cpu family']}" if "cpu family" in told else "")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB"
