@@ -168,8 +168,8 @@ def check_steers(model: GPT2, steers: Sequence[Steer], prompts: Sequence[Sequenc
                 f'expected a Steer or several, got {type(steer).__name__}; write Steer(vector, ("pre", 6), 5.0)'
             )
         steer.check(prompts, max_new_tokens)
-        first = lengths[:, None].to(model.wte.weight.device)  # (B, 1), where the first new token will stand
-        Sites(model, first, {steer.site: steer.add(lengths[:, None], lengths)})  # checks site, width and dtype
+        first = lengths[:, None]  # (B, 1), where the first new token will stand
+        Sites(model, first, {steer.site: steer.add(first, lengths)})  # checks site, width and dtype
 
 
 @torch.no_grad()

@@ -89,6 +89,8 @@ class Elsewhere(TorchFunctionMode):
                 there = was
             args = tuple(a for a in args if a is not None)
             out = torch.Tensor.to(x, *args, **kwargs) if args or kwargs else x
+        if there != was and Recording.on:
+            raise RuntimeError("operation not permitted when stream is capturing")
         if there != was and out.data_ptr() == x.data_ptr():
             out = out.clone()
         return out.as_subclass(There if there else Tensor) if isinstance(out, There) != there else out
@@ -115,11 +117,21 @@ class Graph:
 
 
 class Recording(TorchDispatchMode):
-    """In the place of `torch.cuda.graph`: writes down each operator, and refuses to wait for a number, as a GPU does then."""
+    """In the place of `torch.cuda.graph`: writes down each operator, and refuses to wait for a number or to fetch what is on the CPU."""
+
+    on = False
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.graph = graph
+
+    def __enter__(self) -> Any:
+        Recording.on = True
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        Recording.on = False
+        super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:

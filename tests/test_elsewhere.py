@@ -108,6 +108,7 @@ def vectors(model: GPT2) -> Any:
         extract.private_mean(model, TOKENIZER, PAIRS, [SITE], clip=1.0, epsilon=0.5, delta=1e-5, seed=0),
         extract.function_vector(model, TOKENIZER, TEXTS, [SITE], others=[[a for a, _ in PAIRS]]),
     ]  # fmt: skip
+    assert all(v[SITE].device.type == "cpu" for v in made)
     steered = [prefill(model, IDS, steer=Steer(v, SITE, 1.0, where="front" if v is made[0] else "all")) for v in made]
     return [v[SITE] for v in made], steered
 
