@@ -54,7 +54,8 @@ class Graph:
             with torch.cuda.stream(beside):
                 self._token()
             torch.cuda.current_stream().wait_stream(beside)
-            with torch.cuda.graph(graph):
+            # on this stream again: torch's own for it is of the device that recorded first
+            with torch.cuda.graph(graph, stream=beside):
                 self._logits = self._token()
         return graph
 

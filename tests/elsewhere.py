@@ -121,7 +121,7 @@ class Recording(TorchDispatchMode):
 
     on = False
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, stream: Stream) -> None:
         super().__init__()
         self.graph = graph
 
