@@ -195,9 +195,13 @@ def on_a_gpu(config: GPT2Config, folder: Path, threads: int, device: str, add: C
     """bfloat16, against transformers; what is asked of it there is in absolute figures."""
     with working(folder, "bfloat16", threads, [OURS, THEIRS], device) as workers:
         bench = Bench(config, "bfloat16", workers, device=device)
-        bench.decode(1, 1, 8)  # warm
-        for rows in (1, 16):
-            add(bench.decode(3, rows, 64))
+
+        def decoding() -> None:
+            bench.decode(1, 1, 8)  # warm
+            for rows in (1, 16):
+                add(bench.decode(3, rows, 64))
+
+        decoding()
         add(bench.extract(3, 64))
         bench.sweep(1, [1], 2)  # warm
         add(bench.sweep(3, range(config.n_layer), 16, at_most=1.0))
@@ -205,9 +209,7 @@ def on_a_gpu(config: GPT2Config, folder: Path, threads: int, device: str, add: C
         if not device.startswith("cpu"):
             workers[OURS].must("graph")
             bench.form = "graph"
-            bench.decode(1, 1, 8)  # warm
-            for rows in (1, 16):
-                add(bench.decode(3, rows, 64))
+            decoding()
 
 
 def adding(rows: list[Row], beside: Sequence[str] = ()) -> Callable[[Row], None]:
@@ -313,7 +315,8 @@ as a large one, the fingerprint of the weights is taken once a sweep, and narrow
 
 - **load**: in float32 both map the file and copy nothing. In bfloat16 both write a rounded copy. Ours is turned besides, for which a
   token then costs less (the rows without `pack`), and the file is mapped anew for each matrix, so that its pages leave memory: the peak is the
-  model, theirs the model and the file. Tried on GPT-2 XL, where ours took 1.65 s: 1.5 without turning, 1.35 with one mapping, 1.1 with neither and
+  model, theirs the model and the file. In trials that no command here repeats, where
+  ours took 1.65 s: 1.5 without turning, 1.35 with one mapping, 1.1 with neither and
   no look for NaN; transformers 0.9 to 1.4.
 - **decode**: nine tenths of a token's time are the blocks' matrices and the unembedding; the rest is 48 blocks' small operations. `pack` reads the
   matrices as fast as oneDNN does: on an AMD EPYC of family 26 about as fast as llama.cpp's kernel for one token, on an older one half as fast.

@@ -6,7 +6,7 @@ A small batch's token is little work for a GPU; what takes time is Python, which
 graph repeats the same kernels on the same memory, so all that changes from one token to the next is in tensors here: the ids,
 their positions, what is added at each site. Attention reads the whole cache and masks what is behind a row's position.
 
-Letters: B rows, S the cache's capacity, D width, H heads, K head size, V vocabulary.
+Letters: B rows, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ class Graph:
         self.positions = torch.zeros_like(self.ids)
         self.adds = {site: torch.zeros(rows, 1, w.shape[1], dtype=w.dtype, device=w.device) for site in sites}
         self._sites = Sites(model, self.ids, self.adds)
-        self._rows = torch.arange(rows, device=w.device)[:, None]  # (B, 1)
-        self._slots = torch.arange(cache.capacity, device=w.device)  # (S,)
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, ids: Tensor, adds: Mapping[Site, Add]) -> Tensor:
@@ -61,14 +59,8 @@ class Graph:
 
     def _token(self) -> Tensor:
         x = self.model.embed(self.ids, self.positions)  # (B, 1, D)
-        self._mask = (self._slots <= self.positions)[:, None, None]  # (B, 1, 1, S)
+        self.cache.place(self.positions)
         for block in self.model.blocks:
-            x = block(x, self, self._sites)
+            x = block(x, self.cache, self._sites)
         x = self._sites.at(("pre", self.model.config.n_layer), x)
         return self.model.unembed(x[:, 0])
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As of a `Past`: this token's `(B, 1, H, K)` are stored; all `(B, S, H, K)`, and the mask."""
-        all_k, all_v = self.cache.k[layer], self.cache.v[layer]
-        all_k[self._rows, self.positions], all_v[self._rows, self.positions] = k, v
-        return all_k, all_v, self._mask

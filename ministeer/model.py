@@ -363,9 +363,19 @@ class Cache:
         self._slots = (slice(None), slice(longest, end)) if even else (self._rows, positions)
         self._end, self._mask = end, None
         if longest and not (even and len(steps) == 1):
-            slots = torch.arange(end, device=ids.device)
-            self._mask = (slots <= positions[:, :, None])[:, None]  # (B, 1, T, S)
+            self._mask = self._seen(positions, end)
         return positions
+
+    def place(self, positions: Tensor) -> None:
+        """As `reserve`, for tokens at positions `(B, T)` that lie on the model's device: of shapes that do not depend on them,
+        as all slots are handed out, with a mask. `lengths` stays as it is."""
+        self._slots, self._end = (self._rows, positions), self.capacity
+        self._mask = self._seen(positions, self.capacity)
+
+    @staticmethod
+    def _seen(positions: Tensor, end: int) -> Tensor:
+        slots = torch.arange(end, device=positions.device)
+        return (slots <= positions[:, :, None])[:, None]  # (B, 1, T, S)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Store this call's `(B, T, H, K)` keys and values; return all `(B, S, H, K)` and the mask, if there need be one."""

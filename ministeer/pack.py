@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ministeer.model import GPT2, Embedding, Linear
+from ministeer.model import GPT2, MLP, Embedding, Linear
 
 
 class Held(nn.Module, ABC):
@@ -72,17 +72,19 @@ class Packed(Held):
         return _product(x, self.packed, self.bias, then)
 
 
-class PackedMLP(nn.Module):
-    """`MLP` of packed matrices, with GELU as the end of the first product, where it costs little."""
+class PackedMLP(MLP):
+    """Packed, with GELU as the end of the first product, where it costs little."""
+
+    c_fc: Packed  # type: ignore[assignment]
+    c_proj: Packed  # type: ignore[assignment]
 
     def __init__(self, c_fc: Packed, c_proj: Packed) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.c_fc, self.c_proj = c_fc, c_proj
 
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad:
-            out: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
-            return out
+            return super().forward(x)
         hidden = self.c_fc.product(x.reshape(-1, x.shape[-1]), "gelu")  # (..., D) -> (N, 4D)
         return self.c_proj.product(hidden).view(x.shape)  # (N, 4D) -> (..., D)
 

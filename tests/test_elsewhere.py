@@ -185,14 +185,14 @@ def test_a_graph_decodes_what_is_decoded_without(steer: list[Steer], monkeypatch
     """It is recorded once; each token after the first is one replay, with its own ids, positions and adds."""
     graphs = pretend_graphs(monkeypatch)
 
+    stop = generate(ministeer.load_model("nano"), IDS, max_new_tokens=3, temperature=0, steer=steer)[1][
+        -1:
+    ]  # row 1 ends
+
     def run(model: GPT2) -> Any:
+        settings = {"max_new_tokens": 9, "temperature": 0, "steer": steer, "stop": stop}
         graph = model.wte.weight.device.type == "cuda"
-        stop = [
-            generate(ministeer.load_model("nano"), IDS, max_new_tokens=3, temperature=0, steer=steer)[1][-1]
-        ]  # row 1 ends
-        return [
-            generate(model, prompts, max_new_tokens=9, temperature=0, steer=steer, stop=stop, graph=graph) for prompts in (IDS, IDS[::-1])
-        ]  # fmt: skip
+        return [generate(model, prompts, **settings, graph=graph) for prompts in (IDS, IDS[::-1])]
 
     same(*on_each(run, monkeypatch))
     assert [graph.replays for graph in graphs] == [8, 8]
