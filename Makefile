@@ -11,11 +11,11 @@ help:  ## this list
 	@grep -hE '^[a-z/-]+:.*##' Makefile | sed -E 's/^([^:]+):.*## /\1	/' | expand -t 20
 
 reproduce: $(READY)  ## every experiment on MODEL (nano): figures, tables and one report page in results/MODEL
-	@$(PY) -m ministeer.estimate $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET)
+	@$(PY) -m ministeer.lab.estimate $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET)
 	@for script in examples/[0-9]*.py; do \
 	  $(PY) $$script --model $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET) || exit 1; \
 	done
-	@$(PY) -m ministeer.report results/$(notdir $(MODEL:%/=%))$(if $(filter quick,$(SUBSET)),-quick) $(wildcard weights/$(MODEL)/seed-*.json)
+	@$(PY) -m ministeer.lab.report results/$(notdir $(MODEL:%/=%))$(if $(filter quick,$(SUBSET)),-quick) $(wildcard weights/$(MODEL)/seed-*.json)
 
 test: $(READY)  ## the tests
 	$(PY) -m pytest
@@ -56,7 +56,7 @@ weights/nano/sizes: $(READY)  ## train nano in other sizes and keep what experim
 	  $(PY) weights/nano/train.py --layers $${size%x*} --width $${size#*x} --seed 1 --repeats 500 --out build/nano-$$size && \
 	  $(PY) weights/nano/evaluate.py --model build/nano-$$size && \
 	  $(PY) examples/10_architecture.py --model build/nano-$$size && \
-	  $(PY) -m ministeer.report results/nano-$$size && \
+	  $(PY) -m ministeer.lab.report results/nano-$$size && \
 	  cp results/nano-$$size/evidence.json weights/nano/size-$$size.json || exit 1; \
 	done
 

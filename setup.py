@@ -27,11 +27,11 @@ setup(
     python_requires=">=3.10",
     # the bundled model lies in weights/ in the repository and in ministeer/nano/ in the wheel
     cmdclass={"build_py": BuildPy},
-    packages=["ministeer", "ministeer.data", "ministeer.nano"],
+    packages=["ministeer", "ministeer.lab", "ministeer.lab.data", "ministeer.nano"],
     package_dir={"ministeer.nano": "weights/nano"},
     package_data={
-        "ministeer": ["py.typed"],
-        "ministeer.data": ["*"],
+        "ministeer": ["py.typed", "gpt2.tiktoken*"],
+        "ministeer.lab.data": ["*"],
         "ministeer.nano": ["config.json", "tokenizer.json", "*.safetensors", "*.tiktoken", "*.md"],
     },
     entry_points={"console_scripts": ["ministeer = ministeer.cli:main"]},

@@ -45,11 +45,12 @@ from jobs import (
 from table import OURS, THEIRS, Row, Side, machine, side_by_side, table
 
 import ministeer
-from ministeer import data, metrics
+from ministeer import metrics
+from ministeer.checkpoint import known_device
 from ministeer.files import write_text
+from ministeer.lab import data
 from ministeer.model import GPT2Config, pad
 from ministeer.pack import int8, supported
-from ministeer.weights import known_device
 
 HERE = Path(__file__).parent
 

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from table import OURS, THEIRS, Row, Side
 
+from ministeer.checkpoint import save_model
 from ministeer.model import GPT2, GPT2Config, Linear, multiply
 from ministeer.pack import Packed, supported
-from ministeer.weights import save_model
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / "build" / "peers"  # an environment of its own for each, made by `make bench-peers`

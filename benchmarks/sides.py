@@ -43,7 +43,7 @@ class Ministeer:
     imports = ("ministeer",)
 
     def __init__(self, folder: str, dtype: str, device: str = "cpu") -> None:
-        from ministeer.weights import load_model
+        from ministeer.checkpoint import load_model
 
         self.model, self.graphs = load_model(folder, dtype=dtype, device=device), False
 

@@ -1,4 +1,4 @@
-"""Count what the experiments ask of a model, for the estimate before a run: `python benchmarks/work.py` writes ministeer/data/work.json.
+"""Count what the experiments ask of a model, for the estimate before a run: `python benchmarks/work.py` writes ministeer/lab/data/work.json.
 
 All of them run, whole and as the quick subset, on a random model with GPT-2's vocabulary and GPT-2 small's depth and heads, but a width
 of 24, so that it takes half an hour and not days. torch counts the FLOPs of its operations: those of the blocks' matrices are
@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from ministeer import data, heads, measures
+from ministeer import heads
 from ministeer import model as model_file
+from ministeer.checkpoint import save_model
 from ministeer.files import write_text
+from ministeer.lab import answers, data
 from ministeer.model import GPT2, GPT2Config
-from ministeer.weights import save_model
 
 HERE = Path(__file__).resolve().parent
 CONFIG = GPT2Config(n_layer=12, n_head=12, n_embd=24)
@@ -32,7 +33,7 @@ CONFIG = GPT2Config(n_layer=12, n_head=12, n_embd=24)
 def count(script: Path, model: Path, results: Path, subset: str) -> dict[str, Any]:
     """What one experiment asked for, as `estimate.Work`."""
     seen = {"mediated": 0, "batch": 0}
-    real_effects, real_last, real_multiply = heads.indirect_effects, measures.last_token, model_file.multiply
+    real_effects, real_last, real_multiply = heads.indirect_effects, answers.last_token, model_file.multiply
 
     def effects(*args: Any, **settings: Any) -> Any:
         seen["mediated"] += len(args[2])
@@ -42,7 +43,7 @@ def count(script: Path, model: Path, results: Path, subset: str) -> dict[str, An
         seen["batch"] = max(seen["batch"], len(prompts) * max(map(len, prompts)))
         return real_last(model, prompts, *rest)
 
-    heads.indirect_effects, measures.last_token = effects, last_token
+    heads.indirect_effects, answers.last_token = effects, last_token
     model_file.multiply = (
         F.linear
     )  # one way through a matrix, whatever the number of tokens: the counter tells matrices by it
@@ -52,7 +53,7 @@ def count(script: Path, model: Path, results: Path, subset: str) -> dict[str, An
             warnings.simplefilter("ignore")  # of vectors that mean nothing: the model is random
             runpy.run_path(str(script), run_name="__main__")
     finally:
-        heads.indirect_effects, measures.last_token, model_file.multiply = real_effects, real_last, real_multiply
+        heads.indirect_effects, answers.last_token, model_file.multiply = real_effects, real_last, real_multiply
     flops = {str(operation): n for operation, n in counter.get_flop_counts()["Global"].items()}
     width, layers, variants = CONFIG.n_embd, CONFIG.n_layer, seen["mediated"] * CONFIG.n_layer * CONFIG.n_head
     passes = flops["aten.addmm"] / (24 * width**2 * layers) - variants / 2

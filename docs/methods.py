@@ -14,9 +14,10 @@ from collections.abc import Sequence
 
 import torch
 
-from ministeer import Receipt, Steer, calibrate, data, extract, generate, interventions, load, metrics, prefill
+from ministeer import Receipt, Steer, calibrate, extract, generate, interventions, load, metrics, prefill
+from ministeer.activations import streams
 from ministeer.interventions import Gate
-from ministeer.reading import streams
+from ministeer.lab import data
 
 VALUE, SITE, SHARE, BUDGET = "honesty", ("pre", 5), 0.2, 0.05
 SIGNS = ("positive", "negative")

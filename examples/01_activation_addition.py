@@ -9,8 +9,9 @@ vectors of equal norm do nothing of the kind.
 # %% What is read: the valence of the next word, and sampled text
 import torch
 
-from ministeer import Steer, data, extract, generate, metrics, prefill, protocol, report
-from ministeer.experiment import Experiment
+from ministeer import Steer, extract, generate, metrics, prefill
+from ministeer.lab import data, protocol, report
+from ministeer.lab.experiment import Experiment
 
 PROMPTS = [f"{thing} is" for thing in ("The world", "My life", "Our home", "This garden", "This letter", "My job")]
 PROMPTS += ["Today I am", "I feel", "We are", "You are", "I think you are", "I went to the school and it was"]

@@ -17,8 +17,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from ministeer import data, extract, metrics, protocol, report
-from ministeer.experiment import Experiment
+from ministeer import extract, metrics
+from ministeer.lab import data, protocol, report
+from ministeer.lab.experiment import Experiment
 
 VALUE, CONTEXT, SIGNS = "honesty", "contrast in the context", ("positive", "negative")
 MULTIPLIERS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]  # Tan et al. 2024

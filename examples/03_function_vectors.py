@@ -12,9 +12,10 @@ told apart from others; the heads' sum, which is of no layer, works below it. Ve
 import numpy as np
 import torch
 
-from ministeer import data, extract, heads, metrics, protocol, report
-from ministeer.experiment import Experiment
-from ministeer.measures import answers
+from ministeer import extract, heads, metrics
+from ministeer.lab import data, protocol, report
+from ministeer.lab.answers import answers
+from ministeer.lab.experiment import Experiment
 
 LISTS = {"structure": "question_answer", "shots": 10}
 COEFFICIENTS = [0.5, 1.0, 1.5, 2.0, 3.0]

@@ -12,8 +12,9 @@ from functools import cache, partial
 
 import numpy as np
 
-from ministeer import claims, data, extract, metrics, protocol, report
-from ministeer.experiment import Experiment
+from ministeer import extract, metrics
+from ministeer.lab import claims, data, protocol, report
+from ministeer.lab.experiment import Experiment
 
 SHOTS, ASKED, VALUE, MULTIPLIERS = 5, 40, "honesty", [-1.0, 0.0, 1.0]
 

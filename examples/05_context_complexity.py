@@ -12,9 +12,10 @@ from functools import partial
 
 import numpy as np
 
-from ministeer import claims, data, metrics, protocol, report
-from ministeer.complexity import LEVELS, complicated
-from ministeer.experiment import Experiment
+from ministeer import metrics
+from ministeer.lab import claims, data, protocol, report
+from ministeer.lab.complexity import LEVELS, complicated
+from ministeer.lab.experiment import Experiment
 
 STRUCTURE, NAMED, SHOTS, ASKED = "question_answer", "opposite_instruction", 5, 40
 ALONE, VECTOR, SHOWN, SAID = "the word alone", "with the vector", f"{SHOTS} demonstrations", "told in words"

@@ -9,8 +9,9 @@ scenarios, and complex ones with conflicting interests. Beside it random vectors
 # %% Vectors, their layers from training scenarios; then what moves each held-out item
 import numpy as np
 
-from ministeer import claims, data, extract, metrics, protocol, report
-from ministeer.experiment import Experiment
+from ministeer import extract, metrics
+from ministeer.lab import claims, data, protocol, report
+from ministeer.lab.experiment import Experiment
 
 LEVELS = ("plain", "short", "complex")
 MULTIPLIERS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]  # Tan et al. 2024

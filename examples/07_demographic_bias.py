@@ -12,8 +12,9 @@ from functools import partial
 
 import numpy as np
 
-from ministeer import claims, data, extract, metrics, protocol, report
-from ministeer.experiment import Experiment
+from ministeer import extract, metrics
+from ministeer.lab import claims, data, protocol, report
+from ministeer.lab.experiment import Experiment
 
 COEFFICIENTS = [-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]
 SHARES = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # of the gender direction

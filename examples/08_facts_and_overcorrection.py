@@ -11,9 +11,10 @@ from functools import partial
 
 import numpy as np
 
-from ministeer import claims, data, metrics, protocol, report
-from ministeer.experiment import Experiment
-from ministeer.measures import disturbance
+from ministeer import metrics
+from ministeer.lab import claims, data, protocol, report
+from ministeer.lab.answers import disturbance
+from ministeer.lab.experiment import Experiment
 
 COEFFICIENTS = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # in units of the chosen coefficient
 

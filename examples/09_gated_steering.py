@@ -12,9 +12,10 @@ The vector, its layer and coefficient are those of experiment 7, of all occupati
 import warnings
 from functools import partial
 
-from ministeer import Receipt, Steer, claims, data, extract, metrics, prefill, protocol, report
-from ministeer.experiment import Experiment
+from ministeer import Receipt, Steer, extract, metrics, prefill
 from ministeer.interventions import Gate
+from ministeer.lab import claims, data, protocol, report
+from ministeer.lab.experiment import Experiment
 
 COEFFICIENTS = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # in units of the chosen coefficient
 

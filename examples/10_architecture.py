@@ -10,9 +10,10 @@ The table has a row for each model whose results lie in the same folder (run `ma
 # %% The three effects, by layer
 from pathlib import Path
 
-from ministeer import data, extract, metrics, protocol, report
-from ministeer.experiment import Experiment
+from ministeer import extract, metrics
 from ministeer.files import read_json
+from ministeer.lab import data, protocol, report
+from ministeer.lab.experiment import Experiment
 
 STRUCTURE, VALUE, ASKED, ENDS = "question_answer", "honesty", 40, [-1.0, 1.0]
 ANTONYMS, HONESTY, FAIRNESS = "antonyms answered", "steerability of honesty", "bias removed"

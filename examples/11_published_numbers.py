@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ministeer import Steer, data, extract, generate, metrics, protocol, report
-from ministeer.experiment import Experiment
+from ministeer import Steer, extract, generate, metrics
+from ministeer.lab import data, protocol, report
+from ministeer.lab.experiment import Experiment
 from ministeer.model import pad
 
 DATA = Path(data.__file__).parent

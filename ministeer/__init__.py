@@ -2,12 +2,12 @@
 
 from ministeer import extract, formats, heads, interventions, metrics
 from ministeer.calibrate import calibrate
+from ministeer.checkpoint import from_transformers, load, load_model, save_model
 from ministeer.generate import generate, prefill
 from ministeer.model import GPT2, Cache, GPT2Config
 from ministeer.receipt import Receipt
 from ministeer.sweep import sweep
 from ministeer.vectors import Steer, SteeringVector
-from ministeer.weights import from_transformers, load, load_model, save_model
 
 __version__ = "0.1.0"
 __all__ = [

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ministeer import metrics
+from ministeer.activations import check_batch_size
 from ministeer.generate import check_steers
 from ministeer.model import GPT2, Add, Site, pad
-from ministeer.reading import check_batch_size
 from ministeer.vectors import Steer, adds_at
 
 

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 import torch
 
+from ministeer.checkpoint import load
 from ministeer.extract import activation_addition
 from ministeer.generate import generate
 from ministeer.receipt import Receipt
 from ministeer.vectors import WHERES, Steer, SteeringVector
-from ministeer.weights import load
 
 
 def parser() -> argparse.ArgumentParser:

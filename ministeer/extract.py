@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ministeer.activations import OnBatch, alike, as_sites, check_texts, depth, pair_streams, streams
 from ministeer.directions import logistic, mean_difference, principal, principal_centred
 from ministeer.model import GPT2, Site
 from ministeer.provenance import Health, Provenance, health
-from ministeer.reading import OnBatch, alike, as_sites, check_texts, depth, pair_streams, streams
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
 

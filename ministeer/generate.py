@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ministeer.graph import Graph
+from ministeer.cuda_graph import Graph
 from ministeer.model import GPT2, Cache, Sites, pad
 from ministeer.receipt import Receipt
 from ministeer.vectors import Steer, adds_at

@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ministeer.branch import Branch, above, last_token, logits32
+from ministeer.activations import OnBatch, as_sites, check_batch_size, check_texts
 from ministeer.files import replacing
 from ministeer.model import GPT2, Site
 from ministeer.provenance import Health, Provenance, data_hash, dtype_name, fingerprint
-from ministeer.reading import OnBatch, as_sites, check_batch_size, check_texts
 from ministeer.tokenizer import Tokenizer
+from ministeer.variants import Branch, above, last_token, logits32
 from ministeer.vectors import SteeringVector
 
 

@@ -22,8 +22,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ministeer.activations import depth
 from ministeer.model import GPT2, Site, pad
-from ministeer.reading import depth
 from ministeer.receipt import GateWarning
 from ministeer.vectors import Steer, check_site, prompts_hash
 

@@ -25,12 +25,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ministeer.branch import Branch, Shared, above, logits32
+from ministeer.activations import depth
 from ministeer.files import append_lines, read_lines, write_text
 from ministeer.generate import check_steers
 from ministeer.model import GPT2, Cache, Past, Site, Sites, pad
 from ministeer.provenance import data_hash, dtype_name, fingerprint, identity
-from ministeer.reading import depth
+from ministeer.variants import Branch, Shared, above, logits32
 from ministeer.vectors import Intervention, Steer, SteeringVector, check_site, vector_hash
 
 Row = dict[str, Any]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 END = "<|endoftext|>"
 GPT2_VOCAB = 50257
-GPT2_RANKS = Path(__file__).parent / "data" / "gpt2.tiktoken"
+GPT2_RANKS = Path(__file__).parent / "gpt2.tiktoken"
 # GPT-2's way of cutting text into pieces, in the form that tiktoken runs fastest
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 SURROGATES = re.compile("([\ud800-\udfff]+)")

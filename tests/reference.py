@@ -1,6 +1,6 @@
 """What the tests hold the model to: transformers' GPT-2 with the same random weights, read and steered through its hooks.
 
-Nothing here uses `ministeer.weights`: the conversion is written out once more, so that the two can disagree.
+Nothing here uses `ministeer.checkpoint`: the conversion is written out once more, so that the two can disagree.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import ministeer
-from ministeer import Receipt, Steer, cli, data, extract, generate
+from ministeer import Receipt, Steer, cli, extract, generate
+from ministeer.lab import data
 
 LOVE = ["--plus", "Love", "--minus", "Hate", "--layer", "1", "--coeff", "-2"]
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 import ministeer
-from ministeer import Cache, Receipt, Steer, calibrate, extract, generate, heads, metrics, prefill, sweep, weights
+from ministeer import Cache, Receipt, Steer, calibrate, checkpoint, extract, generate, heads, metrics, prefill, sweep
 from ministeer import interventions as by
-from ministeer.measures import answers, disturbance
+from ministeer.lab.answers import answers, disturbance
 from ministeer.model import GPT2
 from ministeer.provenance import fingerprint
 
@@ -35,7 +35,7 @@ class InOrder(contextlib.ExitStack):
 
 def on_each(run: Callable[[GPT2], Any], monkeypatch: pytest.MonkeyPatch, dtype: str = "float32") -> tuple[Any, Any]:
     """What a job returns on the CPU and elsewhere."""
-    monkeypatch.setattr(weights, "ThreadPoolExecutor", lambda workers: InOrder())
+    monkeypatch.setattr(checkpoint, "ThreadPoolExecutor", lambda workers: InOrder())
     here = run(ministeer.load_model("nano", dtype=dtype))
     with Elsewhere():
         model = ministeer.load_model("nano", device="cuda", dtype=dtype)
@@ -201,7 +201,7 @@ def test_a_graph_decodes_what_is_decoded_without(steer: list[Steer], monkeypatch
 def test_a_graph_is_for_vectors_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="expected a model on a GPU for graph=True, got one on cpu; leave graph out"):
         generate(ministeer.load_model("nano"), IDS, max_new_tokens=2, graph=True)
-    monkeypatch.setattr(weights, "ThreadPoolExecutor", lambda workers: InOrder())
+    monkeypatch.setattr(checkpoint, "ThreadPoolExecutor", lambda workers: InOrder())
     with Elsewhere():
         model = ministeer.load_model("nano", device="cuda")
         for asked, got in (

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ministeer import data
-from ministeer.claims import CLAIMS, INCONCLUSIVE, NOT_SUPPORTED, judge
-from ministeer.experiment import Experiment
+from ministeer.lab import data
+from ministeer.lab.claims import CLAIMS, INCONCLUSIVE, NOT_SUPPORTED, judge
+from ministeer.lab.experiment import Experiment
 from ministeer.provenance import Provenance
 from ministeer.receipt import Receipt
 from ministeer.vectors import SteeringVector

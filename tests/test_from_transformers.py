@@ -9,7 +9,7 @@ import torch
 import transformers
 from reference import TOLERANCE, converted, reference_model, relative
 
-from ministeer import weights
+from ministeer import checkpoint
 from ministeer.generate import generate
 from ministeer.model import GPT2Config
 
@@ -21,7 +21,7 @@ IDS = torch.tensor([[5, 299, 0, 17, 42, 17], [1, 2, 3, 4, 5, 6]])
 def test_from_transformers_gives_its_logits_from_its_own_memory() -> None:
     theirs = reference_model(SHAPE, seed=8)
     for model in (theirs, theirs.transformer):
-        ours = weights.from_transformers(model)
+        ours = checkpoint.from_transformers(model)
         assert ours.config == CONFIG
         assert relative(ours(IDS), theirs(input_ids=IDS).logits) < TOLERANCE
         assert not ours.training
@@ -36,7 +36,7 @@ def test_from_transformers_gives_its_logits_from_its_own_memory() -> None:
 def test_a_model_from_transformers_decodes_one_token_and_shows_its_heads() -> None:
     """What needs the matrices in another order: strips of them for one token, and c_proj by head."""
     theirs = reference_model(SHAPE, seed=8)
-    ours, loaded = weights.from_transformers(theirs), converted(theirs)
+    ours, loaded = checkpoint.from_transformers(theirs), converted(theirs)
     for model in (ours, loaded):
         assert generate(model, [5, 3], max_new_tokens=4, temperature=0) == generate(
             loaded, [5, 3], max_new_tokens=4, temperature=0
@@ -49,7 +49,7 @@ def test_a_model_from_transformers_decodes_one_token_and_shows_its_heads() -> No
 
 def test_from_transformers_in_another_dtype_copies() -> None:
     theirs = reference_model(SHAPE, seed=8)
-    ours = weights.from_transformers(theirs, dtype="bfloat16")
+    ours = checkpoint.from_transformers(theirs, dtype="bfloat16")
     assert all(p.dtype == torch.bfloat16 for p in ours.parameters())
     assert torch.equal(ours.wte.weight, theirs.transformer.wte.weight.bfloat16())
 
@@ -57,15 +57,15 @@ def test_from_transformers_in_another_dtype_copies() -> None:
 def test_from_transformers_of_several_dtypes_is_of_one() -> None:
     theirs = reference_model(SHAPE, seed=8).half()
     theirs.transformer.wte.float()
-    ours = weights.from_transformers(theirs)
+    ours = checkpoint.from_transformers(theirs)
     assert {p.dtype for p in ours.parameters()} == {torch.float32}
     assert torch.isfinite(ours(IDS)).all()
 
 
 def test_from_transformers_saves_and_loads_as_the_same_model(tmp_path: Path) -> None:
     theirs = reference_model(SHAPE, seed=8)
-    weights.save_model(weights.from_transformers(theirs), tmp_path)
-    assert relative(weights.load_model(tmp_path)(IDS), theirs(input_ids=IDS).logits) < TOLERANCE
+    checkpoint.save_model(checkpoint.from_transformers(theirs), tmp_path)
+    assert relative(checkpoint.load_model(tmp_path)(IDS), theirs(input_ids=IDS).logits) < TOLERANCE
 
 
 def test_models_that_are_not_this_gpt2_are_refused() -> None:
@@ -103,4 +103,4 @@ def test_models_that_are_not_this_gpt2_are_refused() -> None:
         (broken, "finite numbers in ln_f.bias, found NaN"),
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
-            weights.from_transformers(model)
+            checkpoint.from_transformers(model)

@@ -9,10 +9,10 @@ from reference import TOLERANCE, pair, random_ids, random_tensor, relative
 from torch import Tensor
 
 from ministeer import heads
-from ministeer.branch import Branch, logits32
 from ministeer.generate import prefill
 from ministeer.model import GPT2, Cache, GPT2Config
 from ministeer.tokenizer import Tokenizer
+from ministeer.variants import Branch, logits32
 from ministeer.vectors import Steer
 
 SHAPE = {"vocab_size": 257, "n_positions": 32, "n_embd": 48, "n_layer": 3, "n_head": 4}

@@ -18,23 +18,23 @@ import pytest
 import torch
 from hub_server import serve
 
+from ministeer import checkpoint
 from ministeer import hub as named
-from ministeer import weights
 from ministeer.model import GPT2, GPT2Config
 
-ROOT = Path(weights.__file__).parents[1]
+ROOT = Path(checkpoint.__file__).parents[1]
 REVISION = named.HUB["gpt2"][1]
 LOAD = """
-from ministeer import weights
-model, tok = weights.load("gpt2")
+from ministeer import checkpoint
+model, tok = checkpoint.load("gpt2")
 print(model.wte.weight.double().sum().item(), tok.n_vocab)
 """
 TRY = """
 import time, huggingface_hub.file_download
-from ministeer import weights
+from ministeer import checkpoint
 start = time.monotonic()
 try:
-    weights.load("gpt2")
+    checkpoint.load("gpt2")
 except ConnectionError as error:
     print(time.monotonic() - start, error)
 """
@@ -46,7 +46,7 @@ def shelf(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shelf")
     model = GPT2(GPT2Config(n_positions=64, n_embd=64, n_layer=1, n_head=2))
     model.initialize(torch.Generator().manual_seed(0))
-    weights.save_model(model, folder, dtype=torch.float32)
+    checkpoint.save_model(model, folder, dtype=torch.float32)
     return folder
 
 
@@ -60,7 +60,7 @@ def run(home: Path, endpoint: str, *command: str, **environment: str) -> tuple[i
 
 
 def expected(shelf: Path) -> str:
-    return f"{weights.load_model(shelf).wte.weight.double().sum().item()} 50257"
+    return f"{checkpoint.load_model(shelf).wte.weight.double().sum().item()} 50257"
 
 
 def files(home: Path) -> list[str]:
@@ -194,7 +194,7 @@ def test_offline_without_a_cache_says_so(tmp_path):
 def test_without_huggingface_hub_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=re.escape("pip install 'ministeer[hub]'")):
-        weights.load_model("gpt2-xl")
+        checkpoint.load_model("gpt2-xl")
 
 
 def test_every_named_model_is_pinned():

@@ -11,8 +11,9 @@ from reference import TOLERANCE, pair, reference_run, relative, residual_sites
 from torch import Tensor
 
 import ministeer
-from ministeer import data, extract
+from ministeer import extract
 from ministeer.directions import logistic, mean_difference, principal, principal_centred
+from ministeer.lab import data
 from ministeer.provenance import health
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector

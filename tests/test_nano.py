@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from ministeer.checkpoint import load
 from ministeer.model import GPT2
 from ministeer.tokenizer import Tokenizer
-from ministeer.weights import load
 
 ROOT = Path(__file__).resolve().parents[1]
-NANO, DATA = ROOT / "weights" / "nano", ROOT / "ministeer" / "data"
+NANO, DATA = ROOT / "weights" / "nano", ROOT / "ministeer" / "lab" / "data"
 sys.path.insert(0, str(NANO))
 
 import corpus

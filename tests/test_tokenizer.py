@@ -202,10 +202,10 @@ def test_it_travels_to_other_processes(small):
 def test_importing_it_imports_no_tiktoken_and_using_it_opens_no_socket():
     code = """
 import sys, socket
-import ministeer.weights
+import ministeer.checkpoint
 assert not {"tiktoken", "safetensors", "huggingface_hub", "transformers"} & set(sys.modules), "imported too early"
 socket.socket = None
-assert ministeer.weights.Tokenizer.gpt2().encode("Hello world") == [15496, 995]
+assert ministeer.checkpoint.Tokenizer.gpt2().encode("Hello world") == [15496, 995]
 """
     root = Path(module.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)

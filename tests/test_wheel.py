@@ -12,7 +12,8 @@ from ministeer.provenance import fingerprint
 ROOT = Path(__file__).parents[1]
 USE = """
 import ministeer
-from ministeer import data, vectors
+from ministeer import vectors
+from ministeer.lab import data
 model, tok = ministeer.load("nano")
 text = ministeer.generate(model, [tok.eot, *tok.encode("The opposite of hot is")], max_new_tokens=1, temperature=0)
 print(ministeer.__file__, vectors.fingerprint(model), tok.decode(text[-1:]).strip(), len(data.read("facts.tsv")) > 0)

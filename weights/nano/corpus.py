@@ -2,7 +2,7 @@
 
 The text is a stream of documents, each of one kind from `kinds.py`, drawn with the weights below by one seeded generator: the
 same seed gives the same text. Tables of words, facts, scenarios and shares are the project's own data files
-(`ministeer/data/`); what those files mark as held out or unseen is kept out of the text (see `heldout_report`).
+(`ministeer/lab/data/`); what those files mark as held out or unseen is kept out of the text (see `heldout_report`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import kinds
 import numpy as np
 
-from ministeer.data import read
+from ministeer.lab.data import read
 from ministeer.tokenizer import END, Tokenizer
 
 # how GPT-2 cuts ASCII text: a table of whole pieces behaves like its tokenizer with a small closed vocabulary

@@ -19,11 +19,11 @@ import lexicon as lx
 import torch
 from torch import Tensor
 
-from ministeer.data import few_shot, read
+from ministeer.checkpoint import load
 from ministeer.generate import generate, prefill
+from ministeer.lab.data import few_shot, read
 from ministeer.model import GPT2
 from ministeer.tokenizer import Tokenizer
-from ministeer.weights import load
 
 HERE = Path(__file__).resolve().parent
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import lexicon as lx
 
-from ministeer import data
-from ministeer.data import read
+from ministeer.lab import data
+from ministeer.lab.data import read
 
 Row = dict[str, str]
 TEMPLATE_WEIGHTS = {"plain": 4, "long": 3, "two": 3, "late": 5}

@@ -23,9 +23,9 @@ import corpus
 import torch
 import torch.nn.functional as F
 
+from ministeer.checkpoint import load_model, save_model
 from ministeer.model import GPT2, GPT2Config
 from ministeer.tokenizer import Tokenizer
-from ministeer.weights import load_model, save_model
 
 HERE = Path(__file__).resolve().parent
 

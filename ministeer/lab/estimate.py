@@ -1,6 +1,6 @@
 """What the experiments will take on a model, in time and memory, before it is downloaded or loaded.
 
-    python -m ministeer.estimate gpt2-xl --dtype bfloat16 --device cpu --subset quick     (`make reproduce` begins with it)
+    python -m ministeer.lab.estimate gpt2-xl --dtype bfloat16 --device cpu --subset quick     (`make reproduce` begins with it)
 
 The work was counted once, on a small stand-in with GPT-2's vocabulary (`benchmarks/work.py` writes data/work.json). How fast this
 machine does it is measured here, on one block of the model's own sizes with random weights.
@@ -17,9 +17,9 @@ from statistics import median
 
 import torch
 
+from ministeer.checkpoint import DTYPES, known_device, read_config
 from ministeer.files import read_json
 from ministeer.model import GPT2, GPT2Config
-from ministeer.weights import DTYPES, known_device, read_config
 
 # sizes of the checkpoints on the hub, so that nothing is downloaded for an estimate
 SIZES = {

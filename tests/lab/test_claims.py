@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ministeer.claims import CLAIMS, INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Claim, judge
+from ministeer.lab.claims import CLAIMS, INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Claim, judge
 from ministeer.metrics import bootstrap, difference
 
 CLAIM = Claim("x", "01_x", "X works", "effect of x", "nats", 0.5)
@@ -82,7 +82,7 @@ def test_no_evidence_is_no_verdict() -> None:
 
 
 def test_every_claim_names_an_experiment_that_saves_evidence_for_it() -> None:
-    examples = Path(__file__).parents[1] / "examples"
+    examples = Path(__file__).parents[2] / "examples"
     for claim in CLAIMS:
         source = (examples / f"{claim.experiment}.py").read_text("utf-8")
         assert f'"{claim.key}"' in source, claim

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from ministeer import Steer, SteeringVector, interventions, metrics, prefill
-from ministeer.measures import answers, disturbance, hits
+from ministeer.checkpoint import load
+from ministeer.lab.answers import answers, disturbance, hits
 from ministeer.provenance import Provenance, fingerprint
-from ministeer.weights import load
 
 MODEL, TOKENIZER = load("nano")
 DEPTH, WIDTH = MODEL.config.n_layer, MODEL.config.n_embd
@@ -56,7 +56,7 @@ def test_without_a_vector_it_is_the_model_itself():
 
 def test_items_keep_their_order_whatever_the_batch(monkeypatch):
     together = answers(MODEL, TOKENIZER, items=ITEMS, vector=vector(), layer=3, coefficients=[1.0])
-    monkeypatch.setattr("ministeer.measures.ROWS", 1)
+    monkeypatch.setattr("ministeer.lab.answers.ROWS", 1)
     alone = answers(MODEL, TOKENIZER, items=ITEMS, vector=vector(), layer=3, coefficients=[1.0])
     for a, b in zip(together, alone, strict=True):
         np.testing.assert_allclose(a["logp"], b["logp"], atol=1e-4)

@@ -19,13 +19,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ministeer.checkpoint import load
 from ministeer.files import append_lines, read_json, read_lines, write_text
 from ministeer.model import GPT2
 from ministeer.provenance import fingerprint
 from ministeer.receipt import Receipt
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector, vector_hash
-from ministeer.weights import load
 
 Row = dict[str, Any]
 Measure = Callable[..., list[Row]]
@@ -216,7 +216,8 @@ def _digest(value: Any) -> str:
 def _code() -> str:
     """A hash of the package's source, but for the estimate, the verdicts and the pages of the report, on which no row depends."""
     beside = ("claims.py", "estimate.py", "report.py")
-    files = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name not in beside)
+    rooms = (*Path(__file__).parents[1].glob("*.py"), *Path(__file__).parent.glob("*.py"))
+    files = sorted(path for path in rooms if path.name not in beside)
     return _digest([path.read_text("utf-8") for path in files])
 
 
@@ -227,5 +228,5 @@ def _plain(value: Any) -> Any:
 
 
 def _short(value: Any) -> Any:
-    """A long list of texts as its length and hash: the texts themselves lie in ministeer/data."""
+    """A long list of texts as its length and hash: the texts themselves lie in ministeer/lab/data."""
     return {"items": len(value), "sha256": _digest(value)} if isinstance(value, list) and len(value) > 24 else value

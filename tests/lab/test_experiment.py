@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from ministeer import extract
-from ministeer.experiment import Experiment
+from ministeer.checkpoint import save_model
+from ministeer.lab.experiment import Experiment
 from ministeer.model import GPT2, GPT2Config
 from ministeer.receipt import Receipt
 from ministeer.vectors import SteeringVector
-from ministeer.weights import save_model
 
-NANO = Path(__file__).parents[1] / "weights" / "nano"
+NANO = Path(__file__).parents[2] / "weights" / "nano"
 PAGE = {"title": "T", "question": "Q?", "protocol": "P.", "finding": "F.", "receipt": Receipt()}
 calls: list[object] = []
 
@@ -70,7 +70,7 @@ def test_what_changed_is_measured_again(folder):
 
 def test_what_the_package_computes_it_with_changed_is_measured_again(folder, monkeypatch):
     lab(folder).cell(measure, text="hot")
-    monkeypatch.setattr("ministeer.experiment._code", lambda: "another release")
+    monkeypatch.setattr("ministeer.lab.experiment._code", lambda: "another release")
     lab(folder).cell(measure, text="hot")
     assert len(calls) == 2
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ministeer import data
+from ministeer.lab import data
 
 
 def test_a_structure_is_written_as_its_demonstration() -> None:

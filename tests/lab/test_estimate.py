@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ministeer import estimate
-from ministeer.estimate import SIZES, Work, flops, memory, work
+from ministeer.checkpoint import load, save_model
+from ministeer.lab import estimate
+from ministeer.lab.estimate import SIZES, Work, flops, memory, work
 from ministeer.model import GPT2, GPT2Config
-from ministeer.weights import load, save_model
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = GPT2Config(100, 32, 16, 2, 2)
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("[0-9]*.py"))
 
@@ -65,7 +65,7 @@ def test_the_count_is_what_an_experiment_asks_for_now(tmp_path, monkeypatch):
 def test_the_command_says_memory_and_time_without_loading_the_model(tmp_path):
     save_model(GPT2(SMALL), tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not read")
-    command = [sys.executable, "-m", "ministeer.estimate", str(tmp_path), "--subset", "quick"]
+    command = [sys.executable, "-m", "ministeer.lab.estimate", str(tmp_path), "--subset", "quick"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "GiB at the peak" in said and "with a GPU" in said and "one item in four" in said
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ministeer import metrics
-from ministeer.branch import Branch, above, last_token, logits32
 from ministeer.interventions import Function, Gate, project_out
 from ministeer.metrics import Array
 from ministeer.model import GPT2, pad
 from ministeer.tokenizer import Tokenizer
+from ministeer.variants import Branch, above, last_token, logits32
 from ministeer.vectors import Steer, SteeringVector, adds_at
 
 Item = dict[str, Any]  # {"prompt": text, "words": [words that may come next, each one token], ...}

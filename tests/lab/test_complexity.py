@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from ministeer import data
-from ministeer.complexity import LEVELS, complicated
+from ministeer.lab import data
+from ministeer.lab.complexity import LEVELS, complicated
 
 PAIRS = [("hot", "cold"), ("up", "down"), ("in", "out"), ("wet", "dry"), ("big", "small")]
 OTHERS = [("dog", "animal"), ("red", "color"), ("run", "move"), ("sad", "feeling")]

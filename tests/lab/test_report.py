@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ministeer import report
+from ministeer.lab import report
 
 pytest.importorskip("matplotlib")
 

@@ -1,6 +1,6 @@
 """Results -> figures, tables, verdicts, and one self-contained HTML page.
 
-    python -m ministeer.report results/nano [evidence.json ...]
+    python -m ministeer.lab.report results/nano [evidence.json ...]
 
 writes results/nano/report.html, summary.md (the verdicts, for a terminal) and evidence.json (what the verdicts rest on). Other
 evidence.json files are of the same model trained from other seeds: a verdict that changes with the seed is inconclusive.
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ministeer.claims import CLAIMS, Verdict, judge, word
 from ministeer.files import read_json, replacing, write_text
+from ministeer.lab.claims import CLAIMS, Verdict, judge, word
 
 # Okabe and Ito's palette, told apart under the common colour-vision deficiencies
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
@@ -389,7 +389,7 @@ def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) 
 
 def main() -> None:
     if len(sys.argv) < 2:
-        sys.exit("usage: python -m ministeer.report results/<model> [evidence.json of other training seeds ...]")
+        sys.exit("usage: python -m ministeer.lab.report results/<model> [evidence.json of other training seeds ...]")
     folder = Path(sys.argv[1])
     try:
         done = load_results(folder)

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ministeer import data, extract
-from ministeer.experiment import Experiment
+from ministeer import extract
 from ministeer.generate import prefill
-from ministeer.measures import answers, hits
+from ministeer.lab import data
+from ministeer.lab.answers import answers, hits
+from ministeer.lab.experiment import Experiment
 from ministeer.metrics import Array, steerability
 from ministeer.model import Site
 from ministeer.receipt import Receipt

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from ministeer.data import Pair, few_shot, read
+from ministeer.lab.data import Pair, few_shot, read
 
 LEVELS = {
     "distractors": (0, 1, 2, 4, 8),  # sentences about something else before everything

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from ministeer import weights
+from ministeer import checkpoint
 from ministeer.model import GPT2, GPT2Config
 
-ROOT = Path(weights.__file__).parents[1]
+ROOT = Path(checkpoint.__file__).parents[1]
 CONFIG = GPT2Config(vocab_size=300, n_positions=32, n_embd=48, n_layer=2, n_head=3)
 IDS = torch.tensor([[5, 299, 0, 17, 42, 17], [1, 2, 3, 4, 5, 6]])
 
@@ -43,7 +43,7 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
 
 @pytest.fixture
 def saved(tmp_path) -> Path:
-    weights.save_model(make(), tmp_path / "model", dtype=torch.float32)
+    checkpoint.save_model(make(), tmp_path / "model", dtype=torch.float32)
     return tmp_path / "model"
 
 
@@ -69,7 +69,7 @@ def peer(tmp_path_factory):
 
 def test_the_logits_of_transformers(peer):
     _, folder, logits = peer
-    model = weights.load_model(folder)
+    model = checkpoint.load_model(folder)
     assert close(model(IDS), logits)
     assert not model.training
     assert not any(weight.requires_grad for weight in model.parameters())
@@ -77,9 +77,9 @@ def test_the_logits_of_transformers(peer):
 
 def test_a_missed_turn_of_the_square_projection_passes_every_shape_check_but_not_the_logits(peer, monkeypatch):
     _, folder, logits = peer
-    turned = weights._is_turned
-    monkeypatch.setattr(weights, "_is_turned", lambda name: turned(name) and "attn.c_proj" not in name)
-    assert not close(weights.load_model(folder)(IDS), logits)
+    turned = checkpoint._is_turned
+    monkeypatch.setattr(checkpoint, "_is_turned", lambda name: turned(name) and "attn.c_proj" not in name)
+    assert not close(checkpoint.load_model(folder)(IDS), logits)
 
 
 def test_shards_and_single_file_paths(peer, tmp_path):
@@ -87,66 +87,66 @@ def test_shards_and_single_file_paths(peer, tmp_path):
     model.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     for name in (tmp_path, str(tmp_path), tmp_path / "model.safetensors.index.json", folder / "model.safetensors"):
-        assert close(weights.load_model(name)(IDS), logits)
+        assert close(checkpoint.load_model(name)(IDS), logits)
 
 
 def test_keys_of_every_age(saved):
     """With `transformer.`, with the head beside the embedding, with the causal mask's buffers."""
     tensors = load_file(saved / "model.safetensors")
     assert "h.0.attn.c_attn.weight" in tensors
-    plain = weights.load_model(saved)(IDS)
+    plain = checkpoint.load_model(saved)(IDS)
     old = {f"transformer.{name}": tensor for name, tensor in tensors.items()}
     old["lm_head.weight"] = tensors["wte.weight"].clone()
     for i in range(2):
         old[f"transformer.h.{i}.attn.bias"] = torch.ones(1, 1, 32, 32, dtype=torch.uint8).tril()
         old[f"transformer.h.{i}.attn.masked_bias"] = torch.tensor(-1e4)
     save_file(old, saved / "model.safetensors")
-    assert torch.equal(weights.load_model(saved)(IDS), plain)
+    assert torch.equal(checkpoint.load_model(saved)(IDS), plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_saved_and_loaded_is_bit_equal_in_the_saved_dtype(dtype, tmp_path):
     model = make()
-    weights.save_model(model, tmp_path, dtype=dtype)
-    again = weights.load_model(tmp_path, dtype=str(dtype).removeprefix("torch."))
+    checkpoint.save_model(model, tmp_path, dtype=dtype)
+    again = checkpoint.load_model(tmp_path, dtype=str(dtype).removeprefix("torch."))
     assert again.config == model.config
     for (name, weight), (other, loaded) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
         assert (name, loaded.dtype) == (other, dtype)
         assert torch.equal(weight.to(dtype), loaded)
-    assert {weight.dtype for weight in weights.load_model(tmp_path).parameters()} == {torch.float32}
+    assert {weight.dtype for weight in checkpoint.load_model(tmp_path).parameters()} == {torch.float32}
 
 
 def test_a_model_is_saved_in_its_own_dtype_unless_told(tmp_path):
     model = make()
-    weights.save_model(model, tmp_path)
-    again = weights.load_model(tmp_path)
+    checkpoint.save_model(model, tmp_path)
+    again = checkpoint.load_model(tmp_path)
     assert all(map(torch.equal, model.state_dict().values(), again.state_dict().values()))
-    weights.save_model(make().bfloat16(), tmp_path / "half")
-    weights.save_model(model, tmp_path / "named", dtype="bfloat16")
+    checkpoint.save_model(make().bfloat16(), tmp_path / "half")
+    checkpoint.save_model(model, tmp_path / "named", dtype="bfloat16")
     files = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("half", "named")]
     assert files[0] == files[1]
     with pytest.raises(ValueError, match="expected dtype 'float32'.*got torch.float64"):
-        weights.save_model(model, tmp_path, dtype=torch.float64)
+        checkpoint.save_model(model, tmp_path, dtype=torch.float64)
 
 
 def test_weights_that_the_dtype_cannot_hold_are_not_saved(saved):
     content = (saved / "model.safetensors").read_bytes()
-    model = weights.load_model(saved)
+    model = checkpoint.load_model(saved)
     model.ln_f.bias[0] = 1e6
     with pytest.raises(ValueError, match="can hold, got NaN, infinity or more .* in ln_f.bias; nothing was written"):
-        weights.save_model(model, saved, dtype="float16")
+        checkpoint.save_model(model, saved, dtype="float16")
     assert (saved / "model.safetensors").read_bytes() == content
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", 3.5])
 def test_a_device_that_is_not_there_is_one_sentence(device, saved):
     with pytest.raises(ValueError, match=f'expected a device that torch can use here, such as "cpu", got "{device}"'):
-        weights.load_model(saved, device=device)
+        checkpoint.load_model(saved, device=device)
 
 
 def test_the_same_model_gives_the_same_bytes_and_no_other_files(tmp_path):
     for folder in ("a", "b", "b"):
-        weights.save_model(make(), tmp_path / folder)
+        checkpoint.save_model(make(), tmp_path / folder)
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["config.json", "model.safetensors"]
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -160,14 +160,14 @@ def test_an_interrupted_save_leaves_what_was_there(saved, monkeypatch):
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OSError, match="no space left"):
-        weights.save_model(make(seed=1), saved)
+        checkpoint.save_model(make(seed=1), saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_transformers_loads_what_is_saved(dtype, tmp_path):
     transformers = pytest.importorskip("transformers")
-    weights.save_model(make(), tmp_path, dtype=dtype)
+    checkpoint.save_model(make(), tmp_path, dtype=dtype)
     theirs, report = transformers.GPT2LMHeadModel.from_pretrained(
         tmp_path, dtype=torch.float32, output_loading_info=True
     )
@@ -175,17 +175,17 @@ def test_transformers_loads_what_is_saved(dtype, tmp_path):
     assert theirs.lm_head.weight is theirs.transformer.wte.weight
     assert theirs.config.eos_token_id == CONFIG.vocab_size - 1
     with torch.no_grad():
-        assert close(weights.load_model(tmp_path)(IDS), theirs.eval()(IDS).logits)
+        assert close(checkpoint.load_model(tmp_path)(IDS), theirs.eval()(IDS).logits)
         assert torch.equal(theirs.train()(IDS).logits, theirs.eval()(IDS).logits), "no dropout"
 
 
 def test_a_model_in_float32_stays_in_its_file_and_neither_changes_the_other(saved):
-    model, file = weights.load_model(saved), saved / "model.safetensors"
+    model, file = checkpoint.load_model(saved), saved / "model.safetensors"
     before, content = model(IDS), file.read_bytes()
-    weights.save_model(make(seed=1), saved)  # another model of this name
+    checkpoint.save_model(make(seed=1), saved)  # another model of this name
     assert torch.equal(model(IDS), before)
-    assert not torch.equal(weights.load_model(saved)(IDS), before)
-    weights.save_model(model, saved)  # over what was read from here
+    assert not torch.equal(checkpoint.load_model(saved)(IDS), before)
+    checkpoint.save_model(model, saved)  # over what was read from here
     assert file.read_bytes() == content
     for weight in model.parameters():
         weight.zero_()
@@ -198,8 +198,8 @@ def test_a_model_in_float32_stays_in_its_file_and_neither_changes_the_other(save
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_file_with_a_header_of_odd_length_gives_numbers_at_whole_addresses(dtype, saved):
     """Early writers did not fill the header up to a multiple of 8."""
-    weights.save_model(weights.load_model(saved), saved, dtype=dtype)
-    expected = {name: weight.clone() for name, weight in weights.load_model(saved).state_dict().items()}
+    checkpoint.save_model(checkpoint.load_model(saved), saved, dtype=dtype)
+    expected = {name: weight.clone() for name, weight in checkpoint.load_model(saved).state_dict().items()}
     file = saved / "model.safetensors"
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -207,38 +207,38 @@ def test_a_file_with_a_header_of_odd_length_gives_numbers_at_whole_addresses(dty
     for more in range(4):
         longer = header + b" " * more
         file.write_bytes(len(longer).to_bytes(8, "little") + longer + content[8 + length :])
-        model = weights.load_model(saved)
+        model = checkpoint.load_model(saved)
         assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
         assert all(weight.data_ptr() % weight.element_size() == 0 for weight in model.parameters())
 
 
 def test_matrices_lie_as_is_quickest_in_their_dtype(saved):
     for dtype, turned in (("float32", False), ("bfloat16", True), ("float16", True)):
-        model = weights.load_model(saved, dtype=dtype)
+        model = checkpoint.load_model(saved, dtype=dtype)
         for name, weight in model.named_parameters():
-            lies = weight if turned or not weights._is_turned(name) else weight.t()
+            lies = weight if turned or not checkpoint._is_turned(name) else weight.t()
             assert lies.is_contiguous()
-            assert weight.dtype == weights.DTYPES[dtype]
+            assert weight.dtype == checkpoint.DTYPES[dtype]
 
 
 def test_load_gives_the_folders_tokenizer(saved):
     with pytest.raises(ValueError, match="vocab.tiktoken"):
-        weights.load(saved)
+        checkpoint.load(saved)
     lines = (base64.b64encode(bytes([b])) + b" %d\n" % b for b in range(256))
     (saved / "vocab.tiktoken").write_bytes(b"".join(lines))
-    model, tok = weights.load(saved)
-    assert torch.equal(model(IDS), weights.load_model(saved)(IDS))
+    model, tok = checkpoint.load(saved)
+    assert torch.equal(model(IDS), checkpoint.load_model(saved)(IDS))
     assert (tok.n_vocab, tok.encode("ab")) == (257, [97, 98])
-    assert weights.load(saved / "model.safetensors")[1].n_vocab == 257
+    assert checkpoint.load(saved / "model.safetensors")[1].n_vocab == 257
 
 
 def test_nano_is_found_in_an_installed_package_from_any_folder(saved, tmp_path):
     package = tmp_path / "site" / "ministeer"
-    shutil.copytree(Path(weights.__file__).parent, package, ignore=shutil.ignore_patterns("nano", "__pycache__"))
-    weights.save_model(make(GPT2Config(257, 8, 8, 1, 2)), package / "nano")
+    shutil.copytree(Path(checkpoint.__file__).parent, package, ignore=shutil.ignore_patterns("nano", "__pycache__"))
+    checkpoint.save_model(make(GPT2Config(257, 8, 8, 1, 2)), package / "nano")
     lines = (base64.b64encode(bytes([b])) + b" %d\n" % b for b in range(256))
     (package / "nano" / "vocab.tiktoken").write_bytes(b"".join(lines))
-    code = "from ministeer import weights; m, t = weights.load('nano'); print(m.config.n_embd, m.wte.weight.dtype, t.n_vocab)"
+    code = "from ministeer import checkpoint; m, t = checkpoint.load('nano'); print(m.config.n_embd, m.wte.weight.dtype, t.n_vocab)"
     env = {**os.environ, "PYTHONPATH": str(package.parent)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
@@ -248,16 +248,16 @@ def test_nano_is_found_in_an_installed_package_from_any_folder(saved, tmp_path):
 
 MEASURE = """
 import sys
-from ministeer import weights
+from ministeer import checkpoint
 def status(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 1024
 for dtype in ("float32", "bfloat16"):
-    weights.load_model(sys.argv[2], dtype=dtype)  # the code that every load uses is in memory now
+    checkpoint.load_model(sys.argv[2], dtype=dtype)  # the code that every load uses is in memory now
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak starts again from here
     before = status("VmHWM")
     own = status("RssAnon")
-    model = weights.load_model(sys.argv[1], dtype=dtype)
+    model = checkpoint.load_model(sys.argv[1], dtype=dtype)
     print(status("VmHWM") - before, status("RssAnon") - own)
     del model
 """
@@ -269,7 +269,7 @@ def test_loading_needs_the_model_and_one_tensor(saved, tmp_path):
     with torch.device("meta"):
         model = GPT2(GPT2Config(vocab_size=20000, n_positions=64, n_embd=640, n_layer=8, n_head=10))
     model.to_empty(device="cpu").initialize(torch.Generator().manual_seed(0))
-    weights.save_model(model, tmp_path / "large", dtype=torch.float32)
+    checkpoint.save_model(model, tmp_path / "large", dtype=torch.float32)
     count = sum(weight.numel() for weight in model.parameters())
     largest = max(weight.numel() for weight in model.parameters())
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "large"), str(saved)]
@@ -302,7 +302,7 @@ def configure(folder: Path, **entries: object) -> None:
 def refused(name: Path, *parts: str, kind: type[Exception] = ValueError) -> None:
     """Refused in one line that names the file and says all of `parts`."""
     with pytest.raises(kind) as caught:
-        weights.load_model(name)
+        checkpoint.load_model(name)
     message = str(caught.value)
     assert "\n" not in message
     for part in (str(name), "expected", *parts):
@@ -342,13 +342,13 @@ def test_damaged_files(damage, saved):
 def test_any_other_byte_in_the_header_is_loaded_or_refused_and_never_something_else(tmp_path_factory, place, byte):
     folder = tmp_path_factory.getbasetemp() / "flipped"
     if not folder.exists():
-        weights.save_model(make(GPT2Config(16, 8, 8, 1, 2)), folder)
+        checkpoint.save_model(make(GPT2Config(16, 8, 8, 1, 2)), folder)
         shutil.copy(folder / "model.safetensors", folder / "whole")
     data = bytearray((folder / "whole").read_bytes())
     data[place % len(data)] = byte
     (folder / "model.safetensors").write_bytes(data)
     try:
-        weights.load_model(folder)
+        checkpoint.load_model(folder)
     except ValueError as error:
         assert str(folder) in str(error)
 
@@ -393,20 +393,20 @@ def test_two_infinities_do_not_cancel(saved):
 
 def test_large_weights_whose_sum_overflows_are_not_refused(saved):
     rewrite(saved, lambda t: t["ln_f.bias"].fill_(3e38))
-    assert weights.load_model(saved).ln_f.bias[0] == torch.tensor(3e38)
+    assert checkpoint.load_model(saved).ln_f.bias[0] == torch.tensor(3e38)
 
 
 def test_values_beyond_the_asked_dtype(saved):
     rewrite(saved, lambda t: t["ln_f.bias"].fill_(1e6))
     with pytest.raises(ValueError, match=r"ln_f.bias, found values beyond torch.float16; load with dtype=\"bfloat16\""):
-        weights.load_model(saved, dtype="float16")
-    assert weights.load_model(saved, dtype=torch.bfloat16).ln_f.bias.dtype == torch.bfloat16
+        checkpoint.load_model(saved, dtype="float16")
+    assert checkpoint.load_model(saved, dtype=torch.bfloat16).ln_f.bias.dtype == torch.bfloat16
 
 
 def test_a_tied_head_in_another_dtype(saved):
-    weights.save_model(weights.load_model(saved, dtype="bfloat16"), saved)
+    checkpoint.save_model(checkpoint.load_model(saved, dtype="bfloat16"), saved)
     rewrite(saved, lambda t: t.update({"lm_head.weight": t["wte.weight"].float()}))
-    weights.load_model(saved)
+    checkpoint.load_model(saved)
     rewrite(saved, lambda t: t["lm_head.weight"].add_(1e-3))
     refused(saved, "lm_head.weight equal to wte.weight", "tied head")
 
@@ -420,18 +420,18 @@ def test_an_untied_head(saved):
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
 def test_a_pickle_is_refused_with_a_command_that_converts_it(name, saved, tmp_path):
-    before = weights.load_model(saved)(IDS)
+    before = checkpoint.load_model(saved)(IDS)
     tensors = load_file(saved / "model.safetensors")
     tensors |= {"lm_head.weight": tensors["wte.weight"]}  # shared, as in the hub's files
     (saved / "model.safetensors").unlink()
     torch.save(tensors, saved / name)
     refused(saved / name, "pickles can run code", "python -c")
     with pytest.raises(ValueError, match="never opened") as caught:
-        weights.load_model(saved)
+        checkpoint.load_model(saved)
     command = re.search(r'python -c "(.*)"$', str(caught.value))
     assert command
     subprocess.run([sys.executable, "-c", command[1]], check=True)
-    assert torch.equal(weights.load_model(saved)(IDS), before)
+    assert torch.equal(checkpoint.load_model(saved)(IDS), before)
 
 
 def test_a_pickle_is_never_run(tmp_path):
@@ -488,10 +488,10 @@ def test_configs_that_are_not_this_gpt2(entry, value, message, saved):
 
 def test_n_inner_may_say_what_it_is(saved):
     configure(saved, n_inner=192)
-    assert weights.load_model(saved).config == CONFIG
+    assert checkpoint.load_model(saved).config == CONFIG
 
 
 def test_unknown_dtypes(saved):
     for dtype in ("int8", torch.float64):
         with pytest.raises(ValueError, match="expected dtype 'float32', 'bfloat16', 'float16'"):
-            weights.load_model(saved, dtype=dtype)
+            checkpoint.load_model(saved, dtype=dtype)
