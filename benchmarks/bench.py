@@ -49,8 +49,9 @@ from ministeer import metrics
 from ministeer.checkpoint import known_device
 from ministeer.files import write_text
 from ministeer.lab import data
-from ministeer.model import GPT2Config, pad
+from ministeer.model import GPT2Config
 from ministeer.pack import int8, supported
+from ministeer.prompts import pad
 
 HERE = Path(__file__).parent
 

@@ -19,7 +19,7 @@ import torch
 from ministeer import Steer, extract, generate, metrics
 from ministeer.lab import data, protocol, report
 from ministeer.lab.experiment import Experiment
-from ministeer.model import pad
+from ministeer.prompts import pad
 
 DATA = Path(data.__file__).parent
 TOPICS = ("weddings", "shipping")

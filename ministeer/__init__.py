@@ -4,7 +4,8 @@ from ministeer import extract, formats, heads, interventions, metrics
 from ministeer.calibrate import calibrate
 from ministeer.checkpoint import from_transformers, load, load_model, save_model
 from ministeer.generate import generate, prefill
-from ministeer.model import GPT2, Cache, GPT2Config
+from ministeer.llama import Llama, LlamaConfig
+from ministeer.model import GPT2, Cache, GPT2Config, Transformer
 from ministeer.receipt import Receipt
 from ministeer.sweep import sweep
 from ministeer.vectors import Steer, SteeringVector
@@ -14,9 +15,12 @@ __all__ = [
     "GPT2",
     "Cache",
     "GPT2Config",
+    "Llama",
+    "LlamaConfig",
     "Receipt",
     "Steer",
     "SteeringVector",
+    "Transformer",
     "calibrate",
     "extract",
     "formats",

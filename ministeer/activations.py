@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ministeer.model import GPT2, Cache, Site, pad
-from ministeer.vectors import check_site
+from ministeer.model import Cache, Site, Transformer, check_site
+from ministeer.prompts import pad
 
 OnBatch = Callable[[int, int], None]
 
 
 @torch.no_grad()
 def streams(
-    model: GPT2,
+    model: Transformer,
     rows: Sequence[Sequence[int]],
     positions: Sequence[int],
     sites: Sequence[Site],
@@ -38,7 +38,7 @@ def streams(
     _check_positions(rows, positions)
     sites = list(dict.fromkeys(sites))  # each once
     top = depth(model, sites)
-    device = model.wte.weight.device
+    device = model.device
     found: dict[Site, list[Tensor]] = {site: [] for site in sites}
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
@@ -55,7 +55,7 @@ def streams(
 
 @torch.no_grad()
 def pair_streams(
-    model: GPT2,
+    model: Transformer,
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
     positions: Sequence[tuple[int, int]],
     sites: Sequence[Site],
@@ -73,10 +73,10 @@ def pair_streams(
         _check_positions([pair[side] for pair in pairs], [at[side] for at in positions])
     sites = list(dict.fromkeys(sites))  # each once
     top = depth(model, sites)
-    device = model.wte.weight.device
+    device = model.device
     shared = [min(alike(*pair), *at) for pair, at in zip(pairs, positions, strict=True)]
     order = sorted(range(len(pairs)), key=shared.__getitem__)  # pairs that share about as much come together
-    found = {site: torch.empty(len(pairs), 2, model.config.n_embd) for site in sites}
+    found = {site: torch.empty(len(pairs), 2, model.config.width) for site in sites}
     for start in range(0, len(pairs), batch_size):
         batch = order[start : start + batch_size]
         n = min(shared[i] for i in batch)
@@ -124,7 +124,7 @@ def alike(plus: Sequence[int], minus: Sequence[int]) -> int:
     return next(differ, min(len(plus), len(minus)))
 
 
-def depth(model: GPT2, sites: Sequence[Site]) -> int:
+def depth(model: Transformer, sites: Sequence[Site]) -> int:
     """How many blocks to run for the highest of the sites; all of them for one that the model refuses in better words."""
     highest = int(max(layer + (name != "pre") for name, layer in sites))
     return highest if 0 <= highest <= model.config.n_layer else model.config.n_layer

@@ -17,7 +17,8 @@ from torch import Tensor
 from ministeer import metrics
 from ministeer.activations import check_batch_size
 from ministeer.generate import check_steers
-from ministeer.model import GPT2, Add, Site, pad
+from ministeer.model import Add, Site, Transformer
+from ministeer.prompts import pad
 from ministeer.vectors import Steer, adds_at
 
 
@@ -38,7 +39,7 @@ class Calibration:
 
 
 def calibrate(
-    model: GPT2,
+    model: Transformer,
     texts: Sequence[Sequence[int]],
     steer: Steer,
     *,
@@ -125,26 +126,26 @@ class _Batch:
     """Some of the texts, with what the unsteered model says about them."""
 
     @torch.no_grad()
-    def __init__(self, model: GPT2, texts: Sequence[Sequence[int]], steer: Steer, first: int) -> None:
+    def __init__(self, model: Transformer, texts: Sequence[Sequence[int]], steer: Steer, first: int) -> None:
         self.rows = None if steer.rows is None else steer.rows[first : first + len(texts)]
         steer = replace(steer, rows=self.rows)
         ids, self.positions = pad(texts)
         self.lengths = torch.tensor([len(text) for text in texts])
         check_steers(model, [steer], texts, max_new_tokens=1)
-        self.ids = ids.to(model.wte.weight.device)
+        self.ids = ids.to(model.device)
         touched = steer.touches(self.positions, self.lengths)  # (B, T)
         behind = touched.cumsum(-1) > 0
         self.mask = (behind & ~touched if steer.where == "front" else behind) & (self.positions >= 0)
         self.counted = int(self.mask.sum())
         self.reference = self.logits(model, {})
 
-    def logits(self, model: GPT2, adds: Mapping[Site, Add]) -> Tensor:
+    def logits(self, model: Transformer, adds: Mapping[Site, Add]) -> Tensor:
         """At the counted positions only, `(counted, V)`: the others' logits are never made."""
         x = model.stream(self.ids, adds)  # (B, T, D)
         return model.unembed(x[self.mask.to(x.device)])
 
     @torch.no_grad()
-    def divergence(self, model: GPT2, steer: Steer) -> float:
+    def divergence(self, model: Transformer, steer: Steer) -> float:
         """Sum over the counted positions, in nats."""
         adds = adds_at([replace(steer, rows=self.rows)], self.positions, self.lengths)
         return float(metrics.kl(self.logits(model, adds), self.reference).sum())

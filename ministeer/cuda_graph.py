@@ -16,18 +16,18 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from ministeer.model import GPT2, Add, Cache, Site, Sites
+from ministeer.model import Add, Cache, Site, Sites, Transformer
 
 
 class Graph:
     """One token of each row through the model, behind what the cache holds. Vectors are added at these sites, functions are not."""
 
-    def __init__(self, model: GPT2, cache: Cache, sites: Iterable[Site]) -> None:
-        w, rows = model.wte.weight, len(cache.lengths)
+    def __init__(self, model: Transformer, cache: Cache, sites: Iterable[Site]) -> None:
         self.model, self.cache = model, cache
-        self.ids = torch.zeros(rows, 1, dtype=torch.int64, device=w.device)
+        self.ids = torch.zeros(len(cache.lengths), 1, dtype=torch.int64, device=model.device)
         self.positions = torch.zeros_like(self.ids)
-        self.adds = {site: torch.zeros(rows, 1, w.shape[1], dtype=w.dtype, device=w.device) for site in sites}
+        nothing = model.wte.weight.new_zeros(*self.ids.shape, model.config.width)  # (B, 1, D)
+        self.adds = {site: nothing.clone() for site in sites}
         self._sites = Sites(model, self.ids, self.adds)
         self._graph: torch.cuda.CUDAGraph | None = None
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ministeer.activations import OnBatch, alike, as_sites, check_texts, depth, pair_streams, streams
 from ministeer.directions import logistic, mean_difference, principal, principal_centred
-from ministeer.model import GPT2, Site
+from ministeer.model import Site, Transformer
 from ministeer.provenance import Health, Provenance, health
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
@@ -29,7 +29,13 @@ from ministeer.vectors import SteeringVector
 
 @torch.no_grad()
 def activation_addition(
-    model: GPT2, tokenizer: Tokenizer, positive: str, negative: str, sites: Site | Sequence[Site], *, filler: str = " "
+    model: Transformer,
+    tokenizer: Tokenizer,
+    positive: str,
+    negative: str,
+    sites: Site | Sequence[Site],
+    *,
+    filler: str = " ",
 ) -> SteeringVector:
     """ActAdd (Turner et al. 2023, section 3): the stream over `positive` minus the stream over `negative`, `(P, D)`.
 
@@ -46,7 +52,7 @@ def activation_addition(
             f"got {positive!r} and {negative!r}: their difference is zero"
         )
     tape: list[Any] = list(wanted)
-    model.stream(torch.tensor(rows, device=model.wte.weight.device), tape=tape, depth=depth(model, wanted))
+    model.stream(torch.tensor(rows, device=model.device), tape=tape, depth=depth(model, wanted))
     tensors = {
         site: (x[0].float() - x[1].float()).cpu() for site, x in zip(wanted, tape, strict=True)
     }  # (2, P, D) -> (P, D)
@@ -63,7 +69,7 @@ def activation_addition(
 
 
 def contrastive(
-    model: GPT2,
+    model: Transformer,
     tokenizer: Tokenizer,
     pairs: Sequence[tuple[str, str]],
     sites: Site | Sequence[Site] | None = None,
@@ -85,7 +91,7 @@ def contrastive(
 
 
 def pca(
-    model: GPT2,
+    model: Transformer,
     tokenizer: Tokenizer,
     pairs: Sequence[tuple[str, str]],
     sites: Site | Sequence[Site] | None = None,
@@ -103,7 +109,7 @@ def pca(
 
 
 def pca_centred(
-    model: GPT2,
+    model: Transformer,
     tokenizer: Tokenizer,
     pairs: Sequence[tuple[str, str]],
     sites: Site | Sequence[Site] | None = None,
@@ -122,7 +128,7 @@ def pca_centred(
 
 
 def probe(
-    model: GPT2,
+    model: Transformer,
     tokenizer: Tokenizer,
     pairs: Sequence[tuple[str, str]],
     sites: Site | Sequence[Site] | None = None,
@@ -147,7 +153,7 @@ def probe(
 
 
 def private_mean(
-    model: GPT2,
+    model: Transformer,
     tokenizer: Tokenizer,
     pairs: Sequence[tuple[str, str]],
     sites: Site | Sequence[Site],
@@ -202,7 +208,7 @@ def private_noise(pairs: int, *, clip: float, epsilon: float, delta: float, site
 
 @torch.no_grad()
 def function_vector(
-    model: GPT2,
+    model: Transformer,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     sites: Site | Sequence[Site] | None = None,
@@ -265,7 +271,7 @@ def random_like(vector: SteeringVector, *, seed: int) -> SteeringVector:
 
 
 def _from_pairs(
-    model: GPT2,
+    model: Transformer,
     tokenizer: Tokenizer,
     pairs: Sequence[tuple[str, str]],
     sites: Site | Sequence[Site] | None,
@@ -296,7 +302,7 @@ def _check_not_zero(tensors: dict[Site, Tensor]) -> None:
 
 
 def _read_pairs(
-    model: GPT2,
+    model: Transformer,
     tokenizer: Tokenizer,
     pairs: Sequence[tuple[str, str]],
     sites: Sequence[Site],
@@ -339,5 +345,5 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(seed))
 
 
-def _all_sites(model: GPT2) -> list[Site]:
+def _all_sites(model: Transformer) -> list[Site]:
     return [("pre", i) for i in range(model.config.n_layer + 1)]

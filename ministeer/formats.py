@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from ministeer.files import replacing
-from ministeer.model import Site
+from ministeer.model import Site, check_site
 from ministeer.provenance import Provenance
-from ministeer.vectors import SteeringVector, check_site, one_vector
+from ministeer.vectors import SteeringVector, one_vector
 
 UNKNOWN = "unknown"
 

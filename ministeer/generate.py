@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ministeer.cuda_graph import Graph
-from ministeer.model import GPT2, Cache, Sites, pad
+from ministeer.model import Cache, Sites, Transformer
+from ministeer.prompts import pad
 from ministeer.receipt import Receipt
 from ministeer.vectors import Steer, adds_at
 
@@ -90,7 +91,7 @@ def penalize(logits: Tensor, counts: Tensor, *, frequency_penalty: float, repeti
 
 
 def prefill(
-    model: GPT2,
+    model: Transformer,
     prompts: Sequence[Sequence[int]],
     cache: Cache | None = None,
     steer: Steer | Sequence[Steer] | None = None,
@@ -117,7 +118,7 @@ def prefill(
     ids, positions = pad(prompts)
     lengths = torch.tensor([len(p) for p in prompts])
     check_steers(model, steers, prompts, max_new_tokens=1 if cache is None else 2)
-    device = model.wte.weight.device
+    device = model.device
     adds = adds_at(steers, positions, lengths)
     if receipt is not None:
         receipt.begin()
@@ -131,7 +132,7 @@ def prefill(
 
 
 def decode(
-    model: GPT2,
+    model: Transformer,
     ids: Tensor,
     cache: Cache,
     steers: Sequence[Steer],
@@ -159,7 +160,9 @@ def _as_steers(steers: Steer | Sequence[Steer] | None) -> list[Steer]:
     return [] if steers is None else list(steers) if isinstance(steers, Sequence) else [steers]
 
 
-def check_steers(model: GPT2, steers: Sequence[Steer], prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def check_steers(
+    model: Transformer, steers: Sequence[Steer], prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> None:
     """Raise `ValueError` for interventions that this model, or these prompts, have no place for."""
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     for steer in steers:
@@ -174,7 +177,7 @@ def check_steers(model: GPT2, steers: Sequence[Steer], prompts: Sequence[Sequenc
 
 @torch.no_grad()
 def generate(
-    model: GPT2,
+    model: Transformer,
     ids: Sequence[int] | Sequence[Sequence[int]] | Tensor,
     *,
     max_new_tokens: int,
@@ -301,8 +304,8 @@ def _check_settings(
             raise ValueError(f"expected {name} {wanted}, got {value}")
 
 
-def _check_graph(model: GPT2, steers: Sequence[Steer], receipt: Receipt | None) -> None:
-    device = model.wte.weight.device
+def _check_graph(model: Transformer, steers: Sequence[Steer], receipt: Receipt | None) -> None:
+    device = model.device
     if device.type != "cuda":
         raise ValueError(f"expected a model on a GPU for graph=True, got one on {device}; leave graph out")
     if receipt is not None or any(callable(steer.content) for steer in steers):
@@ -312,12 +315,12 @@ def _check_graph(model: GPT2, steers: Sequence[Steer], receipt: Receipt | None) 
         )
 
 
-def _check_prompts(model: GPT2, prompts: list[list[int]], max_new_tokens: int) -> None:
+def _check_prompts(model: Transformer, prompts: list[list[int]], max_new_tokens: int) -> None:
     if not prompts or not all(prompts):
         raise ValueError(
             "expected at least one token in every prompt, got an empty one; begin it with the end-of-text token"
         )
-    longest, context = max(len(p) for p in prompts), model.config.n_positions
+    longest, context = max(len(p) for p in prompts), model.config.context
     if longest + max_new_tokens > context + 1:
         raise ValueError(
             f"expected a prompt and new tokens within the context of {context}, got {longest} + {max_new_tokens}; "

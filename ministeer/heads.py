@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ministeer.activations import OnBatch, as_sites, check_batch_size, check_texts
 from ministeer.files import replacing
-from ministeer.model import GPT2, Site
+from ministeer.model import Site, Transformer
 from ministeer.provenance import Health, Provenance, data_hash, dtype_name, fingerprint
 from ministeer.tokenizer import Tokenizer
 from ministeer.variants import Branch, above, last_token, logits32
@@ -32,13 +32,18 @@ from ministeer.vectors import SteeringVector
 
 @torch.no_grad()
 def mean_writes(
-    model: GPT2, tokenizer: Tokenizer, prompts: Sequence[str], *, batch_size: int = 16, on_batch: OnBatch | None = None
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    batch_size: int = 16,
+    on_batch: OnBatch | None = None,
 ) -> Tensor:
     """What each head writes into the stream at the last token, mean over prompts: `(L, H, D)` in float32.
 
     Without the output projection's bias, which belongs to no head. on_batch: called with (prompts done, N).
     """
-    total = torch.zeros(model.config.n_layer, model.config.n_head, model.config.n_embd)
+    total = torch.zeros(model.config.n_layer, model.config.n_head, model.config.width)
     wanted = [("head", i) for i in range(model.config.n_layer)]
     for batch, done in _batches(_rows(tokenizer, prompts), batch_size):
         _, tape, _ = last_token(model, batch, wanted)
@@ -50,7 +55,7 @@ def mean_writes(
 
 @torch.no_grad()
 def indirect_effects(
-    model: GPT2,
+    model: Transformer,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     answers: Sequence[str],
@@ -75,7 +80,7 @@ def indirect_effects(
         given = repr(answers) if isinstance(answers, str) else len(answers)
         raise ValueError(f"expected an answer for each of {len(prompts)} prompts, got {given}")
     n_layer, n_head = model.config.n_layer, model.config.n_head
-    wanted = (n_layer, n_head, model.config.n_embd)
+    wanted = (n_layer, n_head, model.config.width)
     if not isinstance(means, Tensor) or tuple(means.shape) != wanted or not bool(torch.isfinite(means).all()):
         got = tuple(means.shape) if isinstance(means, Tensor) else type(means).__name__
         raise ValueError(
@@ -101,7 +106,7 @@ def indirect_effects(
     return effects
 
 
-def _effects(model: GPT2, rows: list[list[int]], targets: list[int], means: Tensor, batch_size: int) -> Tensor:
+def _effects(model: Transformer, rows: list[list[int]], targets: list[int], means: Tensor, batch_size: int) -> Tensor:
     """The effects on some prompts, `(B, L, H)`."""
     layers = range(model.config.n_layer)
     x, tape, cache = last_token(model, rows, [*(("mid", i) for i in layers), *(("head", i) for i in layers)])
@@ -137,7 +142,7 @@ def top_heads(*effects: Tensor, k: int = 10) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def function_vector(
-    model: GPT2,
+    model: Transformer,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     heads: Sequence[tuple[int, int]],
@@ -195,7 +200,7 @@ def _batches(rows: list[list[int]], size: int) -> list[tuple[list[list[int]], in
     return [(rows[i : i + size], min(i + size, len(rows))) for i in range(0, len(rows), size)]
 
 
-def _probability(model: GPT2, x: Tensor, targets: list[int]) -> Tensor:
+def _probability(model: Transformer, x: Tensor, targets: list[int]) -> Tensor:
     """Of each row's answer, `(B, R)`, from the last stream of R variants, `(B, R, D)`."""
     p = logits32(model, x).softmax(-1)  # (B, R, V)
     return p[torch.arange(len(targets), device=p.device), :, torch.tensor(targets, device=p.device)]

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from ministeer.activations import depth
-from ministeer.model import GPT2, Site, pad
+from ministeer.model import Site, Transformer, check_site
+from ministeer.prompts import pad
 from ministeer.receipt import GateWarning
-from ministeer.vectors import Steer, check_site, prompts_hash
+from ministeer.vectors import Steer, prompts_hash
 
 
 class Function(Protocol):
@@ -164,7 +165,7 @@ class Gate:
     @classmethod
     def fit(
         cls,
-        model: GPT2,
+        model: Transformer,
         wanted: Sequence[Sequence[int]],
         unwanted: Sequence[Sequence[int]],
         vector: Tensor,
@@ -200,12 +201,12 @@ class Gate:
         return cls(vector, site, best_ones[len(best_ones) // 2], token, best)
 
     @torch.no_grad()
-    def cosines(self, model: GPT2, prompts: Sequence[Sequence[int]]) -> Tensor:
+    def cosines(self, model: Transformer, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Of each prompt (a list of ids), the cosine of its stream with the direction, `(B,)`."""
         ids, positions = pad(prompts)
-        device = model.wte.weight.device
-        if len(self.vector) != model.config.n_embd:
-            raise ValueError(f"expected a direction of the model's width {model.config.n_embd}, got {len(self.vector)}")
+        device = model.device
+        if len(self.vector) != model.config.width:
+            raise ValueError(f"expected a direction of the model's width {model.config.width}, got {len(self.vector)}")
         tape: list[Any] = [self.site]
         model.stream(ids.to(device), tape=tape, depth=depth(model, tape))
         x: Tensor = tape[0].float().cpu()  # (B, T, D)
@@ -216,11 +217,11 @@ class Gate:
             state = (x * real).sum(1) / real.sum(1)
         return torch.cosine_similarity(state, self.vector.float().cpu(), dim=-1)
 
-    def passes(self, model: GPT2, prompts: Sequence[Sequence[int]]) -> Tensor:
+    def passes(self, model: Transformer, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Whether the gate opens for each prompt, `(B,)`."""
         return self.cosines(model, prompts) > self.threshold
 
-    def over(self, model: GPT2, prompts: Sequence[Sequence[int]], steer: Steer) -> Steer:
+    def over(self, model: Transformer, prompts: Sequence[Sequence[int]], steer: Steer) -> Steer:
         """`steer` for these prompts, in this order, in the rows that pass this gate and those it has passed before.
 
         A run on other prompts, or in another order, is refused. Warns where it opens for none, or all, of several prompts.

@@ -9,17 +9,15 @@ The forward pass is plain enough to write by hand, and steering is a `+` in it:
         x = block(x)                           # (B, T, D) -> (B, T, D)
     logits = model.unembed(x)                  # (B, T, D) -> (B, T, V)
 
-`model(ids, adds={("pre", 6): 5.0 * v})` is the same computation, to the bit (with v in the model's dtype and on its device;
-`adds` brings it there).
+`model(ids, adds={("pre", 6): 5.0 * v})` is the same computation, to the bit (it brings v to the model's dtype and device).
 
 Sites, the one convention of the project: `("pre", i)` is the stream that enters block i, `("mid", i)` the stream between
 its attention and its MLP, `("pre", n_layer)` the stream that leaves the last block, before the final norm.
 `("head", i)` can be recorded, not added to: what each head of block i writes into the stream.
 
-Batches of texts of unequal length are padded on the right. Attention is causal, so no real token ever sees the padding,
-position p of a row is always its p-th token, and there is no padding mask to get wrong.
-
-Letters: B rows, T tokens in this call, S slots of a cache, D width, H heads, K = D / H head size, V vocabulary.
+The model comes first, then what serves it. A batch is padded on the right: attention is causal, so no token sees padding, and
+position p of a row is always its p-th token. Letters: B rows, T tokens in this call, S slots of a cache, D width, H heads,
+G heads of keys and values (in GPT-2, H), K head size, V vocabulary.
 
 This file imports only torch and the standard library: copy it into your project as it is.
 """
@@ -27,10 +25,10 @@ This file imports only torch and the standard library: copy it into your project
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral  # numpy's too
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +36,16 @@ from torch import Tensor, nn
 
 Site = tuple[str, int]
 Add = Tensor | Callable[[Tensor], Tensor]
+Adds = Mapping[Site, Add]
 Tape = dict[Site, Tensor] | list[Any]
+Past = Any  # a `Cache`, or what stands for one: it has `positions` and `extend`
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),  # GPT-2's own
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
 
 
 @dataclass(frozen=True)
@@ -51,65 +58,24 @@ class GPT2Config:
     n_layer: int = 48
     n_head: int = 25
     layer_norm_epsilon: float = 1e-5
+    n_inner: int | None = None  # width inside the MLP; None: four times n_embd
+    activation: str = "gelu_new"
+    scale_attn_weights: bool = True  # by 1 / sqrt(K)
+    scale_attn_by_inverse_layer_idx: bool = False  # by 1 / (i + 1) too
+    reorder_and_upcast_attn: bool = False  # attention in float32, whatever the model's dtype
+    tied: bool = True  # the unembedding is the embedding
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"expected {name} to be a whole number above 0, got {value!r}")
-        if self.n_embd % self.n_head:
-            raise ValueError(
-                f"expected a width that the heads divide, got n_embd={self.n_embd} for n_head={self.n_head}; change one"
-            )
+        check_sizes(self, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "inner")
+        expect(self.n_embd % self.n_head == 0, f"a width that n_head={self.n_head} divides", f"n_embd={self.n_embd}")
+        expect(self.activation in ACTIVATIONS, f"activation to be one of {[*ACTIVATIONS]}", repr(self.activation))
 
-
-def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`(..., in)` -> `(..., out)`: W x + b as `F.linear` has it, by a quicker way for a few tokens in float32 on a CPU.
-
-    There torch's BLAS multiplies a vector on one core, and a few of them little better; the same product as a batch of small
-    ones uses all cores (`make bench` shows what that gains). 8 tokens, 32 strips and 4 parts are what was quickest when tried.
-    """
-    out, n = weight.shape
-    few = 0 < x.numel() <= 8 * n and x.device.type == "cpu" and x.dtype == torch.float32
-    by_rows = few and weight.is_contiguous()
-    if not by_rows and not (few and weight.mT.is_contiguous()):
-        return F.linear(x, weight, bias)
-    tokens = x.reshape(-1, n)  # (N, in)
-    if by_rows:  # strips of them, side by side
-        strips = next(s for s in range(32, 0, -1) if out % s == 0)
-        by_strip = weight.view(strips, -1, n).mT  # (strips, in, out / strips)
-        product = torch.bmm(tokens.expand(strips, *tokens.shape), by_strip).transpose(0, 1)  # (N, strips, out / strips)
-    else:  # by columns, as checkpoints hold it: parts of the sum
-        parts = next(s for s in range(4, 0, -1) if n % s == 0)
-        shares = tokens.view(len(tokens), parts, -1).transpose(0, 1)  # (parts, N, in / parts)
-        product = torch.bmm(shares, weight.mT.view(parts, -1, out)).sum(0)
-    product = product.reshape(*x.shape[:-1], out)
-    return product if bias is None else product + bias.to(product.dtype)  # which autocast may have changed
-
-
-class Linear(nn.Linear):
-    """W x + b, the weight `(out, in)`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return multiply(x, self.weight, self.bias)  # (..., in) -> (..., out)
-
-
-class Embedding(nn.Embedding):
-    """A vector `(D,)` for each id. It starts uniform: torch's own start, normal, imports its compiler on the meta device, a second's wait."""
-
-    def reset_parameters(self) -> None:
-        nn.init.uniform_(self.weight, -0.02, 0.02)
-
-    def scores(self, x: Tensor) -> Tensor:
-        """`(..., D)` -> `(..., V)`: the product with the vector of every id."""
-        return multiply(x, self.weight)
-
-
-class Past(Protocol):
-    """What attention asks of the tokens before: theirs and this call's keys and values, and who may look at whom."""
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """This call's `(B, T, H, K)` -> all `(B, S, H, K)` and the mask `(B, 1, T, S)`, none if causal, or a lone token that sees all."""
+    # what every architecture's config answers, beside vocab_size, n_layer, n_head and tied
+    width = property(lambda self: self.n_embd)
+    context = property(lambda self: self.n_positions)
+    n_kv_head = property(lambda self: self.n_head)
+    head_size = property(lambda self: self.n_embd // self.n_head)
+    inner = property(lambda self: 4 * self.n_embd if self.n_inner is None else self.n_inner)
 
 
 class Attention(nn.Module):
@@ -117,23 +83,18 @@ class Attention(nn.Module):
 
     def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
-        self.layer, self.n_head = layer, config.n_head
+        self.layer, self.n_head, self.upcast = layer, config.n_head, config.reorder_and_upcast_attn
+        self.scale = 1 / math.sqrt(config.head_size) if config.scale_attn_weights else 1.0
+        self.scale /= layer + 1 if config.scale_attn_by_inverse_layer_idx else 1
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)  # queries, keys and values side by side
         self.c_proj = Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, cache: Past | None = None, sites: Sites | None = None) -> Tensor:
+    def forward(self, x: Tensor, past: Past | None = None, sites: Sites | None = None) -> Tensor:
         qkv = self.c_attn(x).view(*x.shape[:2], 3, self.n_head, -1)  # (B, T, D) -> (B, T, 3, H, K)
         q, k, v = qkv.unbind(2)  # 3 x (B, T, H, K)
-        mask = None
-        if cache is not None:
-            k, v, mask = cache.extend(self.layer, k, v)  # (B, T, H, K) -> (B, S, H, K)
-        z = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
-            attn_mask=mask, is_causal=mask is None and x.shape[1] > 1,  # a lone token sees all there is
-        ).transpose(1, 2)  # (B, T, H, K)  # fmt: skip
-        if sites is not None and sites.records(("head", self.layer)):
-            by_head = self.c_proj.weight.view(len(self.c_proj.weight), self.n_head, -1)  # (D, D) -> (D, H, K)
-            sites.record(("head", self.layer), torch.einsum("bthk,dhk->bthd", z, by_head))
+        z = look_back(q, k, v, self.layer, past, self.scale, self.upcast)  # (B, T, H, K)
+        if sites is not None:
+            sites.record_heads(self.layer, z, self.c_proj)
         out: Tensor = self.c_proj(z.flatten(2))  # (B, T, H, K) -> (B, T, D)
         return out
 
@@ -143,113 +104,126 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
-        self.c_fc = Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = Linear(4 * config.n_embd, config.n_embd)
+        self.activation = config.activation
+        self.c_fc = Linear(config.n_embd, config.inner)
+        self.c_proj = Linear(config.inner, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))  # (B, T, D) -> (B, T, 4D) -> (B, T, D)
+        out: Tensor = self.c_proj(self.c_fc(x, self.activation))  # (B, T, D) -> (B, T, 4D) -> (B, T, D)
         return out
 
 
 class Block(nn.Module):
-    """One layer: it reads the residual stream twice and adds to it twice."""
+    """One layer: it reads the residual stream twice and adds to it twice. `sites` is where steering enters."""
 
-    def __init__(self, config: GPT2Config, layer: int) -> None:
+    def __init__(self, layer: int, ln_1: nn.Module, attn: nn.Module, ln_2: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
-        self.layer = layer
-        self.ln_1 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
-        self.attn = Attention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
-        self.mlp = MLP(config)
+        self.layer, self.ln_1, self.attn, self.ln_2, self.mlp = layer, ln_1, attn, ln_2, mlp
 
-    def forward(self, x: Tensor, cache: Past | None = None, sites: Sites | None = None) -> Tensor:
-        """The stream `(B, T, D)` entering the block -> the stream leaving it; `sites` is where steering enters."""
+    def forward(self, x: Tensor, past: Past | None = None, sites: Sites | None = None) -> Tensor:
+        """The stream `(B, T, D)` entering the block -> the stream leaving it."""
+        return self.feed_forward(self.attend(x, past, sites), sites)
+
+    def attend(self, x: Tensor, past: Past | None = None, sites: Sites | None = None) -> Tensor:
+        """The stream at `("pre", layer)` -> at `("mid", layer)`."""
         if sites is not None:
             x = sites.at(("pre", self.layer), x)
-        x = x + self.attn(self.ln_1(x), cache, sites)
+        x = x + self.attn(self.ln_1(x), past, sites)
+        return x
+
+    def feed_forward(self, x: Tensor, sites: Sites | None = None) -> Tensor:
+        """The stream at `("mid", layer)` -> at `("pre", layer + 1)`."""
         if sites is not None:
             x = sites.at(("mid", self.layer), x)
         x = x + self.mlp(self.ln_2(x))
         return x
 
 
-class GPT2(nn.Module):
-    """GPT-2. Its weights start at random and mean nothing: load a checkpoint over them, or call `initialize` to train."""
+class Transformer(nn.Module):
+    """What every architecture here is: an embedding, blocks on the residual stream, a norm, an unembedding.
 
-    def __init__(self, config: GPT2Config) -> None:
+    Its weights start at random and mean nothing: load a checkpoint over them.
+    """
+
+    blocks: nn.ModuleList
+    ln_f: nn.Module
+
+    def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
-        self.wte = Embedding(config.vocab_size, config.n_embd)  # also the unembedding: GPT-2 ties the two
-        self.wpe = Embedding(config.n_positions, config.n_embd)
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
+        self.wte = Embedding(config.vocab_size, config.width)
+        self.lm_head = None if config.tied else Embedding(config.vocab_size, config.width)
+
+    head = property(lambda self: self.wte if self.lm_head is None else self.lm_head)  # what unembeds
+    dtype = property(lambda self: self.wte.weight.dtype)
+    device = property(lambda self: self.wte.weight.device)
 
     def embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Token ids `(B, T)` -> the stream that enters block 0, `(B, T, D)`; positions `(B, T)`, by default 0 to T-1."""
-        if positions is None:
-            positions = torch.arange(ids.shape[1], device=ids.device)  # (T,)
-        x: Tensor = self.wte(ids) + self.wpe(positions)  # (B, T) -> (B, T, D)
+        x: Tensor = self.wte(ids)  # (B, T) -> (B, T, D)
         return x
 
     def unembed(self, x: Tensor) -> Tensor:
         """The stream that leaves the last block, `(..., D)` -> logits of the next token, `(..., V)`."""
-        return self.wte.scores(self.ln_f(x))
+        logits: Tensor = self.head.scores(self.ln_f(x))
+        return logits
 
     def forward(
-        self,
-        ids: Tensor,
-        adds: Mapping[Site, Add] | None = None,
-        tape: Tape | None = None,
-        cache: Cache | None = None,
+        self, ids: Tensor, adds: Adds | None = None, tape: Tape | None = None, cache: Cache | None = None
     ) -> Tensor:
         """Logits `(B, T, V)` of the token after each of `ids` `(B, T)`.
 
-        adds: `{site: what to add there}`: a tensor `(D,)`, `(B, 1, D)` or `(B, T, D)` (B may be 1), or a function that
-            takes the stream at the site, `(B, T, D)`, and returns such a tensor; it is brought to the stream's dtype and device.
-        tape: filled with the stream at each site, `(B, T, D)`, after its add. An empty dict records every residual site;
-            a dict with sites as keys records those; in a list of sites each is replaced by its stream.
-            `("head", i)` asks for the heads' own writes, `(B, T, H, D)`, without the projection's bias.
+        adds: `{site: what to add there}`: a tensor `(D,)`, `(B, 1, D)` or `(B, T, D)` (B may be 1), or a function that takes
+            the stream at the site, `(B, T, D)`, and returns such a tensor. It is brought to the stream's dtype and device.
+        tape: filled at the end with the stream at each site, `(B, T, D)`, after its add: an empty dict with all of them, a
+            dict with sites as keys or a list of sites with those. `("head", i)` asks for the heads' own writes, `(B, T, H, D)`.
         cache: a `Cache`; `ids` are then the tokens that follow what it holds, and it holds them too afterwards. Gradients
             reach this call's tokens, not those held.
 
         Raises `ValueError` for ids outside the vocabulary, more positions than the context, an unknown site, an add of
-        the wrong shape or with a value that is not finite. Nothing of a call stays behind in the model.
+        the wrong shape or with a value that is not finite. Nothing of a call stays in the model.
         """
         return self.unembed(self.stream(ids, adds, tape, cache))
 
     def stream(
-        self,
-        ids: Tensor,
-        adds: Mapping[Site, Add] | None = None,
-        tape: Tape | None = None,
-        cache: Cache | None = None,
+        self, ids: Tensor, adds: Adds | None = None, tape: Tape | None = None, cache: Cache | None = None,
         depth: int | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """As `forward`, without the unembedding: the stream at `("pre", depth)`, `(B, T, D)`, by default the last one.
-
-        The blocks from `depth` on are not run; a cache has to be one of that depth.
-        """
+        The blocks from `depth` on are not run; a cache has to be one of that depth."""
         depth = self.config.n_layer if depth is None else depth
-        if not isinstance(depth, Integral) or not 0 <= depth <= self.config.n_layer:
-            raise ValueError(f"expected a depth, a whole number from 0 to {self.config.n_layer}, got {depth!r}")
-        self._check_ids(ids)
-        plain = adds is None and tape is None
-        sites = None if plain else Sites(self, ids, adds, tape, depth)
-        if cache is not None:
-            positions = cache.reserve(self, ids, depth)  # (B, T)
-        elif ids.shape[1] > self.config.n_positions:
-            raise ValueError(
-                f"expected at most {self.config.n_positions} tokens, the model's context, got {ids.shape[1]}; cut the text"
-            )
-        else:
-            positions = None
+        check_call(self, ids, cache, depth)
+        sites = None if adds is None and tape is None else Sites(self, ids, adds, tape, depth)
+        positions = None if cache is None else cache.reserve(self, ids, depth)  # (B, T)
         x = self.embed(ids, positions)  # (B, T) -> (B, T, D)
         for block in self.blocks[:depth]:
             x = block(x, cache, sites)
         if sites is not None:
             x = sites.at(("pre", depth), x)
+            sites.fill(tape)
         if cache is not None:
             cache.lengths = cache.lengths + ids.shape[1]
+        return x
+
+
+class GPT2(Transformer):
+    """GPT-2: learned positions, layer norms, one GELU layer in each MLP."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        def norm() -> nn.LayerNorm:
+            return nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
+
+        super().__init__(config)
+        self.wpe = Embedding(config.n_positions, config.n_embd)
+        self.blocks = nn.ModuleList(
+            Block(i, norm(), Attention(config, i), norm(), MLP(config)) for i in range(config.n_layer)
+        )
+        self.ln_f = norm()
+
+    def embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device)  # (T,)
+        x: Tensor = self.wte(ids) + self.wpe(positions)  # (B, T) -> (B, T, D)
         return x
 
     def initialize(self, generator: torch.Generator) -> None:
@@ -264,130 +238,141 @@ class GPT2(nn.Module):
                 shrink = math.sqrt(2 * self.config.n_layer) if name.endswith("c_proj.weight") else 1.0
                 nn.init.normal_(parameter, std=0.02 / shrink, generator=generator)
 
-    def _check_ids(self, ids: Tensor) -> None:
-        if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
-            got = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
-            raise ValueError(
-                f"expected ids as a tensor of shape (B, T) and a whole-number dtype, got {got}; "
-                "for one text write torch.tensor([ids])"
-            )
-        if ids.numel() == 0:
-            raise ValueError(f"expected at least one token in each row, got ids of shape {tuple(ids.shape)}")
-        if ids.device != (home := self.wte.weight.device):
-            raise ValueError(f'expected ids on the model\'s device {home}, got {ids.device}; write ids.to("{home}")')
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= self.config.vocab_size:
-            raise ValueError(
-                f"expected ids from 0 to {self.config.vocab_size - 1}, got {low if low < 0 else high}; "
-                "encode the text with this model's own tokenizer"
-            )
+
+# ---- attention and other products
 
 
-def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Rows of ids, padded on the right: ids `(B, T)`, with 0 for padding, and positions `(B, T)`, with -1 for it."""
-    if isinstance(rows, str) or not all(hasattr(row, "__len__") and not isinstance(row, str) for row in rows):
-        raise ValueError(
-            "expected rows of ids, a list of lists, got one row, or texts; write [[tok.eot, *tok.encode(text)], ...]"
-        )
-    lengths = torch.tensor([len(row) for row in rows])
-    if not len(rows) or not bool(lengths.all()):
-        raise ValueError(f"expected one row or more, each with one id or more, got rows of {lengths.tolist()} ids")
-    longest = int(lengths.max())
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
-    steps = torch.arange(longest)
-    return ids, torch.where(steps < lengths[:, None], steps, -1)
+def look_back(
+    q: Tensor, k: Tensor, v: Tensor, layer: int, past: Past | None, scale: float, upcast: bool = False
+) -> Tensor:
+    """Causal attention: queries `(B, T, H, K)`, keys and values `(B, T, G, K)` -> what each head finds, `(B, T, H, K)`."""
+    mask, dtype = None, q.dtype
+    if past is not None:
+        k, v, mask = past.extend(layer, k, v)  # (B, T, G, K) -> (B, S, G, K)
+    if upcast:
+        q, k, v = q.float(), k.float(), v.float()
+    z = F.scaled_dot_product_attention(
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=scale,
+        is_causal=mask is None and q.shape[1] > 1,  # a lone token sees all there is
+        enable_gqa=q.shape[2] != k.shape[2],
+    )  # (B, H, T, K)  # fmt: skip
+    return z.transpose(1, 2).to(dtype)
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`(..., in)` -> `(..., out)`: W x + b as `F.linear` has it, by a quicker way for a few tokens in float32 on a CPU.
+
+    There torch's BLAS multiplies a vector on one core; the same product as a batch of small ones uses all (`make bench` shows
+    what that gains). 8 tokens, 32 strips of rows and 4 parts of a sum are what was quickest when tried.
+    """
+    (out, n), few = weight.shape, 0 < x.numel() <= 8 * weight.shape[1] and x.dtype == torch.float32
+    rows, columns = weight.is_contiguous(), weight.mT.is_contiguous()  # columns: as GPT-2's checkpoints hold it
+    if not few or x.device.type != "cpu" or not (rows or columns):
+        return F.linear(x, weight, bias)
+    x_, parts = x.reshape(-1, n), next(s for s in range(32 if rows else 4, 0, -1) if (out if rows else n) % s == 0)
+    if rows:  # (S, N, in) @ (S, in, out / S) -> (N, S, out / S)
+        y = torch.bmm(x_.expand(parts, *x_.shape), weight.view(parts, -1, n).mT).transpose(0, 1)
+    else:  # (S, N, in / S) @ (S, in / S, out) -> (N, out)
+        y = torch.bmm(x_.view(len(x_), parts, -1).transpose(0, 1), weight.mT.view(parts, -1, out)).sum(0)
+    y = y.reshape(*x.shape[:-1], out)
+    return y if bias is None else y + bias.to(y.dtype)  # which autocast may have changed
+
+
+class Linear(nn.Linear):
+    """W x + b, the weight `(out, in)`, and what an activation makes of it."""
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        y = multiply(x, self.weight, self.bias)  # (..., in) -> (..., out)
+        return y if activation is None else ACTIVATIONS[activation](y)
+
+
+class Embedding(nn.Embedding):
+    """A vector `(D,)` for each id. It starts uniform: on the meta device, torch's normal start waits a second for its compiler."""
+
+    def reset_parameters(self) -> None:
+        nn.init.uniform_(self.weight, -0.02, 0.02)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """`(..., D)` -> `(..., V)`: the product with the vector of every id."""
+        return multiply(x, self.weight)
+
+
+# ---- the tokens before
 
 
 class Cache:
-    """Keys and values of the tokens a model has seen, one row a text: slot p of a row is that row's position p.
+    """Keys and values of the tokens a model has seen, one row per text: slot p of a row is that row's position p.
 
-    `lengths` `(B,)` says how many tokens each row holds, and the next ones follow there. `keep(lengths)` forgets all behind:
+    `lengths` `(B,)` says how many tokens each row holds, and the next ones follow there. `keep(lengths)` forgets all after:
     call it after prompts padded on the right, with their true lengths, or to return to a shared prefix, with its length.
     `depth` blocks are held, by default all.
     """
 
-    def __init__(self, model: GPT2, rows: int, capacity: int, depth: int | None = None) -> None:
-        c, w = model.config, model.wte.weight
-        if not 1 <= capacity <= c.n_positions:
-            raise ValueError(
-                f"expected a cache for 1 to {c.n_positions} positions, the model's context, got {capacity}; shorten the text"
-            )
-        if rows < 1:
-            raise ValueError(f"expected a cache for one row or more, got {rows}")
-        self.config, self.capacity, self.depth = c, capacity, c.n_layer if depth is None else depth
-        if not 0 <= self.depth <= c.n_layer:
-            raise ValueError(f"expected a cache of 0 to {c.n_layer} blocks, the model's, got {depth}")
-        shape = (self.depth, rows, capacity, c.n_head, c.n_embd // c.n_head)
-        self.k, self.v = w.new_zeros(shape), w.new_zeros(shape)  # (L, B, S, H, K)
+    def __init__(self, model: Transformer, rows: int, capacity: int, depth: int | None = None) -> None:
+        self.config = c = model.config
+        self.capacity, self.depth = capacity, c.n_layer if depth is None else depth
+        wanted = f"a cache for 1 to {c.context} positions, the model's context"
+        expect(1 <= capacity <= c.context, wanted, capacity, "shorten the text")
+        expect(rows >= 1, "a cache for one row or more", rows)
+        expect(0 <= self.depth <= c.n_layer, f"a cache of 0 to {c.n_layer} blocks, the model's", depth)
+        shape = (self.depth, rows, capacity, c.n_kv_head, c.head_size)
+        self.k, self.v = model.wte.weight.new_zeros(shape), model.wte.weight.new_zeros(shape)  # (L, B, S, G, K)
         self.lengths = torch.zeros(rows, dtype=torch.int64)  # on the CPU: it decides shapes
-        self._rows = torch.arange(rows, device=w.device)[:, None]  # (B, 1)
-        self._slots: tuple[Any, Any] = (slice(None), slice(0))  # where this call's tokens go, an index of (B, S)
-        self._end = 0  # S of this call
-        self._mask: Tensor | None = None  # (B, 1, T, S), true where a token may look
 
     def keep(self, lengths: Tensor) -> None:
         """Hold only the first `lengths` `(B,)` tokens of each row, and forget the rest."""
-        new = torch.as_tensor(lengths, device="cpu")
-        if new.shape != self.lengths.shape or new.is_floating_point() or bool(((new < 0) | (new > self.lengths)).any()):
-            raise ValueError(
-                f"expected a length for each row, from 0 to what it holds, {self.lengths.tolist()}, got {new.tolist()}"
-            )
-        for row, (start, end) in enumerate(zip(new.tolist(), self.lengths.tolist())):
+        new, held = torch.as_tensor(lengths, device="cpu"), self.lengths
+        fine = new.shape == held.shape and not new.is_floating_point() and bool(((new >= 0) & (new <= held)).all())
+        expect(fine, f"a length for each row, from 0 to what it holds, {held.tolist()}", new.tolist())
+        for row, (start, end) in enumerate(zip(new.tolist(), held.tolist())):
             # a masked slot counts 0 times its value, which is NaN for an infinity
             self.k[:, row, start:end] = self.v[:, row, start:end] = 0
         self.lengths = new.to(torch.int64, copy=True)
 
-    def reserve(self, model: GPT2, ids: Tensor, depth: int) -> Tensor:
+    def reserve(self, model: Transformer, ids: Tensor, depth: int) -> Tensor:
         """Positions `(B, T)` for the tokens `ids` `(B, T)` that come next; the model calls this before its `depth` blocks."""
-        w = model.wte.weight
-        if (model.config, w.dtype, w.device) != (self.config, self.k.dtype, self.k.device):
-            raise ValueError(
-                f"expected a cache made for this model, {model.config} in {w.dtype} on {w.device}, "
-                f"got one for {self.config} in {self.k.dtype} on {self.k.device}; make a new Cache"
-            )
-        if depth != self.depth:
-            raise ValueError(
-                f"expected a cache of the {depth} blocks that are run, got one of {self.depth}; make a Cache of that depth"
-            )
-        if ids.shape[0] != len(self.lengths):
-            raise ValueError(f"expected {len(self.lengths)} rows, as the cache was made for, got {ids.shape[0]}")
-        longest = int(self.lengths.max())
+        mine, its = (self.config, self.k.dtype, self.k.device), (model.config, model.dtype, model.device)
+        if mine != its:
+            raise refusal(f"a cache made for this model, {its}", f"one for {mine}", "make a new Cache")
+        rows, longest = len(self.lengths), int(self.lengths.max())
         end = longest + ids.shape[1]
-        if end > self.capacity:
-            raise ValueError(
-                f"expected at most {self.capacity} positions, the cache's capacity, got {end}; make a larger Cache"
-            )
-        steps = torch.arange(ids.shape[1])
-        positions = (self.lengths[:, None] + steps).to(ids.device)  # (B, 1) + (T,) -> (B, T)
-        even = bool((self.lengths == longest).all())  # then a copy is enough, and a lone token sees all: no mask
-        self._slots = (slice(None), slice(longest, end)) if even else (self._rows, positions)
-        self._end, self._mask = end, None
-        if longest and not (even and len(steps) == 1):
-            self._mask = self._seen(positions, end)
+        expect(depth == self.depth, f"a cache of the {depth} blocks that are run", f"one of {self.depth}", "make one")
+        expect(len(ids) == rows, f"{rows} rows, as the cache was made for", len(ids))
+        expect(end <= self.capacity, f"at most {self.capacity} positions, its capacity", end, "make a larger Cache")
+        positions = (self.lengths[:, None] + torch.arange(ids.shape[1])).to(ids.device)  # (B, 1) + (T,) -> (B, T)
+        even = bool((self.lengths == longest).all())  # then a copy is enough, and a lone token sees all
+        masked = longest > 0 and not (even and ids.shape[1] == 1)
+        self.place(positions, slice(longest, end) if even else positions, end, masked)
         return positions
 
-    def place(self, positions: Tensor) -> None:
-        """As `reserve`, for tokens at positions `(B, T)` that lie on the model's device: of shapes that do not depend on them,
-        as all slots are handed out, with a mask. `lengths` stays as it is."""
-        self._slots, self._end = (self._rows, positions), self.capacity
-        self._mask = self._seen(positions, self.capacity)
+    def place(
+        self, positions: Tensor, at: slice | Tensor | None = None, end: int | None = None, masked: bool = True
+    ) -> None:
+        """Of the next call's tokens, at positions `(B, T)`: into which slots they go, and how many they look at. By default
+        at all, with a mask, so that no shape depends on the positions. `lengths` stays as it is."""
+        self._at, self._end = positions if at is None else at, self.capacity if end is None else end
+        rows = torch.arange(len(positions), device=positions.device)[:, None]
+        self._slots = (slice(None) if isinstance(self._at, slice) else rows, self._at)
+        seen = torch.arange(self._end, device=positions.device) <= positions[:, :, None]  # (B, T, S)
+        self._mask = seen[:, None] if masked else None
 
-    @staticmethod
-    def _seen(positions: Tensor, end: int) -> Tensor:
-        slots = torch.arange(end, device=positions.device)
-        return (slots <= positions[:, :, None])[:, None]  # (B, 1, T, S)
+    def positions(self, layer: int, tokens: int) -> slice | Tensor:
+        """Of this call's tokens, asked before `extend`: an index into a table by position, a slice or `(B, T)`."""
+        return self._at  # slot p is position p
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store this call's `(B, T, H, K)` keys and values; return all `(B, S, H, K)` and the mask, if there need be one."""
-        self.k[layer][self._slots] = k.detach()
-        self.v[layer][self._slots] = v.detach()
+        """This call's `(B, T, G, K)` -> all `(B, S, G, K)`; the mask `(B, 1, T, S)`, None if causal or if a lone token sees all."""
+        self.k[layer][self._slots], self.v[layer][self._slots] = k.detach(), v.detach()
         if self._end == k.shape[1]:  # nothing came before
             return k, v, None
-        all_k, all_v = self.k[layer, :, : self._end], self.v[layer, :, : self._end]  # (B, S, H, K)
+        all_k, all_v = self.k[layer, :, : self._end], self.v[layer, :, : self._end]  # (B, S, G, K)
         if k.requires_grad:
             all_k, all_v = all_k.clone(), all_v.clone()
             all_k[self._slots], all_v[self._slots] = k, v
         return all_k, all_v, self._mask
+
+
+# ---- the sites of a call
 
 
 class Sites:
@@ -395,37 +380,26 @@ class Sites:
 
     def __init__(
         self,
-        model: GPT2,
+        model: Transformer,
         ids: Tensor,
-        adds: Mapping[Site, Add] | None = None,
+        adds: Adds | None = None,
         tape: Tape | None = None,
         depth: int | None = None,
     ) -> None:
-        if not isinstance(adds, Mapping | None):
-            raise ValueError(
-                f"expected adds as a dictionary {{site: what to add}}, got {type(adds).__name__}; "
-                "of a SteeringVector it is its .tensors"
-            )
-        if not isinstance(tape, dict | list | None):
-            raise ValueError(
-                f"expected a tape that can be filled, a dictionary or a list of sites, got {type(tape).__name__}"
-            )
-        self.n_layer = model.config.n_layer
-        self.depth = self.n_layer if depth is None else depth
+        got, remedy = type(adds).__name__, "of a SteeringVector it is its .tensors"
+        expect(isinstance(adds, Mapping | None), "adds as a dictionary {site: what to add}", got, remedy)
+        fine, kind = isinstance(tape, dict | list | None), "a tape that can be filled, a dictionary or a list of sites"
+        expect(fine, kind, type(tape).__name__)
+        depth = model.config.n_layer if depth is None else depth
+        every = [(name, i) for i in range(depth) for name in ("pre", "mid")] + [("pre", depth)]
         self.adds = dict(adds or {})
-        self.tape = tape
-        recorded = list(tape) if tape else []
-        for site in self.adds:
-            self._check_site(site, heads=False)
-        for site in recorded:
-            self._check_site(site, heads=True)
+        for site in (wanted := every if tape == {} else list(tape or ())):
+            check_site(site, depth, ("pre", "mid", "head"))
+        self.recorded: dict[Site, Any] = dict.fromkeys(wanted)
         for site, add in self.adds.items():
+            check_site(site, depth)
             if not callable(add):
-                self._check_add(site, add, (*ids.shape, model.config.n_embd), model.wte.weight.dtype)
-        if isinstance(tape, dict) and not tape:
-            recorded = [(name, i) for i in range(self.depth) for name in ("pre", "mid")] + [("pre", self.depth)]
-        # in a list, the entries a site will fill are settled before the first is overwritten
-        self._wanted = {site: [j for j, other in enumerate(recorded) if other == site] for site in recorded}
+                check_add(site, add, (*ids.shape, model.config.width), model.dtype)
 
     def at(self, site: Site, x: Tensor) -> Tensor:
         """The stream `(B, T, D)` at a site -> the stream after what is added there; recorded if asked for."""
@@ -433,55 +407,82 @@ class Sites:
             add = self.adds[site]
             if callable(add):
                 add = add(x)
-                self._check_add(site, add, tuple(x.shape), x.dtype)
+                check_add(site, add, tuple(x.shape), x.dtype)
             x = x + add.to(x)
-        if self.records(site):
-            self.record(site, x)
+        if site in self.recorded:
+            self.recorded[site] = x
         return x
 
-    def records(self, site: Site) -> bool:
-        return site in self._wanted
+    def record_heads(self, layer: int, z: Tensor, out: Any) -> None:
+        """What each head writes, `(B, T, H, D)`, if asked for: what it found `(B, T, H, K)` through its part of the projection."""
+        if ("head", layer) in self.recorded:
+            by_head = out.weight.view(-1, *z.shape[2:])  # (D, HK) -> (D, H, K)
+            self.recorded["head", layer] = torch.einsum("bthk,dhk->bthd", z, by_head)
 
-    def record(self, site: Site, value: Tensor) -> None:
-        if isinstance(self.tape, list):
-            for j in self._wanted[site]:
-                self.tape[j] = value
-        elif self.tape is not None:
-            self.tape[site] = value
+    def fill(self, tape: Tape | None) -> None:
+        if isinstance(tape, list):
+            tape[:] = [self.recorded[site] for site in tape]
+        elif tape is not None:
+            tape.update(self.recorded)
 
-    def _check_site(self, site: Any, heads: bool) -> None:
-        n = self.depth
-        names = ("pre", "mid", "head") if heads else ("pre", "mid")
-        known = (
-            isinstance(site, tuple)
-            and len(site) == 2
-            and site[0] in names
-            and isinstance(site[1], Integral)
-            and site[1] in range(n + (site[0] == "pre"))
-        )
-        if not known:
-            got = "a tensor: a list of sites serves one call" if isinstance(site, Tensor) else repr(site)
-            extra = f', or ("head", i) with i from 0 to {n - 1}' if heads else ""
-            raise ValueError(
-                f'expected a site ("pre", i) with i from 0 to {n} or ("mid", i) with i from 0 to {n - 1}{extra}, '
-                f"got {got}; this call runs {n} of the model's {self.n_layer} layers"
-            )
 
-    def _check_add(self, site: Site, add: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        rows, tokens, width = shape
-        if not isinstance(add, Tensor):
-            raise ValueError(
-                f"expected a tensor or a function that returns one to add at {site}, got {type(add).__name__}"
-            )
-        fits = tuple(add.shape) == (width,) or (
-            add.ndim == 3 and add.shape[0] in (1, rows) and add.shape[1] in (1, tokens) and add.shape[2] == width
-        )
-        if not fits:
-            raise ValueError(
-                f"expected a tensor ({width},), ({rows}, 1, {width}) or ({rows}, {tokens}, {width}) to add at {site}, "
-                f"got {tuple(add.shape)}; was the vector read from this model?"
-            )
-        if not bool(torch.isfinite(add.to(dtype)).all()):
-            raise ValueError(
-                f"expected finite values to add at {site}, got NaN or infinity in {dtype}; check how the vector was made"
-            )
+# ---- what is refused: what was expected, what came, what to do
+
+
+def refusal(expected: str, got: object, remedy: str = "") -> ValueError:
+    return ValueError(f"expected {expected}, got {got}" + (f"; {remedy}" if remedy else ""))
+
+
+def expect(fine: bool, expected: str, got: object, remedy: str = "") -> None:
+    if not fine:
+        raise refusal(expected, got, remedy)
+
+
+def check_sizes(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        expect(isinstance(value, int) and value >= 1, f"{name} to be a whole number above 0", repr(value))
+
+
+def check_site(site: Any, depth: int | None = None, names: tuple[str, ...] = ("pre", "mid")) -> None:
+    """Raise `ValueError` for what is no site of `depth` blocks, or of any number of them."""
+    known = isinstance(site, tuple) and len(site) == 2 and site[0] in names and isinstance(site[1], Integral)
+    if known and 0 <= site[1] < (math.inf if depth is None else depth + (site[0] == "pre")):
+        return
+    up, below = ("", "") if depth is None else (f" to {depth}", f" to {depth - 1}")
+    wanted = f'a site of the stream, ("pre", i) with i from 0{up} or ("mid", i) with i from 0{below}'
+    wanted += f', or ("head", i) with i from 0{below}' if "head" in names else ""
+    remedy = (
+        'what others call the output of block i is ("pre", i + 1)'
+        if depth is None
+        else f"this call runs {depth} blocks"
+    )
+    raise refusal(
+        wanted, "a tensor: a list of sites serves one call" if isinstance(site, Tensor) else repr(site), remedy
+    )
+
+
+def check_add(site: Site, add: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    (rows, tokens, width), form = shape, tuple(getattr(add, "shape", ()))
+    expect(isinstance(add, Tensor), f"a tensor or a function that returns one to add at {site}", type(add).__name__)
+    fits = len(form) == 3 and form[0] in (1, rows) and form[1] in (1, tokens) and form[2] == width
+    wanted = f"a tensor ({width},), ({rows}, 1, {width}) or ({rows}, {tokens}, {width}) to add at {site}"
+    expect(fits or form == (width,), wanted, form, "was the vector read from this model?")
+    finite, got = bool(torch.isfinite(add.to(dtype)).all()), f"NaN or infinity in {dtype}"
+    expect(finite, f"finite values to add at {site}", got, "check how the vector was made")
+
+
+def check_call(model: Transformer, ids: Any, cache: Cache | None, depth: Any) -> None:
+    c, here, whole = model.config, model.device, isinstance(depth, Integral)
+    expect(whole and 0 <= int(depth) <= c.n_layer, f"a depth, a whole number from 0 to {c.n_layer}", repr(depth))
+    got = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
+    fine = isinstance(ids, Tensor) and ids.ndim == 2 and ids.dtype in (torch.int64, torch.int32)
+    wanted = "ids as a tensor of shape (B, T) and a whole-number dtype"
+    expect(fine, wanted, got, "for one text write torch.tensor([ids])")
+    expect(ids.numel() > 0, "at least one token in each row", f"ids of shape {tuple(ids.shape)}")
+    expect(ids.device == here, f"ids on the model's device {here}", ids.device, f'write ids.to("{here}")')
+    low, high = int(ids.min()), int(ids.max())
+    got, remedy = str(low if low < 0 else high), "encode the text with this model's own tokenizer"
+    expect(0 <= low <= high < c.vocab_size, f"ids from 0 to {c.vocab_size - 1}", got, remedy)
+    fits = cache is not None or ids.shape[1] <= c.context
+    expect(fits, f"at most {c.context} tokens, the model's context", ids.shape[1], "cut the text")

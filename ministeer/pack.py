@@ -18,7 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ministeer.model import GPT2, MLP, Embedding, Linear
+from ministeer.model import ACTIVATIONS, Embedding, Linear, Transformer
+
+# our activations in oneDNN's words: operator and form
+FUSED = {
+    "gelu_new": ("gelu", "tanh"), "gelu_pytorch_tanh": ("gelu", "tanh"), "gelu": ("gelu", "none"), "relu": ("relu", ""),
+    "silu": ("swish", ""),
+}  # fmt: skip
 
 
 class Held(nn.Module, ABC):
@@ -26,7 +32,8 @@ class Held(nn.Module, ABC):
 
     def __init__(self, linear: Linear) -> None:
         super().__init__()
-        self.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
+        self.out = len(linear.weight)
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
 
     @property
     @abstractmethod
@@ -34,13 +41,15 @@ class Held(nn.Module, ABC):
         """The matrix `(out, in)`, a copy."""
 
     @abstractmethod
-    def product(self, x: Tensor) -> Tensor:
-        """`(N, in)` -> `(N, out)`, with the bias; without a gradient."""
+    def product(self, x: Tensor, activation: str | None) -> Tensor:
+        """`(N, in)` -> `(N, out)`, with the bias and what the activation makes of it; without a gradient."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         if x.requires_grad:
-            return F.linear(x, self.weight, self.bias)  # (..., in) -> (..., out)
-        return self.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], len(self.bias))  # (..., in) -> (..., out)
+            return _then(F.linear(x, self.weight, self.bias), activation)  # (..., in) -> (..., out)
+        return self.product(x.reshape(-1, x.shape[-1]), activation).view(
+            *x.shape[:-1], self.out
+        )  # (..., in) -> (..., out)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -68,25 +77,10 @@ class Packed(Held):
         dense: Tensor = self.packed.to_dense()
         return dense
 
-    def product(self, x: Tensor, then: str = "none") -> Tensor:
-        return _product(x, self.packed, self.bias, then)
-
-
-class PackedMLP(MLP):
-    """Packed, with GELU as the end of the first product, where it costs little."""
-
-    c_fc: Packed  # type: ignore[assignment]
-    c_proj: Packed  # type: ignore[assignment]
-
-    def __init__(self, c_fc: Packed, c_proj: Packed) -> None:
-        nn.Module.__init__(self)
-        self.c_fc, self.c_proj = c_fc, c_proj
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad:
-            return super().forward(x)
-        hidden = self.c_fc.product(x.reshape(-1, x.shape[-1]), "gelu")  # (..., D) -> (N, 4D)
-        return self.c_proj.product(hidden).view(x.shape)  # (N, 4D) -> (..., D)
+    def product(self, x: Tensor, activation: str | None) -> Tensor:
+        if activation in FUSED:  # at the end of the product, where it costs little
+            return _product(x, self.packed, self.bias, *FUSED[activation])
+        return _then(_product(x, self.packed, self.bias), activation)
 
 
 class Int8(Held):
@@ -104,12 +98,12 @@ class Int8(Held):
     def weight(self) -> Tensor:
         return self.rounded.to(self.scale.dtype) * self.scale[:, None]
 
-    def product(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor, activation: str | None) -> Tensor:
         # the operator is for few tokens: more are quicker through the matrix; and it reads a row in steps, past its end if need be
         if len(x) > 4 or x.shape[1] % 64:
-            return F.linear(x, self.weight, self.bias)
+            return _then(F.linear(x, self.weight, self.bias), activation)
         out: Tensor = torch.ops.aten._weight_int8pack_mm(x.contiguous(), self.rounded, self.scale)
-        return out + self.bias
+        return _then(out if self.bias is None else out + self.bias, activation)
 
 
 class PackedEmbedding(Embedding):
@@ -128,7 +122,7 @@ class PackedEmbedding(Embedding):
     def scores(self, x: Tensor) -> Tensor:
         if x.requires_grad:
             return super().scores(x)
-        return _product(x.reshape(-1, x.shape[-1]), self.packed, None).view(*x.shape[:-1], len(self.weight))
+        return _product(x.reshape(-1, x.shape[-1]), self.packed).view(*x.shape[:-1], len(self.weight))
 
 
 def _refuse(*_: Any, **__: Any) -> NoReturn:
@@ -141,15 +135,19 @@ def _reordered(weight: Tensor) -> Tensor:
     return packed
 
 
-def _product(x: Tensor, packed: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
-    """`(N, in)` -> `(N, out)`; then: "gelu" for GPT-2's, of the sum that is not rounded yet."""
+def _then(x: Tensor, activation: str | None) -> Tensor:
+    return x if activation is None else ACTIVATIONS[activation](x)
+
+
+def _product(x: Tensor, packed: Tensor, bias: Tensor | None = None, then: str = "none", form: str = "") -> Tensor:
+    """`(N, in)` -> `(N, out)`; then: what oneDNN makes of the sum that is not rounded yet, in which form."""
     # four tokens are quicker than one, two or three: from there on oneDNN multiplies matrices
     rows = x if len(x) >= 4 or not len(x) else torch.cat([x, x[:1].expand(4 - len(x), -1)])
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, then, [], "tanh")
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, then, [], form)
     return out[: len(x)]
 
 
-def pack(model: GPT2) -> GPT2:
+def pack(model: Transformer) -> Transformer:
     """Put the blocks' matrices into oneDNN's order, in place, and return the model; in bfloat16 or float32, on a CPU.
 
     The embedding stays beside its reordered copy, which the unembedding reads: a twentieth more memory for GPT-2 XL, and a change
@@ -159,18 +157,17 @@ def pack(model: GPT2) -> GPT2:
     Raises `ValueError` for another dtype or device, or where torch has no oneDNN for the dtype.
     """
     _check(model, "pack")
-    dtype = model.wte.weight.dtype
+    dtype = model.dtype
     if not supported(dtype):
         raise ValueError(f"expected a processor and a torch with oneDNN's {dtype}, got one without; leave out `pack`")
     _replace(model, Packed)
-    for block in model.blocks:
-        block.mlp = PackedMLP(*block.mlp.children())  # type: ignore[union-attr]
-    if not isinstance(model.wte, PackedEmbedding):
-        model.wte = PackedEmbedding(model.wte)
+    name = "wte" if model.lm_head is None else "lm_head"
+    if not isinstance(model.head, PackedEmbedding):
+        setattr(model, name, PackedEmbedding(model.head))
     return model
 
 
-def int8(model: GPT2) -> GPT2:
+def int8(model: Transformer) -> Transformer:
     """Round the blocks' matrices to 8 bits, a scale for each row, in place, and return the model; for decoding on a CPU.
 
     The model is another one, and its fingerprint says so; embeddings, norms and biases stay as they are. How far it moves
@@ -188,7 +185,7 @@ def supported(dtype: torch.dtype = torch.bfloat16) -> bool:
     return torch.backends.mkldnn.is_available() and (dtype == torch.float32 or bool(bf16()))  # type: ignore[no-untyped-call]
 
 
-def _check(model: GPT2, name: str) -> None:
+def _check(model: Transformer, name: str) -> None:
     w = model.wte.weight
     if w.device.type != "cpu" or w.dtype not in (torch.bfloat16, torch.float32):
         raise ValueError(
@@ -196,7 +193,7 @@ def _check(model: GPT2, name: str) -> None:
         )
 
 
-def _replace(model: GPT2, form: type[Held]) -> GPT2:
+def _replace(model: Transformer, form: type[Held]) -> Transformer:
     parents = [m for m in model.modules() if not isinstance(m, Linear)]  # a list of those would keep each till the end
     for module in parents:
         for name, child in list(module.named_children()):

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ministeer.model import GPT2
+from ministeer.model import Transformer
 
 SPLITS = 5  # random halvings that the two split-half numbers are means of
 
@@ -37,7 +37,7 @@ class Provenance:
     seed: int | None = None  # of whatever was drawn; None if nothing was
 
     @classmethod
-    def of(cls, model: GPT2, method: str, texts: Sequence[str], token: str) -> Provenance:
+    def of(cls, model: Transformer, method: str, texts: Sequence[str], token: str) -> Provenance:
         """Of a vector just read from this model and these texts."""
         return cls(fingerprint(model), method, data_hash(texts), token, dtype_name(model))
 
@@ -120,14 +120,14 @@ def _distance(items: Tensor, direction: Tensor) -> float:
     return gap / math.sqrt(max(variance, 1e-12 * gap**2)) if gap else 0.0  # classes without spread: a million of them
 
 
-def fingerprint(model: GPT2) -> str:
+def fingerprint(model: Transformer) -> str:
     """Which weights these are: 16 hex digits of the SHA-256 of the tensors' hashes, in the order of their names, each rounded to bfloat16.
 
     Rounded, so that a checkpoint has one fingerprint whether it was loaded in float32 or in bfloat16; float16 rounds
     otherwise, and has another.
     """
     with torch.device("meta"):
-        names = sorted(GPT2(model.config).state_dict())
+        names = sorted(type(model)(model.config).state_dict())
 
     def one(name: str) -> str:
         # not from the state dict: a packed model copies a matrix to show it
@@ -146,8 +146,8 @@ def tensor_hash(named: Iterable[tuple[object, Tensor]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def dtype_name(model: GPT2) -> str:
-    return str(model.wte.weight.dtype).removeprefix("torch.")
+def dtype_name(model: Transformer) -> str:
+    return str(model.dtype).removeprefix("torch.")
 
 
 def data_hash(texts: Sequence[str]) -> str:

@@ -28,10 +28,11 @@ from torch import Tensor
 from ministeer.activations import depth
 from ministeer.files import append_lines, read_lines, write_text
 from ministeer.generate import check_steers
-from ministeer.model import GPT2, Cache, Past, Site, Sites, pad
+from ministeer.model import Cache, Past, Site, Sites, Transformer, check_site
+from ministeer.prompts import pad
 from ministeer.provenance import data_hash, dtype_name, fingerprint, identity
 from ministeer.variants import Branch, Shared, above, logits32
-from ministeer.vectors import Intervention, Steer, SteeringVector, check_site, vector_hash
+from ministeer.vectors import Intervention, Steer, SteeringVector, vector_hash
 
 Row = dict[str, Any]
 Vector = SteeringVector | Tensor | Intervention
@@ -62,7 +63,7 @@ class Task:
 
 @torch.no_grad()
 def sweep(
-    model: GPT2,
+    model: Transformer,
     prompts: Sequence[Sequence[int]],
     score: Score | Answers,
     vectors: Mapping[str, Vector],
@@ -160,7 +161,7 @@ def _checked_sites(layers: Sequence[int | Site]) -> list[Site]:
     return sites
 
 
-def _check(model: GPT2, prompts: Any, score: Any, vectors: Any, sites: Any, coeffs: Any, where: Any) -> None:
+def _check(model: Transformer, prompts: Any, score: Any, vectors: Any, sites: Any, coeffs: Any, where: Any) -> None:
     if not isinstance(vectors, Mapping) or not all(isinstance(name, str) for name in vectors):
         raise ValueError(f'expected vectors by name, {{"love": vector}}, got {type(vectors).__name__}')
     for what, given in (("prompts", prompts), ("vectors", vectors), ("layers", sites), ("coefficients", coeffs)):
@@ -178,9 +179,9 @@ def _check(model: GPT2, prompts: Any, score: Any, vectors: Any, sites: Any, coef
             _check_ids(model, answers, "candidate answers of a prompt")
     behind = [0 if callable(score) else max(map(len, score[i])) - 1 for i in range(len(prompts))]
     longest = max(len(ids) + more for ids, more in zip(prompts, behind, strict=True))
-    if longest > model.config.n_positions:
+    if longest > model.config.context:
         raise ValueError(
-            f"expected prompts, and answers behind them, within the model's context of {model.config.n_positions} tokens, got {longest}; cut the text"
+            f"expected prompts, and answers behind them, within the model's context of {model.config.context} tokens, got {longest}; cut the text"
         )
     tokens = 1 if callable(score) else min(len(ids) for answers in score for ids in answers)
     for vector in vectors.values():
@@ -189,7 +190,7 @@ def _check(model: GPT2, prompts: Any, score: Any, vectors: Any, sites: Any, coef
         check_steers(model, [Steer(vector, site, coeffs[0], where=where) for site in sites], prompts, tokens)
 
 
-def _check_ids(model: GPT2, rows: Any, what: str) -> None:
+def _check_ids(model: Transformer, rows: Any, what: str) -> None:
     fine = isinstance(rows, Sequence) and len(rows) and all(isinstance(row, Sequence) and len(row) for row in rows)
     if not fine or not all(
         isinstance(i, Integral) and 0 <= int(i) < model.config.vocab_size for row in rows for i in row
@@ -215,7 +216,7 @@ def _read(path: Path) -> dict[str, Row]:
 
 
 def _tasks(
-    model: GPT2, batches: Any, names: list[str], sites: list[Site], coeffs: list[float], keys: Any, known: Any
+    model: Transformer, batches: Any, names: list[str], sites: list[Site], coeffs: list[float], keys: Any, known: Any
 ) -> list[Task]:
     """What is left to do, in the order in which it is done; the same in every process."""
     tasks = []
@@ -294,10 +295,11 @@ def _shared(texts: Sequence[Text]) -> int:
     return s if s * (len(texts) - 1) > 0.1 * sum(len(t.ids) for t in texts) else 0
 
 
-def _most_tokens(model: GPT2, sites: int, memory: float) -> int:
+def _most_tokens(model: Transformer, sites: int, memory: float) -> int:
     """How many tokens of a batch a half of the memory holds: their keys and values, and the stream at each site."""
     c = model.config
-    return max(1, int(memory / 2 / (model.wte.weight.element_size() * c.n_embd * (2 * c.n_layer + sites))))
+    each = 2 * c.n_layer * c.n_kv_head * c.head_size + sites * c.width
+    return max(1, int(memory / 2 / (model.dtype.itemsize * each)))
 
 
 # ---- one batch, at all its sites
@@ -308,14 +310,14 @@ class _Run:
 
     def __init__(
         self,
-        model: GPT2,
+        model: Transformer,
         texts: list[Text],
         sites: list[Site],
         vectors: Mapping[str, Vector],
         where: str | Sequence[int],
     ) -> None:
         self.model, self.texts, self.vectors, self.where = model, texts, vectors, where
-        device = model.wte.weight.device
+        device = model.device
         self.shared = s = _shared(texts)
         ids, self.positions = pad([t.ids[s:] for t in texts])  # (N, T - s)
         self.positions = torch.where(self.positions >= 0, self.positions + s, -1)
@@ -359,11 +361,11 @@ class _Run:
 
     def _at_a_time(self, memory: float) -> int:
         """How many variants a half of the memory holds: what a block makes of their tokens, what they share, and their logits."""
-        c, size = self.model.config, self.model.wte.weight.element_size()
+        c, size = self.model.config, self.model.dtype.itemsize
         tokens = self.positions.numel() if self.untouched is None else len(self.texts) * self.span
         reads = sum(len(t.ids) - t.length + 1 for t in self.texts)
         shared = self.shared * (2 * c.n_layer + 4 * len(self.texts)) if self.untouched is None else 0
-        each = ((tokens + self.shared) * 16 + shared) * c.n_embd * size + reads * c.vocab_size * 8
+        each = ((tokens + self.shared) * 16 + shared) * c.width * size + reads * c.vocab_size * 8
         most = int(memory / 2 / each)
         # side by side a variant's tokens are compared with those of all others, to no end
         return max(1, most if self.untouched is None or self.span == 1 else min(most, 512 // self.span))
@@ -446,7 +448,7 @@ class _Run:
 
 
 def _runs(
-    model: GPT2, texts: list[Text], sites: list[Site], vectors: Mapping[str, Vector], where: str | Sequence[int]
+    model: Transformer, texts: list[Text], sites: list[Site], vectors: Mapping[str, Vector], where: str | Sequence[int]
 ) -> Iterator[_Run]:
     """A batch as it is, or, where memory runs out while it is read, half of its prompts at a time."""
     prompts = list(dict.fromkeys(t.prompt for t in texts))

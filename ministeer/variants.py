@@ -11,7 +11,7 @@ at the prompt and at itself but at no other variant. `above` is the rest of the 
 
 `Shared` is for changes that reach further back: the beginning that several texts share is then run once a variant.
 
-Letters: B rows of the cache, R variants of each, S tokens before, T tokens of a text, H heads, K head size.
+Letters: B rows of the cache, R variants of each, S tokens before, T tokens of a text, G heads of keys and values, K head size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ministeer.model import GPT2, Cache, Past, Site, pad
+from ministeer.model import Cache, Past, Site, Transformer
+from ministeer.prompts import pad
 
 
 class Branch:
@@ -34,13 +35,18 @@ class Branch:
     def __init__(self, cache: Cache, span: int = 1) -> None:
         self.cache, self.span = cache, span
         self.before = int(cache.lengths.max())  # S
+        self.starts = cache.lengths.to(cache.k.device)  # (B,), where the variants stand
         steps = torch.arange(self.before)
         self.seen = (steps < cache.lengths[:, None]).to(cache.k.device)  # (B, S), false where padding is
 
+    def positions(self, layer: int, tokens: int) -> Tensor:
+        """Each variant begins where what it shares ends, `(B, R)`."""
+        return self.starts[:, None] + torch.arange(tokens, device=self.starts.device) % self.span
+
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys and values of the variants, `(B, R, H, K)`, behind those they share: `(B, S + R, H, K)`, and the mask."""
+        """Keys and values of the variants, `(B, R, G, K)`, after those they share: `(B, S + R, G, K)`, and the mask."""
         rows, tokens = k.shape[:2]
-        before = [x[layer, :, : self.before] for x in (self.cache.k, self.cache.v)]  # (B, S, H, K)
+        before = [x[layer, :, : self.before] for x in (self.cache.k, self.cache.v)]  # (B, S, G, K)
         steps = torch.arange(tokens, device=k.device)
         itself = (steps >= steps[:, None] // self.span * self.span) & (steps <= steps[:, None])  # (R, R)
         seen = self.seen[:, None].expand(rows, tokens, self.before)
@@ -55,25 +61,32 @@ class Shared:
     """
 
     def __init__(self) -> None:
-        self.held: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> keys and values (R, S, H, K)
+        self.held: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> keys and values (R, S, G, K)
+
+    def positions(self, layer: int, tokens: int) -> slice:
+        """From 0 in the first call of a layer, after what it kept in later ones."""
+        start = self.held[layer][0].shape[1] if layer in self.held else 0
+        return slice(start, start + tokens)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The first call of a layer is kept; later ones, `(R * B, T, H, K)`, come behind it: `(R * B, S + T, H, K)`, and the mask."""
+        """The first call of a layer is kept; later ones, `(R * B, T, G, K)`, come after it: `(R * B, S + T, G, K)`, and the mask."""
         if layer not in self.held:
             self.held[layer] = k, v
             return k, v, None
-        before = [x.repeat_interleave(len(k) // len(x), 0) for x in self.held[layer]]  # (R * B, S, H, K)
+        before = [x.repeat_interleave(len(k) // len(x), 0) for x in self.held[layer]]  # (R * B, S, G, K)
         tokens, start = k.shape[1], before[0].shape[1]
         mask = torch.ones(tokens, start + tokens, dtype=torch.bool, device=k.device).tril(start)
         return torch.cat([before[0], k], 1), torch.cat([before[1], v], 1), mask
 
 
-def last_token(model: GPT2, rows: Sequence[Sequence[int]], sites: Sequence[Site]) -> tuple[Tensor, list[Any], Cache]:
+def last_token(
+    model: Transformer, rows: Sequence[Sequence[int]], sites: Sequence[Site]
+) -> tuple[Tensor, list[Any], Cache]:
     """Of each prompt's last token: the last stream `(B, 1, D)` and the sites' tensors; and a cache of what comes before.
 
     rows: prompts of two tokens or more.
     """
-    device = model.wte.weight.device
+    device = model.device
     ids, _ = pad([row[:-1] for row in rows])
     lengths = torch.tensor([len(row) - 1 for row in rows])
     cache = Cache(model, len(rows), ids.shape[1] + 1)
@@ -85,42 +98,34 @@ def last_token(model: GPT2, rows: Sequence[Sequence[int]], sites: Sequence[Site]
     return x, tape, cache
 
 
-def above(model: GPT2, x: Tensor, site: Site, past: Past | None, read: Tensor | None = None) -> Tensor:
+def above(model: Transformer, x: Tensor, site: Site, past: Past | None, read: Tensor | None = None) -> Tensor:
     """A stream `(B, T, D)` at a site, after its add -> the last one, `(B, T, D)`, or `(reads, D)` of it where `read` `(B, T)` is true.
 
     Tokens that are not read do not go through the last block's MLP.
     """
     kind, layer = site
     last = model.config.n_layer - 1
-
-    def picked(x: Tensor) -> Tensor:
-        return x if read is None else x[read.to(x.device)]
-
-    if kind == "mid":
-        x = picked(x) if layer == last else x
-        x = x + model.blocks[layer].mlp(model.blocks[layer].ln_2(x))  # type: ignore[operator]
-        layer += 1
-        if layer > last:
-            return x
-    for block in model.blocks[layer : last + (read is None)]:
-        x = block(x, past)
-    if read is None or layer > last:
-        return picked(x)
-    block = model.blocks[last]
-    x = picked(x + block.attn(block.ln_1(x), past))  # type: ignore[operator]
-    return x + block.mlp(block.ln_2(x))  # type: ignore[operator, no-any-return]
+    for i in range(layer, last + 1):
+        block: Any = model.blocks[i]
+        if kind == "pre" or i > layer:
+            x = block.attend(x, past)
+        if i == last and read is not None:
+            return block.feed_forward(x[read.to(x.device)])  # type: ignore[no-any-return]
+        x = block.feed_forward(x)
+    return x if read is None else x[read.to(x.device)]
 
 
-def logits32(model: GPT2, x: Tensor) -> Tensor:
+def logits32(model: Transformer, x: Tensor) -> Tensor:
     """As `model.unembed`, in float32 and not rounded to the model's dtype: in bfloat16 a logit of 100 is a multiple of one half."""
-    x, w = model.ln_f(x), model.wte.weight
+    x, head = model.ln_f(x), model.head
+    w = head.weight
     if w.dtype == torch.float32:
-        return model.wte.scores(x)
+        return head.scores(x)  # type: ignore[no-any-return]
     if w.dtype == torch.bfloat16 and w.device.type == "cpu":
-        # the product less its rounded self, taken before it is rounded, is what rounding took: 16 bits in two products, both in
+        # the product minus its rounded self, taken before it is rounded, is what rounding took: 16 bits in two products, both in
         # bfloat16, where a float32 one takes five times as long
-        rounded = model.wte.scores(x)
+        rounded = head.scores(x)
         rest = torch.addmm(rounded.flatten(0, -2), x.flatten(0, -2), w.T, beta=-1)
-        return rounded.float() + rest.float().view_as(rounded)
+        return rounded.float() + rest.float().view_as(rounded)  # type: ignore[no-any-return]
     # part by part: a float32 copy of the whole would be made anew in each call, which takes longer than the product
     return torch.cat([x.float() @ part.float().T for part in torch.split(w, 2048)], -1)

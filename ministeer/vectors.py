@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ministeer.files import replacing
-from ministeer.model import GPT2, Add, Site
+from ministeer.model import Add, Site, Transformer, check_site
 from ministeer.provenance import Health, Provenance, data_hash, fingerprint, tensor_hash
 
 WHERES = ("all", "prompt", "last", "generated", "front")
@@ -165,7 +165,7 @@ class SteeringVector:
             save_file(tensors, unfinished, metadata)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], model: GPT2 | None = None) -> SteeringVector:
+    def load(cls, path: str | os.PathLike[str], model: Transformer | None = None) -> SteeringVector:
         """Read what `save` wrote. With the model it is meant for, another width is an error, other weights a warning."""
         from safetensors import SafetensorError, safe_open
 
@@ -191,9 +191,9 @@ class SteeringVector:
         in_stream_order = sorted(by_site, key=lambda site: (site[1], site[0] == "mid"))
         vector = cls({site: by_site[site] for site in in_stream_order}, provenance, health)
         if model is not None:
-            if vector.width != model.config.n_embd:
+            if vector.width != model.config.width:
                 raise ValueError(
-                    f"{path}: expected a vector of the model's width {model.config.n_embd}, got {vector.width}; "
+                    f"{path}: expected a vector of the model's width {model.config.width}, got {vector.width}; "
                     "it was read from another model"
                 )
             if vector.provenance.model != (here := fingerprint(model)):
@@ -203,16 +203,6 @@ class SteeringVector:
                     stacklevel=2,
                 )
         return vector
-
-
-def check_site(site: Any) -> None:
-    """Raise `ValueError` for what is no site of the stream in a model of any depth."""
-    known = isinstance(site, tuple) and len(site) == 2 and site[0] in ("pre", "mid") and isinstance(site[1], Integral)
-    if not known or site[1] < 0:
-        raise ValueError(
-            f'expected a site of the stream, ("pre", i) or ("mid", i) with i from 0, got {site!r}; '
-            'what others call the output of block i is ("pre", i + 1)'
-        )
 
 
 def _real(number: Any) -> Any:

@@ -27,7 +27,9 @@ from reference import (
 from torch import Tensor
 
 import ministeer.model as model_file
-from ministeer.model import GPT2, Cache, GPT2Config, Linear, pad
+from ministeer import prompts
+from ministeer.model import GPT2, Cache, GPT2Config, Linear
+from ministeer.prompts import pad
 
 TINY = SHAPES["tiny"]
 LAYERS, WIDTH = TINY["n_layer"], TINY["n_embd"]
@@ -174,7 +176,7 @@ def test_one_token_goes_through_a_matrix_as_many_do(
 
 @given(st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=9), min_size=1, max_size=5))
 def test_padding_is_on_the_right_and_marked(rows: list[list[int]]) -> None:
-    ids, positions = model_file.pad(rows)
+    ids, positions = prompts.pad(rows)
     assert ids.shape == positions.shape == (len(rows), max(map(len, rows)))
     assert ids.dtype == torch.int64
     for row, padded, places in zip(rows, ids.tolist(), positions.tolist(), strict=True):

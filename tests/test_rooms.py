@@ -23,6 +23,8 @@ class Room(NamedTuple):
 
 ROOMS = {
     "model.py": Room(set(), {"torch"}),
+    "llama.py": Room({"model"}, {"torch"}),
+    "prompts.py": Room({"model"}, {"torch"}),
     "tokenizer.py": Room({"model"}, {"tiktoken"}),
     "pack.py": Room({"model"}, {"torch"}),
     "files.py": Room(set(), set()),
@@ -32,20 +34,20 @@ ROOMS = {
     "vectors.py": Room({"files", "model", "provenance"}, {"torch", "safetensors"}),
     "receipt.py": Room({"model", "vectors"}, {"torch"}),
     "cuda_graph.py": Room({"model"}, {"torch"}),
-    "generate.py": Room({"cuda_graph", "model", "receipt", "vectors"}, {"torch"}),
-    "activations.py": Room({"model", "vectors"}, {"torch"}),
+    "generate.py": Room({"cuda_graph", "model", "prompts", "receipt", "vectors"}, {"torch"}),
+    "activations.py": Room({"model", "prompts"}, {"torch"}),
     "directions.py": Room(set(), {"torch"}),
     "extract.py": Room({"activations", "directions", "model", "provenance", "tokenizer", "vectors"}, {"torch"}),
-    "variants.py": Room({"model"}, {"torch"}),
+    "variants.py": Room({"model", "prompts"}, {"torch"}),
     "heads.py": Room(
         {"activations", "files", "model", "provenance", "tokenizer", "variants", "vectors"}, {"torch", "safetensors"}
     ),
-    "interventions.py": Room({"activations", "model", "receipt", "vectors"}, {"torch"}),
-    "calibrate.py": Room({"activations", "generate", "metrics", "model", "vectors"}, {"torch"}),
+    "interventions.py": Room({"activations", "model", "prompts", "receipt", "vectors"}, {"torch"}),
+    "calibrate.py": Room({"activations", "generate", "metrics", "model", "prompts", "vectors"}, {"torch"}),
     "formats.py": Room({"files", "model", "provenance", "vectors"}, {"torch", "gguf"}),
     "metrics.py": Room(set(), {"torch", "numpy"}),
     "sweep.py": Room(
-        {"activations", "files", "generate", "model", "provenance", "variants", "vectors"}, {"torch", "tqdm"}
+        {"activations", "files", "generate", "model", "prompts", "provenance", "variants", "vectors"}, {"torch", "tqdm"}
     ),
     "cli.py": Room(None, {"torch", "numpy", "tqdm"}),
     "__main__.py": Room({"cli"}, set()),
@@ -59,7 +61,7 @@ ROOMS = {
     "lab/claims.py": Room({"metrics"}, set()),
     "lab/complexity.py": Room({"lab.data"}, set()),
     "lab/answers.py": Room(
-        {"interventions", "metrics", "model", "tokenizer", "variants", "vectors"}, {"torch", "numpy"}
+        {"interventions", "metrics", "model", "prompts", "tokenizer", "variants", "vectors"}, {"torch", "numpy"}
     ),
     "lab/protocol.py": Room(
         {"extract", "generate", "metrics", "model", "receipt", "vectors", "lab.answers", "lab.data", "lab.experiment"},

@@ -14,7 +14,8 @@ import torch
 from reference import random_ids, random_tensor, residual_sites
 
 from ministeer import interventions as by
-from ministeer.model import GPT2, pad
+from ministeer.model import GPT2
+from ministeer.prompts import pad
 from ministeer.provenance import Provenance
 from ministeer.sweep import sweep
 from ministeer.vectors import Steer, SteeringVector, adds_at

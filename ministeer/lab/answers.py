@@ -16,7 +16,8 @@ from torch import Tensor
 from ministeer import metrics
 from ministeer.interventions import Function, Gate, project_out
 from ministeer.metrics import Array
-from ministeer.model import GPT2, pad
+from ministeer.model import Transformer
+from ministeer.prompts import pad
 from ministeer.tokenizer import Tokenizer
 from ministeer.variants import Branch, above, last_token, logits32
 from ministeer.vectors import Steer, SteeringVector, adds_at
@@ -27,7 +28,7 @@ ROWS = 128  # prompts of a batch
 
 @torch.no_grad()
 def answers(
-    model: GPT2,
+    model: Transformer,
     tokenizer: Tokenizer,
     *,
     items: Sequence[Item],
@@ -76,7 +77,7 @@ def hits(items: Sequence[Item], rows: Sequence[dict[str, Any]]) -> Array:
 
 @torch.no_grad()
 def disturbance(
-    model: GPT2,
+    model: Transformer,
     tokenizer: Tokenizer,
     *,
     texts: Sequence[str],
@@ -91,7 +92,7 @@ def disturbance(
     """
     ids, positions = pad([tokenizer.encode(text, special=True) for text in texts])
     real = positions >= 0  # (N, T)
-    ids = ids.to(model.wte.weight.device)
+    ids = ids.to(model.device)
     plain = model(ids)
     found: list[dict[str, Any]] = [{"kl": [], "perplexity": []} for _ in texts]
     for coefficient in coefficients:
@@ -112,7 +113,7 @@ def _function(vector: Tensor, how: str) -> Function:
     return project_out(vector) if how == "project_out" else lambda x, coeff=1.0, /: coeff * vector.to(x)
 
 
-def _passes(model: GPT2, prompts: Sequence[Sequence[int]], gate: dict[str, Any]) -> Tensor:
+def _passes(model: Transformer, prompts: Sequence[Sequence[int]], gate: dict[str, Any]) -> Tensor:
     """Whether each prompt's stream passes the gate, `(B,)`."""
     site = ("pre", gate["layer"])
     return Gate(gate["vector"][site], site, gate["threshold"]).passes(model, prompts)

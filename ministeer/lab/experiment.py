@@ -21,7 +21,7 @@ from typing import Any
 
 from ministeer.checkpoint import load
 from ministeer.files import append_lines, read_json, read_lines, write_text
-from ministeer.model import GPT2
+from ministeer.model import Transformer
 from ministeer.provenance import fingerprint
 from ministeer.receipt import Receipt
 from ministeer.tokenizer import Tokenizer
@@ -49,7 +49,7 @@ class Experiment:
         quick: bool = False,
     ) -> None:
         self.name, self.model_name, self.dtype, self.device, self.quick = name, model, dtype, device, quick
-        self.model: GPT2
+        self.model: Transformer
         self.tokenizer: Tokenizer
         self.model, self.tokenizer = load(model, device=device, dtype=dtype)
         self.weights = fingerprint(self.model)
