@@ -44,6 +44,7 @@ setup(
             "pytest>=8",
             "hypothesis>=6.100",
             "transformers>=4.56",
+            "accelerate>=1.0",  # with which transformers reads GGUF files
             "scikit-learn>=1.5",
             "gguf>=0.10",
             "ruff>=0.12",

@@ -28,6 +28,7 @@ ROOMS = {
     "tokenizer.py": Room({"model"}, {"tiktoken"}),
     "pack.py": Room({"model"}, {"torch"}),
     "files.py": Room(set(), set()),
+    "gguf_model.py": Room(set(), {"torch", "numpy", "gguf"}),
     "hub.py": Room({"files"}, {"huggingface_hub"}),
     "checkpoint.py": Room({"files", "hub", "model", "tokenizer"}, {"torch", "safetensors"}),
     "provenance.py": Room({"model"}, {"torch"}),
