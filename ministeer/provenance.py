@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ministeer.model import Transformer
+from ministeer.source import definition, node_of
 
 SPLITS = 5  # random halvings that the two split-half numbers are means of
 
@@ -158,9 +159,9 @@ def data_hash(texts: Sequence[str]) -> str:
 def identity(value: Any, seen: tuple[int, ...] = ()) -> str:
     """What a value is, for the key of a result: 16 hex digits that change when what it computes or holds changes.
 
-    Of a function: its code, defaults, what it closes over and the globals of its module that it names, functions among them as deep as
-    they go; of an object that is called, its attributes. Tensors, arrays and plain values count by what they hold, other objects by
-    their name or their type alone.
+    Of a function: its source (or its compiled code, where there is no text of it), its defaults, what it closes over and the globals of its
+    module that it names, functions among them as deep as they go; of an object that is called, its attributes. Tensors, arrays and plain
+    values count by what they hold, other objects by their name or their type alone.
     """
     if isinstance(value, partial):
         value = (value.func, value.args, sorted(value.keywords.items()))
@@ -174,6 +175,8 @@ def identity(value: Any, seen: tuple[int, ...] = ()) -> str:
     if type(value) in (list, tuple, set, frozenset):
         parts = [identity(part, seen) for part in value]
         return data_hash(sorted(parts) if type(value) in (set, frozenset) else parts)
+    if isinstance(value, CodeType) and (node := node_of(value)) is not None:
+        return data_hash([json.dumps(definition(node))])
     if isinstance(value, CodeType):
         return data_hash([value.co_code.hex(), identity(value.co_consts, seen), *value.co_names])
     if isinstance(value, FunctionType):

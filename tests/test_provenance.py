@@ -1,7 +1,10 @@
 """The health of a vector: numbers that are known beforehand, and words where they are bad."""
 
 import math
+import runpy
 from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -155,3 +158,17 @@ def test_what_a_function_closes_over_counts_by_what_it_holds() -> None:
         assert identity(score(first)) == identity(score(first))
         assert identity(score(first)) != identity(score(second)), first
     assert identity(Scorer(3)) == identity(Scorer(3)) != identity(Scorer(4))
+
+
+def test_a_function_is_its_source_and_not_how_it_was_written_or_compiled(tmp_path: Path) -> None:
+    texts = {
+        "plain": "def score(logits):\n    return logits[3]\n",
+        "dressed": 'def named(logits: list) -> float:\n    """Said."""\n    return logits[3]  # said\n',
+        "other": "def score(logits):\n    return logits[4]\n",
+    }
+    found = {}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        (function,) = (v for v in runpy.run_path(str(tmp_path / f"{name}.py")).values() if isinstance(v, FunctionType))
+        found[name] = identity(function)
+    assert found["plain"] == found["dressed"] != found["other"]

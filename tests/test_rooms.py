@@ -31,7 +31,8 @@ ROOMS = {
     "gguf_model.py": Room(set(), {"torch", "numpy", "gguf"}),
     "hub.py": Room({"files"}, {"huggingface_hub"}),
     "checkpoint.py": Room({"files", "hub", "model", "tokenizer"}, {"torch", "safetensors"}),
-    "provenance.py": Room({"model"}, {"torch"}),
+    "source.py": Room(set(), set()),
+    "provenance.py": Room({"model", "source"}, {"torch"}),
     "vectors.py": Room({"files", "model", "provenance"}, {"torch", "safetensors"}),
     "receipt.py": Room({"model", "vectors"}, {"torch"}),
     "cuda_graph.py": Room({"model"}, {"torch"}),
@@ -56,8 +57,9 @@ ROOMS = {
     "lab/__init__.py": Room(set(), set()),
     "lab/data/__init__.py": Room(set(), set()),
     "lab/experiment.py": Room(
-        {"checkpoint", "files", "model", "provenance", "receipt", "tokenizer", "vectors"}, {"tqdm"}
+        {"checkpoint", "files", "model", "provenance", "receipt", "tokenizer", "vectors", "lab.keys"}, {"tqdm"}
     ),
+    "lab/keys.py": Room({"source"}, set()),
     "lab/estimate.py": Room({"checkpoint", "files", "model"}, {"torch"}),
     "lab/claims.py": Room({"metrics"}, set()),
     "lab/complexity.py": Room({"lab.data"}, set()),

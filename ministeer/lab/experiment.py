@@ -1,15 +1,15 @@
 """One experiment's measurements on disk: `results/<model>/NN_name.json`, with everything they depend on.
 
 An experiment is cut into cells. A cell is a function of the model and of settings that can be written down, so its key
-(the function's source and this package's, its settings, the weights, their dtype and device) says what decides its rows.
-A cell whose key is in the file is not computed again: an interrupted run continues, and whatever changed is computed anew.
+says what decides its rows: the source that the function can reach (`keys.py` says how far), its settings, the weights, their dtype
+and the device. A cell whose key is in the file is not computed again: an interrupted run continues, whatever changed is computed
+anew, and a change of the package that no measure reaches costs nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import inspect
 import json
 import sys
 import time
@@ -21,6 +21,7 @@ from typing import Any
 
 from ministeer.checkpoint import load
 from ministeer.files import append_lines, read_json, read_lines, write_text
+from ministeer.lab.keys import code_key
 from ministeer.model import Transformer
 from ministeer.provenance import fingerprint
 from ministeer.receipt import Receipt
@@ -176,7 +177,8 @@ class Experiment:
         return f"python examples/{self.name}.py --model {self.model_name}{''.join(options)}"
 
     def _key(self, function: Callable[..., Any], settings: dict[str, Any]) -> str:
-        return _digest([function.__name__, _source(function), settings, self._where(), _code()])
+        classes = {type(part) for part in self.model.modules()} | {type(self.tokenizer), SteeringVector}
+        return _digest([_code(function, frozenset(classes)), settings, self._where()])
 
     def _where(self) -> Row:
         """What the model is and what it runs on."""
@@ -203,22 +205,11 @@ def _peak_memory() -> float | None:
     return round(size / 2**30 * (1 if sys.platform == "darwin" else 1024), 2)  # bytes on macOS, KiB elsewhere
 
 
-@cache
-def _source(function: Callable[..., Any]) -> str:
-    return inspect.getsource(function)
-
-
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
 
 
-@cache
-def _code() -> str:
-    """A hash of the package's source, but for the estimate, the verdicts and the pages of the report, on which no row depends."""
-    beside = ("claims.py", "estimate.py", "report.py")
-    rooms = (*Path(__file__).parents[1].glob("*.py"), *Path(__file__).parent.glob("*.py"))
-    files = sorted(path for path in rooms if path.name not in beside)
-    return _digest([path.read_text("utf-8") for path in files])
+_code = cache(code_key)  # one run, one source
 
 
 def _plain(value: Any) -> Any:

@@ -68,13 +68,6 @@ def test_what_changed_is_measured_again(folder):
     assert len(calls) == 5
 
 
-def test_what_the_package_computes_it_with_changed_is_measured_again(folder, monkeypatch):
-    lab(folder).cell(measure, text="hot")
-    monkeypatch.setattr("ministeer.lab.experiment._code", lambda: "another release")
-    lab(folder).cell(measure, text="hot")
-    assert len(calls) == 2
-
-
 def test_a_vector_is_its_numbers_and_not_only_where_they_come_from(folder):
     run = lab(folder)
     vector = run.vector(extract.activation_addition, positive="Love", negative="Hate", sites=[("pre", 1)])
