@@ -36,6 +36,7 @@ class Copy:
         self.process = subprocess.Popen(
             command, cwd=folder, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        self.before = self.keys()
 
     def keys(self) -> dict[str, str]:
         self.process.stdin.write("now\n")
