@@ -15,11 +15,9 @@ Sites, the one convention of the project: `("pre", i)` is the stream that enters
 its attention and its MLP, `("pre", n_layer)` the stream that leaves the last block, before the final norm.
 `("head", i)` can be recorded, not added to: what each head of block i writes into the stream.
 
-The model comes first, then what serves it. A batch is padded on the right: attention is causal, so no token sees padding, and
-position p of a row is always its p-th token. Letters: B rows, T tokens in this call, S slots of a cache, D width, H heads,
-G heads of keys and values (in GPT-2, H), K head size, V vocabulary.
-
-This file imports only torch and the standard library: copy it into your project as it is.
+A batch is padded on the right: attention is causal, so no token sees padding, and position p of a row is always its p-th token.
+Letters: B rows, T tokens in this call, S slots of a cache, D width, H heads, G heads of keys and values (in GPT-2, H), K head
+size, V vocabulary. This file imports only torch and the standard library: copy it into your project as it is.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral  # numpy's too
 from typing import Any
 
@@ -67,7 +66,11 @@ class GPT2Config:
 
     def __post_init__(self) -> None:
         check_sizes(self, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "inner")
-        expect(self.n_embd % self.n_head == 0, f"a width that n_head={self.n_head} divides", f"n_embd={self.n_embd}")
+        expect(
+            self.n_embd % self.n_head == 0,
+            "a width that the heads divide",
+            f"n_embd={self.n_embd} for n_head={self.n_head}",
+        )
         expect(self.activation in ACTIVATIONS, f"activation to be one of {[*ACTIVATIONS]}", repr(self.activation))
 
     # what every architecture's config answers, beside vocab_size, n_layer, n_head and tied
@@ -92,7 +95,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, past: Past | None = None, sites: Sites | None = None) -> Tensor:
         qkv = self.c_attn(x).view(*x.shape[:2], 3, self.n_head, -1)  # (B, T, D) -> (B, T, 3, H, K)
         q, k, v = qkv.unbind(2)  # 3 x (B, T, H, K)
-        z = look_back(q, k, v, self.layer, past, self.scale, self.upcast)  # (B, T, H, K)
+        q = q.float() if self.upcast else q
+        z = look_back(q, k, v, self.layer, past, self.scale).to(x.dtype)  # (B, T, H, K)
         if sites is not None:
             sites.record_heads(self.layer, z, self.c_proj)
         out: Tensor = self.c_proj(z.flatten(2))  # (B, T, H, K) -> (B, T, D)
@@ -140,13 +144,11 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """What every architecture here is: an embedding, blocks on the residual stream, a norm, an unembedding.
-
-    Its weights start at random and mean nothing: load a checkpoint over them.
-    """
+    """What every architecture is: an embedding, blocks on the stream, a norm, an unembedding. Its weights start at random."""
 
     blocks: nn.ModuleList
     ln_f: nn.Module
+    WRITES = ("attn.c_proj", "mlp.c_proj", "attn.o", "mlp.down")  # the modules whose products are added to the stream
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -205,19 +207,27 @@ class Transformer(nn.Module):
             cache.lengths = cache.lengths + ids.shape[1]
         return x
 
+    def initialize(self, generator: torch.Generator) -> None:
+        """Fill the weights as for training from nothing: normal(0, 0.02), the writes into the stream divided by
+        sqrt(2 n_layer), biases 0 (Radford et al. 2019, section 2.3; the standard deviation is that of OpenAI's code)."""
+        shrink = {name: math.sqrt(2 * self.config.n_layer) for name in self.WRITES}
+        for name, parameter in self.named_parameters():
+            if name.endswith(".bias") or "ln_" in name:
+                nn.init.constant_(parameter, float(name.endswith("weight")))
+            else:
+                std = 0.02 / shrink.get(".".join(name.split(".")[-3:-1]), 1.0)
+                nn.init.normal_(parameter, std=std, generator=generator)
+
 
 class GPT2(Transformer):
     """GPT-2: learned positions, layer norms, one GELU layer in each MLP."""
 
     def __init__(self, config: GPT2Config) -> None:
-        def norm() -> nn.LayerNorm:
-            return nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
-
         super().__init__(config)
+        norm = partial(nn.LayerNorm, config.n_embd, config.layer_norm_epsilon)
         self.wpe = Embedding(config.n_positions, config.n_embd)
-        self.blocks = nn.ModuleList(
-            Block(i, norm(), Attention(config, i), norm(), MLP(config)) for i in range(config.n_layer)
-        )
+        layers = ((norm(), Attention(config, i), norm(), MLP(config)) for i in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(i, *parts) for i, parts in enumerate(layers))
         self.ln_f = norm()
 
     def embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -226,37 +236,15 @@ class GPT2(Transformer):
         x: Tensor = self.wte(ids) + self.wpe(positions)  # (B, T) -> (B, T, D)
         return x
 
-    def initialize(self, generator: torch.Generator) -> None:
-        """Fill the weights as for training from nothing: normal(0, 0.02), the writes into the stream divided by
-        sqrt(2 n_layer), biases 0 (Radford et al. 2019, section 2.3; the standard deviation is that of OpenAI's code)."""
-        for name, parameter in self.named_parameters():
-            if name.endswith(".bias"):
-                nn.init.zeros_(parameter)
-            elif "ln_" in name:
-                nn.init.ones_(parameter)
-            else:
-                shrink = math.sqrt(2 * self.config.n_layer) if name.endswith("c_proj.weight") else 1.0
-                nn.init.normal_(parameter, std=0.02 / shrink, generator=generator)
 
-
-# ---- attention and other products
-
-
-def look_back(
-    q: Tensor, k: Tensor, v: Tensor, layer: int, past: Past | None, scale: float, upcast: bool = False
-) -> Tensor:
+# ---- what the model is made of
+def look_back(q: Tensor, k: Tensor, v: Tensor, layer: int, past: Past | None, scale: float) -> Tensor:
     """Causal attention: queries `(B, T, H, K)`, keys and values `(B, T, G, K)` -> what each head finds, `(B, T, H, K)`."""
-    mask, dtype = None, q.dtype
-    if past is not None:
-        k, v, mask = past.extend(layer, k, v)  # (B, T, G, K) -> (B, S, G, K)
-    if upcast:
-        q, k, v = q.float(), k.float(), v.float()
-    z = F.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=scale,
-        is_causal=mask is None and q.shape[1] > 1,  # a lone token sees all there is
-        enable_gqa=q.shape[2] != k.shape[2],
-    )  # (B, H, T, K)  # fmt: skip
-    return z.transpose(1, 2).to(dtype)
+    k, v, mask = (k, v, None) if past is None else past.extend(layer, k, v)  # (B, T, G, K) -> (B, S, G, K)
+    q, k, v = (x.transpose(1, 2).to(q.dtype) for x in (q, k, v))  # (B, T, H, K) -> (B, H, T, K)
+    causal, groups = mask is None and q.shape[2] > 1, q.shape[1] != k.shape[1]  # a lone token sees all there is
+    z = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=groups)
+    return z.transpose(1, 2)
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -287,9 +275,9 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """A vector `(D,)` for each id. It starts uniform: on the meta device, torch's normal start waits a second for its compiler."""
+    """A vector `(D,)` for each id."""
 
-    def reset_parameters(self) -> None:
+    def reset_parameters(self) -> None:  # on the meta device, torch's normal start waits a second for its compiler
         nn.init.uniform_(self.weight, -0.02, 0.02)
 
     def scores(self, x: Tensor) -> Tensor:
@@ -298,21 +286,17 @@ class Embedding(nn.Embedding):
 
 
 # ---- the tokens before
-
-
 class Cache:
     """Keys and values of the tokens a model has seen, one row per text: slot p of a row is that row's position p.
 
     `lengths` `(B,)` says how many tokens each row holds, and the next ones follow there. `keep(lengths)` forgets all after:
-    call it after prompts padded on the right, with their true lengths, or to return to a shared prefix, with its length.
-    `depth` blocks are held, by default all.
-    """
+    call it after prompts padded on the right, with their true lengths, or to return to a shared prefix, with its length."""
 
     def __init__(self, model: Transformer, rows: int, capacity: int, depth: int | None = None) -> None:
         self.config = c = model.config
         self.capacity, self.depth = capacity, c.n_layer if depth is None else depth
-        wanted = f"a cache for 1 to {c.context} positions, the model's context"
-        expect(1 <= capacity <= c.context, wanted, capacity, "shorten the text")
+        fits = 1 <= capacity <= c.context
+        expect(fits, f"a cache for 1 to {c.context} positions, the model's context", capacity, "shorten the text")
         expect(rows >= 1, "a cache for one row or more", rows)
         expect(0 <= self.depth <= c.n_layer, f"a cache of 0 to {c.n_layer} blocks, the model's", depth)
         shape = (self.depth, rows, capacity, c.n_kv_head, c.head_size)
@@ -342,23 +326,20 @@ class Cache:
         positions = (self.lengths[:, None] + torch.arange(ids.shape[1])).to(ids.device)  # (B, 1) + (T,) -> (B, T)
         even = bool((self.lengths == longest).all())  # then a copy is enough, and a lone token sees all
         masked = longest > 0 and not (even and ids.shape[1] == 1)
-        self.place(positions, slice(longest, end) if even else positions, end, masked)
+        self.place(positions, slice(longest, end) if even else None, end, masked)
         return positions
 
-    def place(
-        self, positions: Tensor, at: slice | Tensor | None = None, end: int | None = None, masked: bool = True
-    ) -> None:
-        """Of the next call's tokens, at positions `(B, T)`: into which slots they go, and how many they look at. By default
-        at all, with a mask, so that no shape depends on the positions. `lengths` stays as it is."""
-        self._at, self._end = positions if at is None else at, self.capacity if end is None else end
-        rows = torch.arange(len(positions), device=positions.device)[:, None]
-        self._slots = (slice(None) if isinstance(self._at, slice) else rows, self._at)
+    def place(self, positions: Tensor, at: slice | None = None, end: int | None = None, masked: bool = True) -> None:
+        """Say that the next call's tokens have positions `(B, T)` and look at the slots before `end`. By default at all, with
+        a mask, so that no shape depends on the positions. `lengths` stays as it is."""
+        rows, self._end = torch.arange(len(positions), device=positions.device)[:, None], end or self.capacity
+        self._slots = (rows, positions) if at is None else (slice(None), at)
         seen = torch.arange(self._end, device=positions.device) <= positions[:, :, None]  # (B, T, S)
         self._mask = seen[:, None] if masked else None
 
     def positions(self, layer: int, tokens: int) -> slice | Tensor:
         """Of this call's tokens, asked before `extend`: an index into a table by position, a slice or `(B, T)`."""
-        return self._at  # slot p is position p
+        return self._slots[1]  # slot p is position p
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """This call's `(B, T, G, K)` -> all `(B, S, G, K)`; the mask `(B, 1, T, S)`, None if causal or if a lone token sees all."""
@@ -373,8 +354,6 @@ class Cache:
 
 
 # ---- the sites of a call
-
-
 class Sites:
     """What one call adds and records, checked before anything is computed. Made by the model, gone after the call."""
 
@@ -386,16 +365,16 @@ class Sites:
         tape: Tape | None = None,
         depth: int | None = None,
     ) -> None:
-        got, remedy = type(adds).__name__, "of a SteeringVector it is its .tensors"
-        expect(isinstance(adds, Mapping | None), "adds as a dictionary {site: what to add}", got, remedy)
-        fine, kind = isinstance(tape, dict | list | None), "a tape that can be filled, a dictionary or a list of sites"
-        expect(fine, kind, type(tape).__name__)
+        got = [type(given).__name__ for given in (adds, tape)]
+        expect(
+            isinstance(adds, Mapping | None), "adds as a dictionary", got[0], "of a SteeringVector it is its .tensors"
+        )
+        expect(isinstance(tape, dict | list | None), "a tape that can be filled, a dict or a list of sites", got[1])
         depth = model.config.n_layer if depth is None else depth
         every = [(name, i) for i in range(depth) for name in ("pre", "mid")] + [("pre", depth)]
-        self.adds = dict(adds or {})
         for site in (wanted := every if tape == {} else list(tape or ())):
             check_site(site, depth, ("pre", "mid", "head"))
-        self.recorded: dict[Site, Any] = dict.fromkeys(wanted)
+        self.adds, self.recorded = dict(adds or {}), dict.fromkeys(wanted)
         for site, add in self.adds.items():
             check_site(site, depth)
             if not callable(add):
@@ -408,7 +387,7 @@ class Sites:
             if callable(add):
                 add = add(x)
                 check_add(site, add, tuple(x.shape), x.dtype)
-            x = x + add.to(x)
+            x = x + add.to(x)  # steering
         if site in self.recorded:
             self.recorded[site] = x
         return x
@@ -427,8 +406,6 @@ class Sites:
 
 
 # ---- what is refused: what was expected, what came, what to do
-
-
 def refusal(expected: str, got: object, remedy: str = "") -> ValueError:
     return ValueError(f"expected {expected}, got {got}" + (f"; {remedy}" if remedy else ""))
 
@@ -463,8 +440,8 @@ def check_site(site: Any, depth: int | None = None, names: tuple[str, ...] = ("p
 
 
 def check_add(site: Site, add: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    (rows, tokens, width), form = shape, tuple(getattr(add, "shape", ()))
     expect(isinstance(add, Tensor), f"a tensor or a function that returns one to add at {site}", type(add).__name__)
+    (rows, tokens, width), form = shape, tuple(add.shape)
     fits = len(form) == 3 and form[0] in (1, rows) and form[1] in (1, tokens) and form[2] == width
     wanted = f"a tensor ({width},), ({rows}, 1, {width}) or ({rows}, {tokens}, {width}) to add at {site}"
     expect(fits or form == (width,), wanted, form, "was the vector read from this model?")
@@ -477,8 +454,7 @@ def check_call(model: Transformer, ids: Any, cache: Cache | None, depth: Any) ->
     expect(whole and 0 <= int(depth) <= c.n_layer, f"a depth, a whole number from 0 to {c.n_layer}", repr(depth))
     got = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
     fine = isinstance(ids, Tensor) and ids.ndim == 2 and ids.dtype in (torch.int64, torch.int32)
-    wanted = "ids as a tensor of shape (B, T) and a whole-number dtype"
-    expect(fine, wanted, got, "for one text write torch.tensor([ids])")
+    expect(fine, "whole-number ids in a tensor (B, T)", got, "for one text write torch.tensor([ids])")
     expect(ids.numel() > 0, "at least one token in each row", f"ids of shape {tuple(ids.shape)}")
     expect(ids.device == here, f"ids on the model's device {here}", ids.device, f'write ids.to("{here}")')
     low, high = int(ids.min()), int(ids.max())
