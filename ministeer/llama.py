@@ -71,25 +71,20 @@ class LlamaConfig:
 
 @lru_cache(maxsize=8)
 def turns(config: LlamaConfig, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the angle by which each position turns each pair of a head's entries, two `(context, K / 2)`.
+    """Cosine and signed sine of the angle by which each position turns each entry of a head, two `(context, 1, K)`.
 
-    Pair j turns by base^(-2j / K) radians a token (Su et al. 2021, equation 15). Computed in float32, kept for later calls.
+    Entries j and j + K / 2 are a point of a plane, which turns by base^(-2j / K) radians per token (Su et al. 2021, equation 15).
+    Computed in float32, and kept for later calls.
     """
-    steps = torch.arange(0, config.head_size, 2, dtype=torch.float32) / config.head_size
-    speed = 1.0 / config.rope_base**steps  # (K / 2,), radians per token
+    speed = 1 / config.rope_base ** (torch.arange(0, config.head_size, 2).float() / config.head_size)  # (K / 2,)
     if config.rope_scaling is not None:
         s = config.rope_scaling
-        wavelength = 2 * math.pi / speed
-        kept = ((s.original_context / wavelength - s.low) / (s.high - s.low)).clamp(0, 1)  # 1: as it is, 0: stretched
+        rounds = s.original_context * speed / (2 * math.pi)  # in the context it was trained on
+        kept = ((rounds - s.low) / (s.high - s.low)).clamp(0, 1)  # 1: as it is, 0: stretched
         speed = (1 - kept) * speed / s.factor + kept * speed
-    angles = torch.arange(config.context, dtype=torch.float32)[:, None] * speed  # (context, K / 2)
-    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
-
-
-def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Queries or keys `(B, T, H, K)`, entry j and entry j + K / 2 turned as one point of a plane; cos and sin `(.., T, 1, K / 2)`."""
-    a, b = x.chunk(2, -1)  # 2 x (B, T, H, K / 2)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    angles = torch.arange(config.context, dtype=torch.float32)[:, None, None] * speed  # (context, 1, K / 2)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], -1).to(device, dtype), torch.cat([-sin, sin], -1).to(device, dtype)
 
 
 class LlamaAttention(nn.Module):
@@ -107,8 +102,10 @@ class LlamaAttention(nn.Module):
     def forward(self, x: Tensor, past: Past | None = None, sites: Sites | None = None) -> Tensor:
         q, k, v = (f(x).view(*x.shape[:2], -1, self.config.head_size) for f in (self.q, self.k, self.v))
         at = slice(x.shape[1]) if past is None else past.positions(self.layer, x.shape[1])
-        cos, sin = (table[at].unsqueeze(-2) for table in turns(self.config, x.dtype, x.device))  # (.., T, 1, K / 2)
-        q, k = turn(q, cos, sin), turn(k, cos, sin)  # (B, T, H, K), (B, T, G, K)
+        cos, sin = (table[at] for table in turns(self.config, q.dtype, x.device))  # (T, 1, K) or (B, T, 1, K)
+        qk = torch.cat([q, k], 2)  # (B, T, H, K), (B, T, G, K) -> (B, T, H + G, K)
+        qk = qk * cos + qk.roll(self.config.head_size // 2, -1) * sin  # turned by their positions
+        q, k = qk.split([q.shape[2], k.shape[2]], 2)
         z = look_back(q, k, v, self.layer, past, self.scale)  # (B, T, H, K)
         if sites is not None:
             sites.record_heads(self.layer, z, self.o)

@@ -254,8 +254,8 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     what that gains). 8 tokens, 32 strips of rows and 4 parts of a sum are what was quickest when tried.
     """
     (out, n), few = weight.shape, 0 < x.numel() <= 8 * weight.shape[1] and x.dtype == torch.float32
-    rows, columns = weight.is_contiguous(), weight.mT.is_contiguous()  # columns: as GPT-2's checkpoints hold it
-    if not few or x.device.type != "cpu" or not (rows or columns):
+    rows = weight.is_contiguous()  # else perhaps columns, as GPT-2's checkpoints hold it
+    if not few or x.device.type != "cpu" or not (rows or weight.mT.is_contiguous()):
         return F.linear(x, weight, bias)
     x_, parts = x.reshape(-1, n), next(s for s in range(32 if rows else 4, 0, -1) if (out if rows else n) % s == 0)
     if rows:  # (S, N, in) @ (S, in, out / S) -> (N, S, out / S)
