@@ -105,7 +105,7 @@ class LlamaAttention(nn.Module):
         cos, sin = (table[at] for table in turns(self.config, q.dtype, x.device))  # (T, 1, K) or (B, T, 1, K)
         qk = torch.cat([q, k], 2)  # (B, T, H, K), (B, T, G, K) -> (B, T, H + G, K)
         qk = qk * cos + qk.roll(self.config.head_size // 2, -1) * sin  # turned by their positions
-        q, k = qk.split([q.shape[2], k.shape[2]], 2)
+        q, k = qk[:, :, : q.shape[2]], qk[:, :, q.shape[2] :]
         z = look_back(q, k, v, self.layer, past, self.scale)  # (B, T, H, K)
         if sites is not None:
             sites.record_heads(self.layer, z, self.o)
