@@ -109,8 +109,7 @@ class LlamaAttention(nn.Module):
         z = look_back(q, k, v, self.layer, past, self.scale)  # (B, T, H, K)
         if sites is not None:
             sites.record_heads(self.layer, z, self.o)
-        out: Tensor = self.o(z.flatten(2))  # (B, T, H, K) -> (B, T, D)
-        return out
+        return self.o(z.flatten(2))  # (B, T, H, K) -> (B, T, D)
 
 
 class GatedMLP(nn.Module):
@@ -123,8 +122,7 @@ class GatedMLP(nn.Module):
         self.down = Linear(config.inner, config.width, config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(self.gate(x, "silu") * self.up(x))  # (B, T, D) -> (B, T, I) -> (B, T, D)
-        return out
+        return self.down(self.gate(x, "silu") * self.up(x))  # (B, T, D) -> (B, T, I) -> (B, T, D)
 
 
 class RMSNorm(nn.RMSNorm):

@@ -99,8 +99,7 @@ class Attention(nn.Module):
         z = look_back(q, k, v, self.layer, past, self.scale).to(x.dtype)  # (B, T, H, K)
         if sites is not None:
             sites.record_heads(self.layer, z, self.c_proj)
-        out: Tensor = self.c_proj(z.flatten(2))  # (B, T, H, K) -> (B, T, D)
-        return out
+        return self.c_proj(z.flatten(2))  # (B, T, H, K) -> (B, T, D)
 
 
 class MLP(nn.Module):
@@ -113,8 +112,7 @@ class MLP(nn.Module):
         self.c_proj = Linear(config.inner, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.c_proj(self.c_fc(x, self.activation))  # (B, T, D) -> (B, T, 4D) -> (B, T, D)
-        return out
+        return self.c_proj(self.c_fc(x, self.activation))  # (B, T, D) -> (B, T, 4D) -> (B, T, D)
 
 
 class Block(nn.Module):
@@ -148,7 +146,6 @@ class Transformer(nn.Module):
 
     blocks: nn.ModuleList
     ln_f: nn.Module
-    WRITES = ("attn.c_proj", "mlp.c_proj", "attn.o", "mlp.down")  # the modules whose products are added to the stream
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -162,13 +159,11 @@ class Transformer(nn.Module):
 
     def embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Token ids `(B, T)` -> the stream that enters block 0, `(B, T, D)`; positions `(B, T)`, by default 0 to T-1."""
-        x: Tensor = self.wte(ids)  # (B, T) -> (B, T, D)
-        return x
+        return self.wte(ids)  # (B, T) -> (B, T, D)
 
     def unembed(self, x: Tensor) -> Tensor:
         """The stream that leaves the last block, `(..., D)` -> logits of the next token, `(..., V)`."""
-        logits: Tensor = self.head.scores(self.ln_f(x))
-        return logits
+        return self.head.scores(self.ln_f(x))
 
     def forward(
         self, ids: Tensor, adds: Adds | None = None, tape: Tape | None = None, cache: Cache | None = None
@@ -210,13 +205,13 @@ class Transformer(nn.Module):
     def initialize(self, generator: torch.Generator) -> None:
         """Fill the weights as for training from nothing: normal(0, 0.02), the writes into the stream divided by
         sqrt(2 n_layer), biases 0 (Radford et al. 2019, section 2.3; the standard deviation is that of OpenAI's code)."""
-        shrink = {name: math.sqrt(2 * self.config.n_layer) for name in self.WRITES}
+        writes = tuple(f"{name}.weight" for name in ("attn.c_proj", "mlp.c_proj", "attn.o", "mlp.down"))
         for name, parameter in self.named_parameters():
             if name.endswith(".bias") or "ln_" in name:
                 nn.init.constant_(parameter, float(name.endswith("weight")))
             else:
-                std = 0.02 / shrink.get(".".join(name.split(".")[-3:-1]), 1.0)
-                nn.init.normal_(parameter, std=std, generator=generator)
+                shrink = math.sqrt(2 * self.config.n_layer) if name.endswith(writes) else 1.0
+                nn.init.normal_(parameter, std=0.02 / shrink, generator=generator)
 
 
 class GPT2(Transformer):
@@ -233,8 +228,7 @@ class GPT2(Transformer):
     def embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)  # (T,)
-        x: Tensor = self.wte(ids) + self.wpe(positions)  # (B, T) -> (B, T, D)
-        return x
+        return self.wte(ids) + self.wpe(positions)  # (B, T) -> (B, T, D)
 
 
 # ---- what the model is made of
