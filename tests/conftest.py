@@ -1,5 +1,7 @@
 """Settings and fixtures; plain helpers are in reference.py, which tests import by name."""
 
+from typing import Any
+
 import pytest
 from hypothesis import settings
 from reference import SHAPES, Pair, pair
@@ -23,7 +25,23 @@ def pairs() -> Pairs:
     return Pairs()
 
 
-@pytest.fixture(scope="session")
-def tiny(pairs: Pairs) -> Pair:
-    """Three layers of width 16: enough to see a site before, between and after."""
-    return pairs["tiny"]
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "once: a test of no architecture, or of GPT-2 alone")
+
+
+def pytest_generate_tests(metafunc: Any) -> None:
+    """A test module with pairs of models `BOTH`, by the name of their architecture, runs once on each of them; but for tests that are
+    marked, and those that take their models from `pairs`."""
+    models = getattr(metafunc.module, "BOTH", None)
+    alone = "pairs" in metafunc.fixturenames or any(mark.name == "once" for mark in metafunc.definition.iter_markers())
+    if models and not alone:
+        metafunc.parametrize("architecture", models, indirect=True, scope="module")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def architecture(request: pytest.FixtureRequest) -> str:
+    """The module's MODEL and THEIRS are those of the architecture that its tests run on now: GPT-2 where they run once."""
+    name: str = getattr(request, "param", "gpt2")
+    if models := getattr(request.module, "BOTH", None):
+        request.module.MODEL, request.module.THEIRS = models[name]
+    return name

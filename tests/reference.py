@@ -1,6 +1,7 @@
-"""What the tests hold the model to: transformers' GPT-2 with the same random weights, read and steered through its hooks.
+"""What the tests hold the models to: transformers' with the same random weights, read and steered through its hooks.
 
-Nothing here uses `ministeer.checkpoint`: the conversion is written out once more, so that the two can disagree.
+Both architectures, by one table of shapes and variants. Nothing here uses `ministeer.checkpoint`: the conversion is written
+out once more, so that the two can disagree.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ministeer.model import GPT2, GPT2Config
+from ministeer.llama import Llama, Llama3Scaling, LlamaConfig
+from ministeer.model import GPT2, GPT2Config, Linear, Transformer
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import transformers
@@ -22,84 +24,201 @@ import transformers
 # models below two right answers differ by 1e-6, and GELU without its tanh form by as little as 1.1e-4.
 TOLERANCE = 1e-5
 
+
+def sizes(
+    family: str, vocab_size: int, context: int, width: int, n_layer: int, n_head: int, **settings: Any
+) -> dict[str, Any]:
+    """A shape of a family, "gpt2", "llama" or "qwen2", in the words of transformers' config.
+
+    A Llama's heads share keys and values in pairs. Its positions turn quickly, so that in a short text a wrong angle shows.
+    """
+    if family == "gpt2":
+        words = {
+            "vocab_size": vocab_size,
+            "n_positions": context,
+            "n_embd": width,
+            "n_layer": n_layer,
+            "n_head": n_head,
+        }
+        return {"model_type": family} | words | settings
+    words = {
+        "vocab_size": vocab_size, "max_position_embeddings": context, "hidden_size": width, "intermediate_size": 2 * width + 8,
+        "num_hidden_layers": n_layer, "num_attention_heads": n_head, "num_key_value_heads": n_head // 2,
+        "rms_norm_eps": 1e-5, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0}, "tie_word_embeddings": False,
+    }  # fmt: skip
+    return {"model_type": family} | words | settings
+
+
+def small(family: str, **settings: Any) -> dict[str, Any]:
+    """Three layers of width 16: enough to see a site before, between and after."""
+    return sizes(family, 61, 24, 16, 3, 2 if family == "gpt2" else 4, **settings)
+
+
+# of the four pairs of a head of 8 the first, a turn of 6 tokens, stays; the second, of 20, is between; the others are stretched
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 100.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
 SHAPES = {
-    "tiny": {"vocab_size": 61, "n_positions": 24, "n_embd": 16, "n_layer": 3, "n_head": 2},
-    "one head": {"vocab_size": 50, "n_positions": 12, "n_embd": 24, "n_layer": 1, "n_head": 1},
-    "odd": {"vocab_size": 97, "n_positions": 40, "n_embd": 60, "n_layer": 5, "n_head": 12},
-    "xl wide": {"vocab_size": 101, "n_positions": 32, "n_embd": 1600, "n_layer": 2, "n_head": 25},
+    "gpt2": small("gpt2"),
+    "one head": sizes("gpt2", 50, 12, 24, 1, 1),
+    "odd": sizes("gpt2", 97, 40, 60, 5, 12),
+    "xl wide": sizes("gpt2", 101, 32, 1600, 2, 25),
+    "inner width": small("gpt2", n_inner=40),
+    "gelu": small("gpt2", activation_function="gelu"),
+    "relu": small("gpt2", activation_function="relu"),
+    "gelu by pytorch": small("gpt2", activation_function="gelu_pytorch_tanh"),
+    "unscaled": small("gpt2", scale_attn_weights=False),
+    "scaled by layer": small("gpt2", scale_attn_by_inverse_layer_idx=True),
+    "upcast": small("gpt2", scale_attn_by_inverse_layer_idx=True, reorder_and_upcast_attn=True),
+    "untied gpt2": small("gpt2", tie_word_embeddings=False),
+    "llama": small("llama"),
+    "odd llama": sizes("llama", 97, 40, 60, 5, 6, num_key_value_heads=3),
+    "tied llama": small("llama", tie_word_embeddings=True),
+    "wide heads": small("llama", head_dim=10),
+    "llama 3": small("llama", head_dim=8, rope_parameters=LLAMA3),
+    "no groups": small("llama", num_key_value_heads=4),
+    "one group": small("llama", num_key_value_heads=1),
+    "llama biases": small("llama", attention_bias=True, mlp_bias=True),
+    "qwen2": small("qwen2"),
 }
 
 
 class Pair(NamedTuple):
     """Our model and transformers' with the same weights, both frozen and in evaluation mode."""
 
-    ours: GPT2
+    ours: Transformer
     theirs: Any
 
 
-def draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """A random weight for the hub's tensor `name` (matrices `[in, out]`), of a size at which every detail shows.
+class Parts(NamedTuple):
+    """Where a model of transformers keeps what our sites lie between, block by block."""
 
-    The stream is small (as GPT-2's is at first), so that LayerNorm's epsilon matters; the writes into it are as large as
+    blocks: list[Any]
+    attentions: list[Any]
+    writers: list[Any]  # the projections by which heads write into the stream
+    norms: list[Any]  # after the attention, before the MLP
+    last_norm: Any
+
+
+def parts(theirs: Any) -> Parts:
+    if theirs.config.model_type == "gpt2":
+        blocks, last = list(theirs.transformer.h), theirs.transformer.ln_f
+        attentions, norms = [b.attn for b in blocks], [b.ln_2 for b in blocks]
+        return Parts(blocks, attentions, [a.c_proj for a in attentions], norms, last)
+    blocks, last = list(theirs.model.layers), theirs.model.norm
+    attentions, norms = [b.self_attn for b in blocks], [b.post_attention_layernorm for b in blocks]
+    return Parts(blocks, attentions, [a.o_proj for a in attentions], norms, last)
+
+
+def writer(ours: Transformer, layer: int) -> Linear:
+    """The projection by which the heads of a block of ours write into the stream."""
+    attention: Any = ours.blocks[layer].attn
+    found: Linear = attention.c_proj if isinstance(ours, GPT2) else attention.o
+    return found
+
+
+def draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """A random weight for the hub's tensor `name`, of a size at which every detail shows.
+
+    The stream is small (as GPT-2's is at first), so that the norms' epsilon matters; the writes into it are as large as
     itself, so that a wrong one cannot hide; attention scores and MLP inputs are of order one, so that neither the softmax
-    nor the GELU is nearly linear; biases and norms are not the 0 and 1 at which their mistakes vanish.
+    nor the activation is nearly linear; biases and norms are not the 0 and 1 at which their mistakes vanish.
     """
     x = torch.randn(shape, generator=generator)
-    if "ln_" in name:
+    if any(norm in name for norm in ("ln_", "layernorm", "model.norm")):
         return 1.0 + 0.3 * x if name.endswith("weight") else 0.3 * x
-    if name.endswith(("wte.weight", "wpe.weight")):
+    if name.endswith(("wte.weight", "wpe.weight", "embed_tokens.weight", "lm_head.weight")):
         return 0.03 * x if "wte" in name else 0.06 * x
-    spread = 0.1 if "c_proj" in name else 1.5
-    return 0.3 * spread * x if name.endswith("bias") else spread * x / shape[0] ** 0.5
+    spread = 0.1 if any(write in name for write in ("c_proj", "o_proj", "down_proj")) else 1.5
+    inputs = shape[0] if "c_" in name else shape[-1]  # GPT-2's matrices are `[in, out]`
+    return 0.3 * spread * x if name.endswith("bias") else spread * x / inputs**0.5
 
 
-def reference_model(shape: dict[str, int], seed: int = 0, attention: str = "eager") -> Any:
-    """Transformers' GPT-2 with weights from `draw`; "eager" attention is written out in matrix products."""
-    config = transformers.GPT2Config(
-        **shape, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None, pad_token_id=0
-    )
-    config._attn_implementation = attention
-    theirs = transformers.GPT2LMHeadModel(config).eval().requires_grad_(False)
+def reference_model(shape: dict[str, Any], seed: int = 0, attention: str = "eager") -> Any:
+    """Transformers' model with weights from `draw`; "eager" attention is written out in matrix products."""
+    settings: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
+    settings |= {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0} | shape
+    family = settings.pop("model_type", "gpt2")
+    config = transformers.AutoConfig.for_model(family, **settings)
+    theirs = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    theirs.eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in theirs.named_parameters():
         parameter.copy_(draw(name, tuple(parameter.shape), generator))
     return theirs
 
 
-def converted(theirs: Any) -> GPT2:
-    """Transformers' GPT-2 as ours, in its dtype: the hub's matrices are `[in, out]`, ours `[out, in]`."""
-    c = theirs.config
+def converted(theirs: Any) -> Transformer:
+    """Transformers' model as ours, in its dtype."""
     with torch.device("meta"):
-        ours = GPT2(
-            GPT2Config(
-                vocab_size=c.vocab_size,
-                n_positions=c.n_positions,
-                n_embd=c.n_embd,
-                n_layer=c.n_layer,
-                n_head=c.n_head,
-                layer_norm_epsilon=c.layer_norm_epsilon,
-            )
-        )
+        ours: Transformer = _gpt2(theirs.config) if theirs.config.model_type == "gpt2" else _llama(theirs.config)
     state = {}
     for name, tensor in theirs.state_dict().items():
-        if name == "lm_head.weight":
+        if name == "lm_head.weight" and theirs.config.tie_word_embeddings:
             continue
-        matrix = name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
-        short = name.removeprefix("transformer.")
-        state["blocks." + short[2:] if short.startswith("h.") else short] = (
-            tensor.T.contiguous() if matrix else tensor.clone()
-        )
+        matrix = name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))  # `[in, out]` there, `[out, in]` here
+        for there, here in OUR_NAMES:
+            name = name.replace(there, here)
+        state[name] = tensor.T.contiguous() if matrix else tensor.clone()
     ours.load_state_dict(state, strict=True, assign=True)
     return ours.eval().requires_grad_(False)
 
 
-def pair(shape: dict[str, int], seed: int = 0, attention: str = "eager") -> Pair:
+OUR_NAMES = [
+    ("transformer.h.", "blocks."), ("transformer.", ""), ("model.layers.", "blocks."), ("model.embed_tokens", "wte"),
+    ("model.norm", "ln_f"), ("input_layernorm", "ln_1"), ("post_attention_layernorm", "ln_2"), ("self_attn", "attn"),
+    *((f".{name}_proj", f".{name}") for name in ("q", "k", "v", "o", "gate", "up", "down")),
+]  # fmt: skip
+
+
+def _gpt2(c: Any) -> GPT2:
+    same = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "layer_norm_epsilon", "n_inner")
+    same += ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn")
+    settings = {name: getattr(c, name) for name in same}
+    return GPT2(GPT2Config(**settings, activation=c.activation_function, tied=c.tie_word_embeddings))
+
+
+def _llama(c: Any) -> Llama:
+    rope, qwen = c.rope_parameters, c.model_type == "qwen2"
+    scaling = None
+    if rope["rope_type"] == "llama3":
+        words = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        scaling = Llama3Scaling(*(rope[word] for word in words))
+    return Llama(
+        LlamaConfig(
+            vocab_size=c.vocab_size,
+            context=c.max_position_embeddings,
+            width=c.hidden_size,
+            inner=c.intermediate_size,
+            n_layer=c.num_hidden_layers,
+            n_head=c.num_attention_heads,
+            n_kv_head=c.num_key_value_heads,
+            head_size=getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads,
+            rms_norm_epsilon=c.rms_norm_eps,
+            rope_base=rope["rope_theta"],
+            rope_scaling=scaling,
+            qkv_bias=True if qwen else c.attention_bias,
+            o_bias=False if qwen else c.attention_bias,
+            mlp_bias=False if qwen else c.mlp_bias,
+            tied=c.tie_word_embeddings,
+        )
+    )
+
+
+def pair(shape: dict[str, Any], seed: int = 0, attention: str = "eager") -> Pair:
     """Our model and transformers' with the same random weights."""
     theirs = reference_model(shape, seed, attention)
     return Pair(converted(theirs), theirs)
 
 
-def random_ids(model: GPT2, rows: int, tokens: int, seed: int = 0) -> Tensor:
+def both(seed: int, *shape: int, families: tuple[str, ...] = ("gpt2", "llama")) -> dict[str, Pair]:
+    """A pair of each architecture, of one shape (as `sizes` takes it; by default `small`'s). A test module that calls this `BOTH`
+    runs once on each: see `architecture` in conftest.py."""
+    return {name: pair(sizes(name, *shape) if shape else small(name), seed) for name in families}
+
+
+def random_ids(model: Transformer, rows: int, tokens: int, seed: int = 0) -> Tensor:
     """Token ids `(rows, tokens)`."""
     return torch.randint(model.config.vocab_size, (rows, tokens), generator=torch.Generator().manual_seed(seed))
 
@@ -131,10 +250,10 @@ def hooked(
     """Transformers' model steered and read as our sites say, through forward hooks, for as long as the block lasts.
 
     Between attention and MLP transformers has no module that the stream enters, so steering there adds to what attention
-    returns, and reading there reads what `ln_2` gets. Function adds cannot be had there: attention does not know the stream.
+    returns, and reading there reads what the norm before the MLP gets. Function adds cannot be had there: attention does
+    not know the stream.
     """
-    blocks = theirs.transformer.h
-    handles = []
+    there, handles = parts(theirs), []
 
     def entering(module: Any, site: tuple[str, int], change: bool) -> None:
         def hook(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -153,11 +272,11 @@ def hooked(
 
         handles.append(module.register_forward_hook(hook))
 
-    for i, block in enumerate(blocks):
+    for i, (block, attention, norm) in enumerate(zip(there.blocks, there.attentions, there.norms, strict=True)):
         entering(block, ("pre", i), change=True)
-        leaving_attention(block.attn, ("mid", i))
-        entering(block.ln_2, ("mid", i), change=False)
-    entering(theirs.transformer.ln_f, ("pre", len(blocks)), change=True)
+        leaving_attention(attention, ("mid", i))
+        entering(norm, ("mid", i), change=False)
+    entering(there.last_norm, ("pre", len(there.blocks)), change=True)
     try:
         yield
     finally:
@@ -173,7 +292,7 @@ def reference_run(theirs: Any, ids: Tensor, adds: dict[tuple[str, int], Any] | N
     return logits, seen
 
 
-def alone(model: GPT2, prompts: list[list[int]], **kwargs: Any) -> list[Tensor]:
+def alone(model: Transformer, prompts: list[list[int]], **kwargs: Any) -> list[Tensor]:
     """Logits `(T, V)` of each prompt run by itself, without a cache."""
     return [model(torch.tensor([prompt]), **kwargs)[0] for prompt in prompts]
 

@@ -5,20 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from reference import pair, random_ids, random_tensor, reference_run
+from reference import both, parts, random_ids, random_tensor, reference_run
 from torch import Tensor
 
 from ministeer.calibrate import NotMonotone, calibrate
 from ministeer.interventions import decay, project_out, relative, rotate
 from ministeer.vectors import Steer
 
-SHAPE = {"vocab_size": 61, "n_positions": 32, "n_embd": 24, "n_layer": 3, "n_head": 2}
-MODEL, THEIRS = pair(SHAPE, seed=7)
-for ln_f in (
-    MODEL.ln_f,
-    THEIRS.transformer.ln_f,
-):  # predictions that are sure of themselves, so that they can change a lot
-    ln_f.weight.mul_(20)
+BOTH = both(7, 61, 32, 24, 3, 2)
+for ours, theirs in BOTH.values():  # predictions that are sure of themselves, so that they can change a lot
+    for norm in (ours.ln_f, parts(theirs).last_norm):
+        norm.weight.mul_(20)
+MODEL, THEIRS = BOTH["gpt2"]
 V = random_tensor(24, seed=1, scale=1.0)
 TEXTS = [random_ids(MODEL, 1, n, seed=n)[0].tolist() for n in (3, 7, 5)]
 

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference import SHAPES, TOLERANCE, pair, random_tensor, reference_run, relative, residual_sites
+from reference import SHAPES, TOLERANCE, both, parts, random_tensor, reference_run, relative, residual_sites
 from torch import Tensor
 
 from ministeer.extract import activation_addition, contrastive, pair_streams, random_like, streams
 from ministeer.generate import generate
-from ministeer.model import GPT2
+from ministeer.model import Transformer
 from ministeer.provenance import Provenance, data_hash, fingerprint
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import Steer, SteeringVector
 
-SHAPE = {"vocab_size": 257, "n_positions": 48, "n_embd": 48, "n_layer": 3, "n_head": 4}
-MODEL, THEIRS = pair(SHAPE, seed=3)
+BOTH = both(3, 257, 48, 48, 3, 4)
+MODEL, THEIRS = BOTH["gpt2"]
 BYTES = Tokenizer({bytes([byte]): byte for byte in range(256)}, eot=256)  # a token a byte: positions can be counted
 SITES = residual_sites(3)
 PAIRS = [
@@ -46,7 +46,7 @@ def no_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("logits were computed")
 
-    monkeypatch.setattr(GPT2, "unembed", refuse)
+    monkeypatch.setattr(Transformer, "unembed", refuse)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_the_output_of_block_i_is_the_stream_before_block_i_plus_one() -> None:
     for i in range(3):
         assert relative(found["pre", i][0], hidden[i][0, 4]) < TOLERANCE
     assert relative(found["pre", 3][0], hidden[3][0, 4]) > 0.1
-    assert relative(THEIRS.transformer.ln_f(found["pre", 3][0]), hidden[3][0, 4]) < TOLERANCE
+    assert relative(parts(THEIRS).last_norm(found["pre", 3][0]), hidden[3][0, 4]) < TOLERANCE
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 7, 100])
@@ -200,9 +200,9 @@ def test_progress_is_told_after_each_batch() -> None:
 def test_what_a_pair_shares_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 3 pairs that differ in the last of 20 tokens: 3 x 19 tokens and twice 3 x 1, not 6 x 20."""
     tokens: list[int] = []
-    stream = GPT2.stream
+    stream = Transformer.stream
     monkeypatch.setattr(
-        GPT2, "stream", lambda self, ids, *a, **k: tokens.append(ids.numel()) or stream(self, ids, *a, **k)
+        Transformer, "stream", lambda self, ids, *a, **k: tokens.append(ids.numel()) or stream(self, ids, *a, **k)
     )
     pairs = [(f"{letter * 19}A", f"{letter * 19}B") for letter in "xyz"]
     shared = contrastive(MODEL, BYTES, pairs, SITES)
@@ -223,7 +223,7 @@ def test_provenance_names_weights_method_texts_token_and_dtype() -> None:
 
 
 def test_nothing_stays_changed_and_no_gradient_is_kept() -> None:
-    model = pair(SHAPE, seed=3).ours.requires_grad_(True)
+    model = copy.deepcopy(MODEL).requires_grad_(True)
     before = fingerprint(model)
     vectors = [contrastive(model, BYTES, PAIRS), activation_addition(model, BYTES, "Love", "Hate", ("pre", 1))]
     assert fingerprint(model) == before
@@ -318,13 +318,13 @@ def test_activation_addition_is_the_first_texts_stream_minus_the_seconds(positiv
         assert found[site].any()  # somewhere the texts differ
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", [name for name in SHAPES if name != "xl wide"])
 def test_the_row_of_end_of_text_is_exactly_zero_in_models_of_any_shape(pairs: dict, name: str) -> None:
     model = pairs[name].ours
     tokenizer = Tokenizer({bytes([byte]): byte for byte in range(256)}, eot=256)
     tokenizer.eot = model.config.vocab_size - 1
     found = activation_addition(model, tokenizer, "(+*", "!0", ("pre", model.config.n_layer))
-    assert found["pre", model.config.n_layer].shape == (4, model.config.n_embd)
+    assert found["pre", model.config.n_layer].shape == (4, model.config.width)
     assert not found["pre", model.config.n_layer][0].any()
     assert found["pre", model.config.n_layer][1:].any(-1).all()
 

@@ -1,11 +1,12 @@
 """Head mediation: against one head, one prompt at a time on transformers, and a head planted to do the work."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from reference import TOLERANCE, pair, random_ids, random_tensor, relative
+from reference import TOLERANCE, both, parts, random_ids, random_tensor, relative, writer
 from torch import Tensor
 
 from ministeer import heads
@@ -15,28 +16,29 @@ from ministeer.tokenizer import Tokenizer
 from ministeer.variants import Branch, logits32
 from ministeer.vectors import Steer
 
-SHAPE = {"vocab_size": 257, "n_positions": 32, "n_embd": 48, "n_layer": 3, "n_head": 4}
-MODEL, THEIRS = pair(SHAPE, seed=11)
+BOTH = both(11, 257, 32, 48, 3, 4)
+MODEL, THEIRS = BOTH["gpt2"]
+LAYERS, HEADS = 3, 4
 BYTES = Tokenizer({bytes([byte]): byte for byte in range(256)}, eot=256)  # a token a byte
 CLEAN = ["hot: cold, up:", "<|endoftext|>in: out, big:", "ab", "yes: no, left:"]
 SHUFFLED, ANSWERS = ["hot: up, cold:", "<|endoftext|>a", "in: big, out: in, u:"], ["x", "q", "!"]
 
 
 def writes(ids: list[int]) -> Tensor:
-    """What each head of transformers' model writes at the last token, `(L, H, D)`: its slice through its rows of c_proj."""
+    """What each head of transformers' model writes at the last token, `(L, H, D)`: its slice through its rows of the projection."""
     found: dict[int, Tensor] = {}
     handles = [
-        block.attn.c_proj.register_forward_pre_hook(lambda _, args, i=i: found.__setitem__(i, args[0][0, -1]))
-        for i, block in enumerate(THEIRS.transformer.h)
+        out.register_forward_pre_hook(lambda _, args, i=i: found.__setitem__(i, args[0][0, -1]))
+        for i, out in enumerate(parts(THEIRS).writers)
     ]
     THEIRS(input_ids=torch.tensor([ids]), use_cache=False)
     for handle in handles:
         handle.remove()
-    n_head, size = SHAPE["n_head"], SHAPE["n_embd"] // SHAPE["n_head"]
     rows = []
-    for i, block in enumerate(THEIRS.transformer.h):
-        weight = block.attn.c_proj.weight  # [in, out]
-        rows.append([found[i][h * size : (h + 1) * size] @ weight[h * size : (h + 1) * size] for h in range(n_head)])
+    for i, out in enumerate(parts(THEIRS).writers):
+        weight = out.weight.T if isinstance(out, torch.nn.Linear) else out.weight  # [in, out]
+        own = zip(found[i].chunk(HEADS), weight.chunk(HEADS), strict=True)
+        rows.append([z @ w for z, w in own])
     return torch.stack([torch.stack(row) for row in rows])
 
 
@@ -48,7 +50,7 @@ def probability(ids: list[int], answer: int, layer: int = 0, change: Tensor | No
         moved[0, -1] += change
         return (moved, *output[1:])
 
-    handle = THEIRS.transformer.h[layer].attn.register_forward_hook(hook) if change is not None else None
+    handle = parts(THEIRS).attentions[layer].register_forward_hook(hook) if change is not None else None
     logits = THEIRS(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
     if handle is not None:
         handle.remove()
@@ -57,19 +59,19 @@ def probability(ids: list[int], answer: int, layer: int = 0, change: Tensor | No
 
 def slow_effects(means: Tensor) -> Tensor:
     """One head, one prompt at a time."""
-    effects = torch.empty(len(SHUFFLED), SHAPE["n_layer"], SHAPE["n_head"])
+    effects = torch.empty(len(SHUFFLED), LAYERS, HEADS)
     for n, (prompt, answer) in enumerate(zip(SHUFFLED, ANSWERS, strict=True)):
         ids, target = BYTES.encode(prompt, special=True), BYTES.single(answer)
         own, before = writes(ids), probability(ids, target)
-        for layer in range(SHAPE["n_layer"]):
-            for head in range(SHAPE["n_head"]):
+        for layer in range(LAYERS):
+            for head in range(HEADS):
                 change = means[layer, head] - own[layer, head]
                 effects[n, layer, head] = probability(ids, target, layer, change) - before
     return effects
 
 
 @pytest.fixture(scope="module")
-def means() -> Tensor:
+def means(architecture: None) -> Tensor:
     return heads.mean_writes(MODEL, BYTES, CLEAN)
 
 
@@ -107,7 +109,7 @@ def test_a_prompt_is_read_once_whatever_the_number_of_heads(means: Tensor) -> No
     """Patched variants run their one token through the layers above; the prompt before is not read again."""
     seen: list[tuple[int, int, int]] = []
     hooks = [
-        block.register_forward_pre_hook(lambda _, args, i=i: seen.append((i, *args[0].shape[:2])))
+        block.mlp.register_forward_pre_hook(lambda _, args, i=i: seen.append((i, *args[0].shape[:2])))
         for i, block in enumerate(MODEL.blocks)
     ]
     heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, means)
@@ -115,13 +117,14 @@ def test_a_prompt_is_read_once_whatever_the_number_of_heads(means: Tensor) -> No
         hook.remove()
     longest = max(len(BYTES.encode(prompt, special=True)) for prompt in SHUFFLED) - 1
     read, last = [(i, 3, longest) for i in range(3)], [(i, 3, 1) for i in range(3)]
-    assert seen == [*read, *last, (1, 3, 4), (2, 3, 4), (2, 3, 4)]  # then the 4 heads of layers 0 and 1 side by side
+    patched = [(i, 3, 4) for layer in range(3) for i in range(layer, 3)]  # the 4 heads of each layer side by side
+    assert seen == [*read, *last, *patched]
 
 
+@pytest.mark.once
 def test_gpt2_xl_s_heads_on_25_prompts_are_144_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """48 layers of 25 heads, 256 variants at a time: 10 prompts' heads of a layer are one pass."""
-    small = {**SHAPE, "n_embd": 50, "n_layer": 48, "n_head": 25}
-    model = GPT2(GPT2Config(**small)).eval().requires_grad_(False)
+    model = GPT2(GPT2Config(257, 32, n_embd=50, n_layer=48, n_head=25)).eval().requires_grad_(False)
     model.initialize(torch.Generator().manual_seed(0))
     passes: list[int] = []
     monkeypatch.setattr(heads, "logits32", lambda model, x: passes.append(x.shape[1]) or logits32(model, x))
@@ -133,13 +136,9 @@ def test_gpt2_xl_s_heads_on_25_prompts_are_144_passes(monkeypatch: pytest.Monkey
 
 def test_a_planted_head_is_found() -> None:
     """One head of an otherwise silent last layer writes the answer's direction when the task is shown."""
-    model = GPT2(MODEL.config).eval().requires_grad_(False)
-    model.load_state_dict(MODEL.state_dict())
-    planted = torch.zeros(3, 4, 48)
-    planted[2, 1] = 40 * model.wte.weight[BYTES.single("q")]
-    clean = heads.mean_writes(model, BYTES, CLEAN)
-    clean[2, 1] = planted[2, 1]
-    effects = heads.indirect_effects(model, BYTES, SHUFFLED, ["q"] * 3, clean)
+    clean = heads.mean_writes(MODEL, BYTES, CLEAN)
+    clean[2, 1] = 40 * MODEL.head.weight[BYTES.single("q")]
+    effects = heads.indirect_effects(MODEL, BYTES, SHUFFLED, ["q"] * 3, clean)
     assert heads.top_heads(effects, k=1) == [(2, 1)]
 
 
@@ -174,7 +173,8 @@ def test_all_heads_of_a_layer_together_are_what_attention_adds_but_for_the_bias(
     tape: dict[Any, Any] = {}
     MODEL(torch.tensor([BYTES.encode(text)]), tape=tape)
     added = (tape["mid", 1] - tape["pre", 1])[0, -1]
-    assert relative(every["pre", 1] + MODEL.blocks[1].attn.c_proj.bias, added) < TOLERANCE
+    bias = writer(MODEL, 1).bias
+    assert relative(every["pre", 1] + (0.0 if bias is None else bias), added) < TOLERANCE
 
 
 def test_effects_are_kept_and_a_run_that_was_cut_off_continues(tmp_path: Path, means: Tensor, effects: Tensor) -> None:
@@ -311,12 +311,11 @@ def test_wrong_calls_say_what_was_expected(call: Any, message: str, means: Tenso
 
 def test_in_bfloat16_probabilities_are_no_coarser_than_the_stream() -> None:
     """A logit of 20 in bfloat16 is a multiple of 1/8: with 16 bits an effect is what the stream says it is."""
-    model = GPT2(GPT2Config(**SHAPE)).bfloat16().eval()
-    model.initialize(torch.Generator().manual_seed(0))
-    x = torch.randn(1, 3, model.config.n_embd, generator=torch.Generator().manual_seed(0)).bfloat16()
+    model = copy.deepcopy(MODEL).bfloat16()
+    x = torch.randn(1, 3, model.config.width, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.no_grad():
-        model.wte.weight.mul_(400)  # logits of tens
-        exact = model.ln_f(x).double() @ model.wte.weight.double().T
+        model.head.weight.mul_(200)  # logits of tens
+        exact = model.ln_f(x).double() @ model.head.weight.double().T
         found = logits32(model, x)
     assert exact.abs().max() > 20
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-4)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference import TOLERANCE, pair, random_ids, random_tensor, reference_run, relative
+from reference import TOLERANCE, both, random_ids, random_tensor, reference_run, relative
 from torch import Tensor
 
 from ministeer import interventions
@@ -17,8 +17,8 @@ from ministeer.model import Cache
 from ministeer.receipt import GateWarning
 from ministeer.vectors import Steer
 
-SHAPE = {"vocab_size": 61, "n_positions": 32, "n_embd": 24, "n_layer": 3, "n_head": 2}
-MODEL, THEIRS = pair(SHAPE, seed=5)
+BOTH = both(5, 61, 32, 24, 3, 2)
+MODEL, THEIRS = BOTH["gpt2"]
 V, W = random_tensor(24, seed=1, scale=1.0), random_tensor(24, seed=2, scale=1.0)
 X = random_tensor(2, 5, 24, seed=3, scale=1.0)
 UNIT = V / V.norm()

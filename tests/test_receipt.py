@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference import pair, random_ids, random_tensor
+from reference import both, random_ids, random_tensor
 from torch import Tensor
 
 from ministeer.generate import generate, prefill
@@ -15,8 +15,8 @@ from ministeer.interventions import relative as share
 from ministeer.receipt import GateWarning, Receipt
 from ministeer.vectors import Steer
 
-SHAPE = {"vocab_size": 61, "n_positions": 32, "n_embd": 24, "n_layer": 3, "n_head": 2}
-MODEL, _ = pair(SHAPE, seed=6)
+BOTH = both(6, 61, 32, 24, 3, 2)
+MODEL, THEIRS = BOTH["gpt2"]
 V = random_tensor(24, seed=1, scale=1.0)
 PROMPTS = [random_ids(MODEL, 1, n, seed=n)[0].tolist() for n in (3, 6, 4)]
 
@@ -69,7 +69,7 @@ def test_a_receipt_changes_nothing() -> None:
 
 def test_rows_that_have_ended_are_not_counted() -> None:
     def sampled(**kwargs: Any) -> list[list[int]]:
-        generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
+        generators = [torch.Generator().manual_seed(seed) for seed in (1, 2, 3)]
         return generate(MODEL, PROMPTS, max_new_tokens=4, generator=generators, steer=Steer(V, ("pre", 1)), **kwargs)
 
     free = sampled()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference import random_ids, random_tensor, residual_sites
+from reference import both, random_ids, random_tensor, residual_sites
 
 from ministeer import interventions as by
-from ministeer.model import GPT2
+from ministeer.model import Transformer
 from ministeer.prompts import pad
 from ministeer.provenance import Provenance
 from ministeer.sweep import sweep
@@ -22,6 +22,8 @@ from ministeer.vectors import Steer, SteeringVector, adds_at
 
 sweep_file = importlib.import_module("ministeer.sweep")  # the package gives the function that name
 
+BOTH = both(seed=1)
+MODEL, THEIRS = BOTH["gpt2"]
 BEGINNING = [3, 1, 4, 1, 5, 9, 2, 6]
 PROMPTS = [[*BEGINNING, 5], [7, 8], [*BEGINNING, 3, 5], [7, 2, 4], [*BEGINNING, 8, 9, 7, 9], [*BEGINNING, 3, 2]]
 ANSWERS = [[[1], [2, 3]], [[4]], [[5, 6, 7], [5, 6], [8]], [[9]], [[1, 2], [3]], [[4, 4]]]
@@ -30,9 +32,9 @@ WORKER = Path(__file__).parent / "sweep_worker.py"
 
 
 @pytest.fixture(scope="module")
-def model(tiny) -> GPT2:
+def model(architecture) -> Transformer:
     """In float64, so that to rounding means to rounding."""
-    return copy.deepcopy(tiny.ours).double()
+    return copy.deepcopy(MODEL).double()
 
 
 def direction(seed: int) -> torch.Tensor:
@@ -44,26 +46,27 @@ def first_two(logits: torch.Tensor, i: int) -> torch.Tensor:
 
 
 def naive(model, prompts, score, vectors, sites, coeffs, where) -> list:
-    """The loop that a sweep stands for: a whole forward pass for each cell and text."""
+    """The loop that a sweep stands for: a whole forward pass for each cell and text, coefficients as rows of one batch."""
     found = []
     for vector in vectors.values():
         for site in sites:
-            for c in coeffs:
-                for i, prompt in enumerate(prompts):
+            by_prompt = []
+            for i, prompt in enumerate(prompts):
 
-                    def logits(ids, length, steer):
-                        rows, positions = pad([ids])
-                        return model(rows, adds_at([steer], positions, torch.tensor([length])))[0].float()
+                def logits(ids, length, steer):  # of every coefficient, one per row
+                    rows, positions = pad([ids] * len(coeffs))
+                    return model(rows, adds_at([steer], positions, torch.tensor([length] * len(coeffs)))).float()
 
-                    steer = Steer(vector, site, c, where=where)
-                    if callable(score):
-                        found.append(score(logits(prompt, len(prompt), steer)[-1:], i)[0].tolist())
-                        continue
-                    sums = []
-                    for answer in score[i]:
-                        read = logits([*prompt, *answer[:-1]], len(prompt), steer)[len(prompt) - 1 :].log_softmax(-1)
-                        sums.append(read.gather(1, torch.tensor(answer)[:, None]).sum().item())
-                    found.append(sums)
+                steer = Steer(vector, site, list(coeffs), where=where)
+                if callable(score):
+                    by_prompt.append(score(logits(prompt, len(prompt), steer)[:, -1], i).tolist())
+                    continue
+                sums = []
+                for answer in score[i]:
+                    read = logits([*prompt, *answer[:-1]], len(prompt), steer)[:, len(prompt) - 1 :].log_softmax(-1)
+                    sums.append(read[:, range(len(answer)), answer].sum(-1).tolist())
+                by_prompt.append(list(zip(*sums, strict=True)))
+            found += [some[n] for n in range(len(coeffs)) for some in by_prompt]
     return found
 
 
@@ -113,8 +116,9 @@ def test_a_sweep_is_the_loop_on_every_method_and_site(model, where, score):
 def test_answers_are_steered_behind_their_prompts(model, where):
     """Several that begin alike, several of one token, and where only they are steered."""
     answers = [[[1, 2], [1, 2, 3], [1, 2, 4], [5, 6]] for _ in PROMPTS]
-    rows = sweep(model, PROMPTS, answers, METHODS, residual_sites(3), COEFFS, where=where)
-    close(rows, naive(model, PROMPTS, answers, METHODS, residual_sites(3), COEFFS, where))
+    some = {name: METHODS[name] for name in ("a tensor", "project out")}
+    rows = sweep(model, PROMPTS, answers, some, residual_sites(3), COEFFS, where=where)
+    close(rows, naive(model, PROMPTS, answers, some, residual_sites(3), COEFFS, where))
 
 
 def test_answers_of_one_token_cost_what_logits_do(model, ran):
@@ -126,8 +130,8 @@ def test_answers_of_one_token_cost_what_logits_do(model, ran):
     assert spent[0] == spent[1] > 0
 
 
-def test_in_bfloat16_scores_are_as_near_to_float32_as_the_stream_is(tiny):
-    half, whole = (copy.deepcopy(tiny.ours).to(dtype) for dtype in (torch.bfloat16, torch.float32))
+def test_in_bfloat16_scores_are_as_near_to_float32_as_the_stream_is():
+    half, whole = (copy.deepcopy(MODEL).to(dtype) for dtype in (torch.bfloat16, torch.float32))
     rows = [sweep(m, PROMPTS, first_two, {"v": direction(1)}, range(4), COEFFS) for m in (half, whole)]
     a, b = (torch.tensor([row["score"] for row in some]) for some in rows)
     plain = torch.tensor(
@@ -237,7 +241,7 @@ def test_a_sweep_that_was_cut_off_continues(model, tmp_path):
     assert sweep(model, *settings, path=path) == rows and len(calls) == before
 
 
-def test_what_changed_is_measured_again(model, tiny, tmp_path):
+def test_what_changed_is_measured_again(model, tmp_path):
     path, calls = tmp_path / "rows.jsonl", Calls()
 
     def scorer(token):
@@ -265,7 +269,7 @@ def test_what_changed_is_measured_again(model, tiny, tmp_path):
         {"where": "last"},
         {"score": scorer(1)},
         {"score": cosine},
-        {"m": tiny.ours},
+        {"m": MODEL},
     ):
         assert run(**changed)[1] == 1 and run(**changed)[1] == 0, changed
     assert run() == (first, 0), "rows of other sweeps stay in the file"
@@ -273,6 +277,7 @@ def test_what_changed_is_measured_again(model, tiny, tmp_path):
     assert answers != sweep(model, [[1, 2, 1]], [[[2]]], {"v": direction(1)}, [1], [1.0], path=path)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("text", ["my only line", "line one\nmy last line", '[{"a": 1}]\n', '{"a": 1}\n'])
 def test_a_file_of_something_else_is_refused_and_left_alone(model, tmp_path, text):
     path = tmp_path / "a[1].jsonl"
@@ -282,6 +287,7 @@ def test_a_file_of_something_else_is_refused_and_left_alone(model, tmp_path, tex
     assert path.read_text() == text and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "change, said",
     [
@@ -332,6 +338,7 @@ def launch(folder: Path, processes: int, die: bool = False) -> subprocess.Comple
     )
 
 
+@pytest.mark.once
 def test_two_processes_find_what_one_does_and_a_lost_one_is_made_good(tmp_path):
     alone, both, lost = (tmp_path / name / "rows.jsonl" for name in ("alone", "both", "lost"))
     assert launch(alone.parent, 1).returncode == 0

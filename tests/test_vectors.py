@@ -13,15 +13,16 @@ import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import SHAPES, pair, random_tensor
+from reference import SHAPES, both, pair, random_tensor, writer
 from torch import Tensor
 
 from ministeer import vectors
 from ministeer.provenance import Provenance, data_hash, fingerprint
 from ministeer.vectors import Steer, SteeringVector, adds_at
 
-MODEL = pair(SHAPES["tiny"], seed=1).ours
-WIDTH = MODEL.config.n_embd
+MODELS = {name: some.ours for name, some in both(seed=1).items()}
+MODEL = MODELS["gpt2"]
+WIDTH = MODEL.config.width
 V = random_tensor(WIDTH, seed=5)
 FRONT = random_tensor(2, WIDTH, seed=6)
 PROVENANCE = Provenance(fingerprint(MODEL), "contrastive", "0123456789abcdef", "answer", "float32", 7)
@@ -501,7 +502,7 @@ def test_a_vector_is_not_loaded_onto_a_model_of_another_width(saved: Path) -> No
 
 
 def test_a_vector_loaded_onto_other_weights_of_its_width_warns_with_both_hashes(saved: Path) -> None:
-    other = pair(SHAPES["tiny"], seed=2).ours
+    other = pair(SHAPES["gpt2"], seed=2).ours
     with pytest.warns(UserWarning, match=PROVENANCE.model) as caught:
         vector = SteeringVector.load(saved, other)
     assert len(caught) == 1
@@ -520,18 +521,22 @@ def test_a_vector_loaded_onto_its_own_weights_is_silent_in_float32_and_in_bf16(s
 # --- fingerprints ---------------------------------------------------------------------------------------------------
 
 
-def test_a_fingerprint_is_of_the_weights_whatever_the_dtype_they_lie_in() -> None:
-    here = fingerprint(MODEL)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_fingerprint_is_of_the_weights_whatever_the_dtype_they_lie_in(name: str) -> None:
+    model = MODELS[name]
+    here = fingerprint(model)
     assert re.fullmatch("[0-9a-f]{16}", here)
-    assert fingerprint(copy.deepcopy(MODEL)) == fingerprint(copy.deepcopy(MODEL).bfloat16()) == here
-    assert fingerprint(copy.deepcopy(MODEL).double()) == here
-    assert fingerprint(pair(SHAPES["tiny"], seed=2).ours) != here
+    assert fingerprint(copy.deepcopy(model)) == fingerprint(copy.deepcopy(model).bfloat16()) == here
+    assert fingerprint(copy.deepcopy(model).double()) == here
+    assert fingerprint(pair(SHAPES[name], seed=2).ours) != here
 
 
-@pytest.mark.parametrize("name", list(MODEL.state_dict()))
-def test_any_one_weight_changes_the_fingerprint_if_by_more_than_bf16s_rounding(name: str) -> None:
-    here, model = fingerprint(MODEL), copy.deepcopy(MODEL)
-    weights = model.state_dict()[name].view(-1)
+@pytest.mark.parametrize(
+    ("name", "weight"), [(name, weight) for name, m in MODELS.items() for weight in m.state_dict()]
+)
+def test_any_one_weight_changes_the_fingerprint_if_by_more_than_bf16s_rounding(name: str, weight: str) -> None:
+    here, model = fingerprint(MODELS[name]), copy.deepcopy(MODELS[name])
+    weights = model.state_dict()[weight].view(-1)
     for index in {0, len(weights) // 2, len(weights) - 1}:
         old = weights[index].item()
         exact = torch.tensor(old).bfloat16().item()
@@ -543,17 +548,19 @@ def test_any_one_weight_changes_the_fingerprint_if_by_more_than_bf16s_rounding(n
     assert fingerprint(model) == here
 
 
-def test_two_weights_swapped_change_the_fingerprint() -> None:
-    model = copy.deepcopy(MODEL)
-    a, b = model.blocks[0].attn.c_proj.weight, model.blocks[1].attn.c_proj.weight
+@pytest.mark.parametrize("name", MODELS)
+def test_two_weights_swapped_change_the_fingerprint(name: str) -> None:
+    model = copy.deepcopy(MODELS[name])
+    a, b = writer(model, 0).weight, writer(model, 1).weight
     a.data, b.data = b.data, a.data
-    assert fingerprint(model) != fingerprint(MODEL)
+    assert fingerprint(model) != fingerprint(MODELS[name])
 
 
-def test_a_square_matrix_transposed_changes_the_fingerprint() -> None:
-    model = copy.deepcopy(MODEL)
-    model.blocks[0].attn.c_proj.weight.data = model.blocks[0].attn.c_proj.weight.data.T
-    assert fingerprint(model) != fingerprint(MODEL)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_square_matrix_transposed_changes_the_fingerprint(name: str) -> None:
+    model = copy.deepcopy(MODELS[name])
+    writer(model, 0).weight.data = writer(model, 0).weight.data.T
+    assert fingerprint(model) != fingerprint(MODELS[name])
 
 
 def test_a_data_hash_knows_the_texts_and_their_order() -> None:
