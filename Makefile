@@ -41,7 +41,7 @@ bench-peers: $(READY)  ## an environment for each library of benchmarks/peers.tx
 test-xl: $(READY)  ## GPT-2 XL's full size with random weights: load, parity, peak memory (7 GB of disk, 14 GB of memory)
 	$(PY) tests/xl.py
 
-weights: $(READY)  ## download MODEL (gpt2, gpt2-medium, gpt2-large, gpt2-xl) into the hub's cache
+weights: $(READY)  ## download MODEL into a cache: gpt2, gpt2-medium, gpt2-large, gpt2-xl, smollm2-135m-instruct, or owner/name on the hub
 	$(PY) -m ministeer.hub $(MODEL)
 
 weights/nano: $(READY)  ## make the bundled model again, from nothing, and measure it (about an hour on 2 cores)

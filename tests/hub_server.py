@@ -18,7 +18,8 @@ from pathlib import Path
 
 class Hub(ThreadingHTTPServer):
     """`cut`: break the connection once after so many bytes. `wrong`: send weights of the right length and wrong content.
-    `short`: send half of the weights as if it were all."""
+    `short`: send half of the weights as if it were all. `commits`: what each branch stands at, one after the other, the last
+    for good. `refusals`: by repository, the hub's code with which it is answered, such as "RepoNotFound"."""
 
     daemon_threads = True
 
@@ -29,6 +30,8 @@ class Hub(ThreadingHTTPServer):
         self.cut: int | None = None
         self.wrong = False
         self.short = False
+        self.commits = {"main": ["c0ffee" + "0" * 34]}
+        self.refusals: dict[str, str] = {}
 
     @property
     def url(self) -> str:
@@ -48,11 +51,22 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, body: bool) -> None:
         hub, span = self.server, self.headers.get("Range", "")
         hub.requests.append((self.command, self.path, span))
-        match = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([\w.-]+)/([\w.-]+)", self.path)
-        file = hub.folder / match[3] if match else None
-        if match is None or file is None or not file.is_file():
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound")
+        match = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([\w.%-]+)/([\w.-]+)", self.path)
+        commit = match[2] if match else ""
+        if commit in hub.commits:
+            left = hub.commits[commit]
+            commit = left.pop(0) if len(left) > 1 else left[0]
+        own = hub.folder / match[1] if match else hub.folder
+        file = (own if own.is_dir() else hub.folder) / match[3] if match else None
+        refusal = hub.refusals.get(match[1]) if match else None
+        if refusal is None and not re.fullmatch("[0-9a-f]{40}", commit):
+            refusal = "RevisionNotFound"
+        if refusal is None and (file is None or not file.is_file()):
+            refusal = "EntryNotFound"
+        if refusal is not None or file is None:
+            self.send_response(403 if refusal == "GatedRepo" else 404)
+            self.send_header("X-Error-Code", str(refusal))
+            self.send_header("X-Repo-Commit", commit)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -65,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", f'"{etag}"')
         self.send_header("X-Linked-Etag", f'"{etag}"')
         self.send_header("X-Linked-Size", str(size))
-        self.send_header("X-Repo-Commit", match[2])
+        self.send_header("X-Repo-Commit", commit)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(data) - start))
         if span:
@@ -90,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve(folder: Path) -> Iterator[Hub]:
-    """A hub over the files of a folder, the same for every repository and revision, until the block ends."""
+    """A hub over the files of a folder until the block ends: the same for every repository that has no folder of its name in it."""
     hub = Hub(folder)
     thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

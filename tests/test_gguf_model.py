@@ -93,10 +93,18 @@ def settings_of(config: Any) -> dict[str, Any]:
     return found
 
 
-def save(path: Path, model: Any, *, kind: Any = KINDS.F32, more: dict[str, Any] | None = None, **changes: Any) -> Path:
+def save(
+    path: Path,
+    model: Any,
+    *,
+    kind: Any = KINDS.F32,
+    more: dict[str, Any] | None = None,
+    template: str = "",
+    **changes: Any,
+) -> Path:
     """Write a model of transformers as llama.cpp's converter does, with the names and the writer of the package gguf.
 
-    more: tensors added, or None where one is left out. changes: keys of the architecture, dots as two underscores.
+    more: tensors added, or None where one is left out. template: for chats. changes: keys of the architecture, dots as two underscores.
     """
     config = model.config
     arch = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "gpt2": gguf.MODEL_ARCH.GPT2}
@@ -110,6 +118,8 @@ def save(path: Path, model: Any, *, kind: Any = KINDS.F32, more: dict[str, Any] 
     writer.add_token_list([f"ü{i}" for i in range(config.vocab_size)])  # transformers counts these
     writer.add_token_types([1] * config.vocab_size)
     writer.add_bos_token_id(1)
+    if template:
+        writer.add_chat_template(template)
     tensors: dict[str, np.ndarray] = {}
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -486,6 +496,8 @@ def fuzz(path: Path, whole: bytes, header: int, rounds: int, seed: int = 0) -> C
         except ValueError as error:
             assert str(error).startswith(f"{path}: expected "), error
             assert "; " in str(error)
+            assert str(error).isprintable()
+            assert len(str(error)) < 600 + len(str(path))
             seen["refused"] += 1
         else:
             name = chance.choice(sorted(tensors))

@@ -29,7 +29,7 @@ ROOMS = {
     "pack.py": Room({"model"}, {"torch"}),
     "files.py": Room(set(), set()),
     "gguf_model.py": Room(set(), {"torch", "numpy", "gguf"}),
-    "hub.py": Room({"files"}, {"huggingface_hub"}),
+    "hub.py": Room({"files", "gguf_model"}, {"huggingface_hub", "safetensors"}),
     "checkpoint.py": Room({"files", "hub", "model", "tokenizer"}, {"torch", "safetensors"}),
     "source.py": Room(set(), set()),
     "provenance.py": Room({"model", "source"}, {"torch"}),
