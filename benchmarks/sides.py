@@ -66,7 +66,7 @@ class Ministeer:
 
     def decode(self, ids: Ids, new: int, layer: int, coeff: float, v: list[float]) -> Ids:
         from ministeer.generate import generate
-        from ministeer.vectors import Steer
+        from ministeer.steer import Steer
 
         steer = Steer(torch.tensor(v), ("pre", layer), coeff)
         return generate(self.model, ids, max_new_tokens=new, steer=steer, temperature=0, graph=self.graphs)

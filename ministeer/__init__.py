@@ -7,8 +7,9 @@ from ministeer.generate import generate, prefill
 from ministeer.llama import Llama, LlamaConfig
 from ministeer.model import GPT2, Cache, GPT2Config, Transformer
 from ministeer.receipt import Receipt
+from ministeer.steer import Steer
 from ministeer.sweep import sweep
-from ministeer.vectors import Steer, SteeringVector
+from ministeer.vectors import SteeringVector
 
 __version__ = "0.1.0"
 __all__ = [

@@ -19,7 +19,7 @@ from ministeer.activations import check_batch_size
 from ministeer.generate import check_steers
 from ministeer.model import Add, Site, Transformer
 from ministeer.prompts import pad
-from ministeer.vectors import Steer, adds_at
+from ministeer.steer import Steer, adds_at
 
 
 class NotMonotone(UserWarning):

@@ -16,7 +16,8 @@ from ministeer.checkpoint import load
 from ministeer.extract import activation_addition
 from ministeer.generate import generate
 from ministeer.receipt import Receipt
-from ministeer.vectors import WHERES, Steer, SteeringVector
+from ministeer.steer import WHERES, Steer
+from ministeer.vectors import SteeringVector
 
 
 def parser() -> argparse.ArgumentParser:

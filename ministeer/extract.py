@@ -21,8 +21,9 @@ from torch import Tensor
 
 from ministeer.activations import OnBatch, alike, as_sites, check_texts, depth, pair_streams, streams
 from ministeer.directions import logistic, mean_difference, principal, principal_centred
+from ministeer.health import Health, health
 from ministeer.model import Site, Transformer
-from ministeer.provenance import Health, Provenance, health
+from ministeer.provenance import Provenance
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
 

@@ -17,7 +17,7 @@ from ministeer.cuda_graph import Graph
 from ministeer.model import Cache, Sites, Transformer
 from ministeer.prompts import pad
 from ministeer.receipt import Receipt
-from ministeer.vectors import Steer, adds_at
+from ministeer.steer import Steer, adds_at
 
 OnToken = Callable[[int, int], None]
 

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from ministeer.activations import OnBatch, as_sites, check_batch_size, check_texts
 from ministeer.files import replacing
+from ministeer.health import Health
 from ministeer.model import Site, Transformer
-from ministeer.provenance import Health, Provenance, data_hash, dtype_name, fingerprint
+from ministeer.provenance import Provenance, data_hash, dtype_name, fingerprint
 from ministeer.tokenizer import Tokenizer
 from ministeer.variants import Branch, above, last_token, logits32
 from ministeer.vectors import SteeringVector

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from ministeer.activations import depth
 from ministeer.model import Site, Transformer, check_site
-from ministeer.prompts import pad
+from ministeer.prompts import pad, prompts_hash
 from ministeer.receipt import GateWarning
-from ministeer.vectors import Steer, prompts_hash
+from ministeer.steer import Steer
 
 
 class Function(Protocol):

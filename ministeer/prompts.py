@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ministeer.model import refusal
+from ministeer.provenance import data_hash
 
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -24,3 +25,8 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
     steps = torch.arange(longest)
     return ids, torch.where(steps < lengths[:, None], steps, -1)
+
+
+def prompts_hash(prompts: Sequence[Sequence[int]]) -> str:
+    """Which prompts these are, and in which order: 16 hex digits."""
+    return data_hash([" ".join(str(int(i)) for i in prompt) for prompt in prompts])

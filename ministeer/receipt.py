@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ministeer.model import Add, Site
-from ministeer.vectors import Steer
+from ministeer.steer import Steer
 
 
 class GateWarning(UserWarning):

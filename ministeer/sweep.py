@@ -31,8 +31,9 @@ from ministeer.generate import check_steers
 from ministeer.model import Cache, Past, Site, Sites, Transformer, check_site
 from ministeer.prompts import pad
 from ministeer.provenance import data_hash, dtype_name, fingerprint, identity
+from ministeer.steer import Intervention, Steer
 from ministeer.variants import Branch, Shared, above, logits32
-from ministeer.vectors import Intervention, Steer, SteeringVector, vector_hash
+from ministeer.vectors import SteeringVector, vector_hash
 
 Row = dict[str, Any]
 Vector = SteeringVector | Tensor | Intervention

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ministeer.calibrate import NotMonotone, calibrate
 from ministeer.interventions import decay, project_out, relative, rotate
-from ministeer.vectors import Steer
+from ministeer.steer import Steer
 
 BOTH = both(7, 61, 32, 24, 3, 2)
 for ours, theirs in BOTH.values():  # predictions that are sure of themselves, so that they can change a lot

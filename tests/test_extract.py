@@ -14,8 +14,9 @@ from ministeer.extract import activation_addition, contrastive, pair_streams, ra
 from ministeer.generate import generate
 from ministeer.model import Transformer
 from ministeer.provenance import Provenance, data_hash, fingerprint
+from ministeer.steer import Steer
 from ministeer.tokenizer import Tokenizer
-from ministeer.vectors import Steer, SteeringVector
+from ministeer.vectors import SteeringVector
 
 BOTH = both(3, 257, 48, 48, 3, 4)
 MODEL, THEIRS = BOTH["gpt2"]

@@ -12,7 +12,8 @@ from torch import Tensor
 from ministeer import formats
 from ministeer.generate import prefill
 from ministeer.provenance import Provenance
-from ministeer.vectors import Steer, SteeringVector
+from ministeer.steer import Steer
+from ministeer.vectors import SteeringVector
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
 

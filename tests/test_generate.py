@@ -17,7 +17,8 @@ from torch import Tensor
 from ministeer.generate import decode, generate, penalize, prefill, sample
 from ministeer.model import Cache, Transformer
 from ministeer.provenance import Provenance
-from ministeer.vectors import Steer, SteeringVector
+from ministeer.steer import Steer
+from ministeer.vectors import SteeringVector
 
 BOTH = both(seed=1)
 MODEL, THEIRS = BOTH["gpt2"]

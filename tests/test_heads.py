@@ -12,9 +12,9 @@ from torch import Tensor
 from ministeer import heads
 from ministeer.generate import prefill
 from ministeer.model import GPT2, Cache, GPT2Config
+from ministeer.steer import Steer
 from ministeer.tokenizer import Tokenizer
 from ministeer.variants import Branch, logits32
-from ministeer.vectors import Steer
 
 BOTH = both(11, 257, 32, 48, 3, 4)
 MODEL, THEIRS = BOTH["gpt2"]

@@ -15,7 +15,7 @@ from ministeer.interventions import Gate, clamp, decay, keep_norm, project_out, 
 from ministeer.interventions import relative as share
 from ministeer.model import Cache
 from ministeer.receipt import GateWarning
-from ministeer.vectors import Steer
+from ministeer.steer import Steer
 
 BOTH = both(5, 61, 32, 24, 3, 2)
 MODEL, THEIRS = BOTH["gpt2"]

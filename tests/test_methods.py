@@ -13,8 +13,8 @@ from torch import Tensor
 import ministeer
 from ministeer import extract
 from ministeer.directions import logistic, mean_difference, principal, principal_centred
+from ministeer.health import health
 from ministeer.lab import data
-from ministeer.provenance import health
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
 

@@ -13,8 +13,8 @@ from ministeer.generate import generate, prefill
 from ministeer.model import GPT2, Cache, GPT2Config, Linear
 from ministeer.pack import Int8, Packed, int8, pack, supported
 from ministeer.provenance import fingerprint
+from ministeer.steer import Steer
 from ministeer.sweep import sweep
-from ministeer.vectors import Steer
 
 CONFIG = GPT2Config(vocab_size=97, n_positions=40, n_embd=60, n_layer=3, n_head=12)
 

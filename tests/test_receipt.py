@@ -13,7 +13,7 @@ from ministeer.generate import generate, prefill
 from ministeer.interventions import Gate, clamp, project_out
 from ministeer.interventions import relative as share
 from ministeer.receipt import GateWarning, Receipt
-from ministeer.vectors import Steer
+from ministeer.steer import Steer
 
 BOTH = both(6, 61, 32, 24, 3, 2)
 MODEL, THEIRS = BOTH["gpt2"]

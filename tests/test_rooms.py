@@ -24,7 +24,6 @@ class Room(NamedTuple):
 ROOMS = {
     "model.py": Room(set(), {"torch"}),
     "llama.py": Room({"model"}, {"torch"}),
-    "prompts.py": Room({"model"}, {"torch"}),
     "tokenizer.py": Room({"model"}, {"tiktoken"}),
     "pack.py": Room({"model"}, {"torch"}),
     "files.py": Room(set(), set()),
@@ -33,23 +32,30 @@ ROOMS = {
     "checkpoint.py": Room({"files", "hub", "model", "tokenizer"}, {"torch", "safetensors"}),
     "source.py": Room(set(), set()),
     "provenance.py": Room({"model", "source"}, {"torch"}),
-    "vectors.py": Room({"files", "model", "provenance"}, {"torch", "safetensors"}),
-    "receipt.py": Room({"model", "vectors"}, {"torch"}),
+    "prompts.py": Room({"model", "provenance"}, {"torch"}),
+    "health.py": Room(set(), {"torch"}),
+    "vectors.py": Room({"files", "health", "model", "provenance"}, {"torch", "safetensors"}),
+    "steer.py": Room({"model", "prompts", "vectors"}, {"torch"}),
+    "receipt.py": Room({"model", "steer"}, {"torch"}),
     "cuda_graph.py": Room({"model"}, {"torch"}),
-    "generate.py": Room({"cuda_graph", "model", "prompts", "receipt", "vectors"}, {"torch"}),
+    "generate.py": Room({"cuda_graph", "model", "prompts", "receipt", "steer"}, {"torch"}),
     "activations.py": Room({"model", "prompts"}, {"torch"}),
     "directions.py": Room(set(), {"torch"}),
-    "extract.py": Room({"activations", "directions", "model", "provenance", "tokenizer", "vectors"}, {"torch"}),
+    "extract.py": Room(
+        {"activations", "directions", "health", "model", "provenance", "tokenizer", "vectors"}, {"torch"}
+    ),
     "variants.py": Room({"model", "prompts"}, {"torch"}),
     "heads.py": Room(
-        {"activations", "files", "model", "provenance", "tokenizer", "variants", "vectors"}, {"torch", "safetensors"}
+        {"activations", "files", "health", "model", "provenance", "tokenizer", "variants", "vectors"},
+        {"torch", "safetensors"},
     ),
-    "interventions.py": Room({"activations", "model", "prompts", "receipt", "vectors"}, {"torch"}),
-    "calibrate.py": Room({"activations", "generate", "metrics", "model", "prompts", "vectors"}, {"torch"}),
+    "interventions.py": Room({"activations", "model", "prompts", "receipt", "steer"}, {"torch"}),
+    "calibrate.py": Room({"activations", "generate", "metrics", "model", "prompts", "steer"}, {"torch"}),
     "formats.py": Room({"files", "model", "provenance", "vectors"}, {"torch", "gguf"}),
     "metrics.py": Room(set(), {"torch", "numpy"}),
     "sweep.py": Room(
-        {"activations", "files", "generate", "model", "prompts", "provenance", "variants", "vectors"}, {"torch", "tqdm"}
+        {"activations", "files", "generate", "model", "prompts", "provenance", "steer", "variants", "vectors"},
+        {"torch", "tqdm"},
     ),
     "cli.py": Room(None, {"torch", "numpy", "tqdm"}),
     "__main__.py": Room({"cli"}, set()),
@@ -64,10 +70,22 @@ ROOMS = {
     "lab/claims.py": Room({"metrics"}, set()),
     "lab/complexity.py": Room({"lab.data"}, set()),
     "lab/answers.py": Room(
-        {"interventions", "metrics", "model", "prompts", "tokenizer", "variants", "vectors"}, {"torch", "numpy"}
+        {"interventions", "metrics", "model", "prompts", "steer", "tokenizer", "variants", "vectors"},
+        {"torch", "numpy"},
     ),
     "lab/protocol.py": Room(
-        {"extract", "generate", "metrics", "model", "receipt", "vectors", "lab.answers", "lab.data", "lab.experiment"},
+        {
+            "extract",
+            "generate",
+            "metrics",
+            "model",
+            "receipt",
+            "steer",
+            "vectors",
+            "lab.answers",
+            "lab.data",
+            "lab.experiment",
+        },
         {"numpy"},
     ),
     "lab/report.py": Room({"files", "lab.claims"}, {"matplotlib"}),

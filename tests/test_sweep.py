@@ -17,8 +17,9 @@ from ministeer import interventions as by
 from ministeer.model import Transformer
 from ministeer.prompts import pad
 from ministeer.provenance import Provenance
+from ministeer.steer import Steer, adds_at
 from ministeer.sweep import sweep
-from ministeer.vectors import Steer, SteeringVector, adds_at
+from ministeer.vectors import SteeringVector
 
 sweep_file = importlib.import_module("ministeer.sweep")  # the package gives the function that name
 

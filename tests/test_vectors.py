@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ministeer import vectors
 from ministeer.provenance import Provenance, data_hash, fingerprint
-from ministeer.vectors import Steer, SteeringVector, adds_at
+from ministeer.steer import Steer, adds_at
+from ministeer.vectors import SteeringVector
 
 MODELS = {name: some.ours for name, some in both(seed=1).items()}
 MODEL = MODELS["gpt2"]

@@ -18,9 +18,10 @@ from ministeer.interventions import Function, Gate, project_out
 from ministeer.metrics import Array
 from ministeer.model import Transformer
 from ministeer.prompts import pad
+from ministeer.steer import Steer, adds_at
 from ministeer.tokenizer import Tokenizer
 from ministeer.variants import Branch, above, last_token, logits32
-from ministeer.vectors import Steer, SteeringVector, adds_at
+from ministeer.vectors import SteeringVector
 
 Item = dict[str, Any]  # {"prompt": text, "words": [words that may come next, each one token], ...}
 ROWS = 128  # prompts of a batch

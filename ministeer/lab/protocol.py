@@ -20,7 +20,8 @@ from ministeer.lab.experiment import Experiment
 from ministeer.metrics import Array, steerability
 from ministeer.model import Site
 from ministeer.receipt import Receipt
-from ministeer.vectors import Steer, SteeringVector
+from ministeer.steer import Steer
+from ministeer.vectors import SteeringVector
 
 Item = dict[str, Any]
 Setting = tuple[int, float]  # a layer, whose input is steered, and a coefficient
