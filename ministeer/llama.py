@@ -70,6 +70,7 @@ class LlamaConfig:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is kept serves calls that need gradients too
 def turns(config: LlamaConfig, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosine and signed sine of the angle by which each position turns each entry of a head, two `(context, 1, K)`.
 

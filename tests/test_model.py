@@ -6,6 +6,7 @@ import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from torch import Tensor
 
 import ministeer.model as model_file
 from ministeer import prompts
+from ministeer.llama import Llama, LlamaConfig
 from ministeer.model import GPT2, Cache, Embedding, GPT2Config, Linear, Transformer
 from ministeer.prompts import pad
 
@@ -798,12 +800,15 @@ def test_a_config_is_frozen() -> None:
 
 
 @pytest.mark.once
-def test_initialize_is_gpt2s_start_and_comes_from_the_generator_alone() -> None:
-    config = GPT2Config(vocab_size=300, n_positions=100, n_embd=128, n_layer=2, n_head=2)
-    models = []
+@pytest.mark.parametrize(
+    "config", [GPT2Config(300, 100, 128, 2, 2), LlamaConfig(300, 100, 128, 300, 2, 2, 1, 64, qkv_bias=True, tied=False)]
+)
+def test_initialize_is_gpt2s_start_and_comes_from_the_generator_alone(config: Any) -> None:
+    kind = GPT2 if isinstance(config, GPT2Config) else Llama
+    models: list[Any] = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(models))
-        models.append(GPT2(config))
+        models.append(kind(config))
         models[-1].initialize(torch.Generator().manual_seed(seed))
     one, same, other = (model.state_dict() for model in models)
     assert all(torch.equal(one[name], same[name]) for name in one)
@@ -814,7 +819,9 @@ def test_initialize_is_gpt2s_start_and_comes_from_the_generator_alone() -> None:
         elif "ln_" in name:
             assert (x == 1).all(), name
         else:
-            expected = 0.02 / 2 if name.endswith("c_proj.weight") else 0.02  # sqrt(2 n_layer) = 2
+            expected = (
+                0.02 / 2 if name.endswith(("c_proj.weight", "attn.o.weight", "mlp.down.weight")) else 0.02
+            )  # sqrt(2 n_layer) = 2
             assert float(x.std()) == pytest.approx(expected, rel=0.03), name
             assert float(x.mean()) == pytest.approx(0, abs=expected / 20), name
 
