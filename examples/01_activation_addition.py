@@ -10,7 +10,7 @@ vectors of equal norm do nothing of the kind.
 import torch
 
 from ministeer import Steer, extract, generate, metrics, prefill
-from ministeer.lab import data, protocol, report
+from ministeer.lab import data, figures, protocol
 from ministeer.lab.experiment import Experiment
 
 PROMPTS = [f"{thing} is" for thing in ("The world", "My life", "Our home", "This garden", "This letter", "My job")]
@@ -59,14 +59,14 @@ samples = lab.cell(completions, vector=vector, layer=layer, seed=0, max_new_toke
 plus, minus = COEFFICIENTS.index(5.0), COEFFICIENTS.index(-5.0)
 effects = {key: [a - b for a, b in zip(v[plus], v[minus], strict=True)] for key, v in measured.items()}
 real = [metrics.bootstrap(effects["Love - Hate", i], seed=0) for i in layers]
-chance = [report.spread([sum(effects[f"random {s}", i]) / len(prompts) for s in seeds]) for i in layers]
+chance = [figures.spread([sum(effects[f"random {s}", i]) / len(prompts) for s in seeds]) for i in layers]
 (mean, low, high), random = real[layers.index(layer)], chance[layers.index(layer)]
 curves = {name: [metrics.bootstrap(x, seed=0) for x in measured[name, layer]] for name in ("Love - Hate", "random 0")}
-coefficients = report.lines(
+coefficients = figures.lines(
     lab.folder / "01_coefficients", COEFFICIENTS, curves, xlabel="coefficient", ylabel="valence of the next word (nats)",
     caption=f"Layer {layer}, {len(prompts)} prompts, 95 % bootstrap intervals over prompts.",
 )  # fmt: skip
-sweep = report.lines(
+sweep = figures.lines(
     lab.folder / "01_layers", layers, {"Love - Hate": real, f"random, all of {len(seeds)}": chance},
     xlabel="layer whose input is steered", ylabel="effect of +5 against -5 (nats)",
     caption=f"The vector is read and added at the same layer. Bands: 95 % over prompts; the range of the {len(seeds)} random vectors.",

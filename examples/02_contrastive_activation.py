@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ministeer import extract, metrics
-from ministeer.lab import data, protocol, report
+from ministeer.lab import data, figures, protocol, values
 from ministeer.lab.experiment import Experiment
 
 VALUE, CONTEXT, SIGNS = "honesty", "contrast in the context", ("positive", "negative")
@@ -45,7 +45,7 @@ for seed in seeds:
 # %% The logit difference of the two answers to each prompt, and its slope against the multiplier
 def measure(name, layer, items):
     """Logit differences (items, multipliers)."""
-    return protocol.differences(lab, items, vectors[name], layer, MULTIPLIERS)
+    return values.differences(lab, items, vectors[name], layer, MULTIPLIERS)
 
 
 slopes = partial(metrics.steerability, MULTIPLIERS)  # (items, multipliers) -> (items,)
@@ -57,7 +57,7 @@ best = {name: max(layers, key=lambda i: slopes(measure(name, i, train)).mean()) 
 scenarios = [row["scenario"] for row in held_out]
 interval, n = partial(metrics.bootstrap, seed=0, groups=scenarios), len(set(scenarios))
 curves = {name: [interval(slopes(found[name, i])) for i in layers] for name in readings}
-chance = [report.spread([slopes(found[f"random {seed}", i]).mean() for seed in seeds]) for i in layers]
+chance = [figures.spread([slopes(found[f"random {seed}", i]).mean() for seed in seeds]) for i in layers]
 curves[f"random, all of {len(seeds)}"] = chance
 said = "; ".join(
     "{}: {:+.2f} [{:+.2f}, {:+.2f}] at layer {}, {:.0%} of items anti-steerable, the vector's norm {:.1f}".format(
@@ -65,11 +65,11 @@ said = "; ".join(
     ) for name, i in best.items()
 )  # fmt: skip
 layer, unit = best[CONTEXT], "logits per unit of the multiplier"
-sweep = report.lines(
+sweep = figures.lines(
     lab.folder / "02_layers", layers, curves, xlabel="layer whose input is steered", ylabel=f"steerability ({unit})",
     caption=f"Read and added at the same layer. Bands: 95 % over {n} scenarios; the range of the {len(seeds)} random vectors.",
 )  # fmt: skip
-dose = report.lines(
+dose = figures.lines(
     lab.folder / "02_multipliers", MULTIPLIERS,
     {name: [interval(x) for x in found[name, layer].T] for name in (CONTEXT, "random 0")},
     xlabel="multiplier", ylabel="logit difference", caption=f"Layer {layer}; 95 % bands over {n} held-out scenarios.",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ministeer import extract, heads, metrics
-from ministeer.lab import data, protocol, report
+from ministeer.lab import antonyms, data, figures, protocol
 from ministeer.lab.answers import answers
 from ministeer.lab.experiment import Experiment
 
@@ -38,7 +38,7 @@ layers, sites = protocol.layers(lab), protocol.sites(lab)
 tasks = data.answerable(lab.tokenizer)
 train = tasks["antonym"]["train"]
 clean = data.task_prompts(tasks, 50, seed=1, **LISTS)
-shuffled = lab.part(data.lists(train, train, 25, seed=2, shuffled=True, **LISTS))
+shuffled = lab.part(data.few_shot(train, train, 25, seed=2, shuffled=True, **LISTS))
 seeds = lab.part(range(3))
 chunks = lab.progress([shuffled[i : i + 5] for i in range(0, len(shuffled), 5)], "heads")
 effects = [row["effects"] for c in chunks for row in lab.cell(mediation, clean=clean["antonym"], shuffled=c)]
@@ -54,14 +54,14 @@ for seed in seeds:
 # %% Zero-shot, of the pairs that the model gets right with demonstrations (as published)
 known, bare = {}, {}
 for split, pairs in tasks["antonym"].items():
-    known[split] = protocol.right(lab, lab.part(data.lists(pairs, train, 60, seed=3, **LISTS)))[:, 0]
-    alone = lab.part(data.lists(pairs, train, 60, seed=3, **LISTS | {"shots": 0}))
+    known[split] = antonyms.answered(lab, lab.part(data.few_shot(pairs, train, 60, seed=3, **LISTS)))[:, 0]
+    alone = lab.part(data.few_shot(pairs, train, 60, seed=3, **LISTS | {"shots": 0}))
     bare[split] = [item for item, right in zip(alone, known[split], strict=True) if right] or alone
 
 
 def answered(name, layer, split):
     """Whether each zero-shot prompt is answered with the opposite, (items, coefficients)."""
-    return protocol.right(lab, bare[split], vectors[name], layer, COEFFICIENTS)
+    return antonyms.answered(lab, bare[split], vectors[name], layer, COEFFICIENTS)
 
 
 held = {(name, i): answered(name, i, "heldout") for i in lab.progress(layers, "layers") for name in vectors}
@@ -70,22 +70,22 @@ for name in (MEAN, HEADS):
     scores = {(i, c): s for i in layers for c, s in enumerate(answered(name, i, "train").mean(0))}
     best[name] = max(scores, key=scores.get)
 best |= {name: best[MEAN] for name in vectors if name.startswith("control")}  # as the vector they are controls for
-unsteered = protocol.right(lab, bare["heldout"])[:, 0]
-mixed = lab.part(data.lists(tasks["antonym"]["heldout"], train, 60, seed=3, shuffled=True, **LISTS))
-mixed = protocol.right(lab, mixed)[:, 0]
+unsteered = antonyms.answered(lab, bare["heldout"])[:, 0]
+mixed = lab.part(data.few_shot(tasks["antonym"]["heldout"], train, 60, seed=3, shuffled=True, **LISTS))
+mixed = antonyms.answered(lab, mixed)[:, 0]
 
 # %% Show it
 c = best[HEADS][1]
 pairs = [item["pair"] for item in bare["heldout"]]  # some are asked both ways round
 curves = {f"{n}, x {COEFFICIENTS[j]:g}": [metrics.bootstrap(held[n, i][:, j], seed=0, groups=pairs) for i in layers] for n, (_, j) in best.items()}  # fmt: skip
-chance = [report.spread([held[f"random {s}", i][:, c].mean() for s in seeds]) for i in layers]
+chance = [figures.spread([held[f"random {s}", i][:, c].mean() for s in seeds]) for i in layers]
 curves[f"random, all of {len(seeds)}, x {COEFFICIENTS[c]:g}"] = chance
-figure = report.lines(
+figure = figures.lines(
     lab.folder / "03_layers", layers, curves, xlabel="layer whose input is steered", ylabel="answers that are the opposite",
     caption=f"{len(unsteered)} questions of {len(set(pairs))} held-out pairs, no demonstrations; without a vector {unsteered.mean():.2f}. "
     "Coefficients chosen on training pairs; 95 % bands over pairs.",
 )  # fmt: skip
-grid = report.matrix(
+grid = figures.matrix(
     lab.folder / "03_map", [[held[MEAN, i][:, j].mean() for j in range(len(COEFFICIENTS))] for i in layers],
     [str(i) for i in layers], [f"{x:g}" for x in COEFFICIENTS], ylabel="layer", xlabel="coefficient", unit="answers that are the opposite",
     caption=f"The {MEAN} at every layer and coefficient; {len(unsteered)} held-out pairs without demonstrations.",

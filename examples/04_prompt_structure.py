@@ -13,7 +13,7 @@ from functools import cache, partial
 import numpy as np
 
 from ministeer import extract, metrics
-from ministeer.lab import claims, data, protocol, report
+from ministeer.lab import antonyms, claims, data, figures, protocol, values
 from ministeer.lab.experiment import Experiment
 
 SHOTS, ASKED, VALUE, MULTIPLIERS = 5, 40, "honesty", [-1.0, 0.0, 1.0]
@@ -26,12 +26,12 @@ splits = data.answerable(lab.tokenizer)["antonym"]
 
 @cache
 def asked(structure, split="heldout", shots=0):
-    return lab.part(data.lists(splits[split], splits["train"], ASKED, structure=structure, shots=shots, seed=3))
+    return lab.part(data.few_shot(splits[split], splits["train"], ASKED, structure=structure, shots=shots, seed=3))
 
 
-first = protocol.antonym_vector(lab, structures[0], protocol.sites(lab), seed=0)
-layer, c = protocol.antonym_setting(lab, structures[0], first)
-knows = {s: protocol.right(lab, asked(s, "train", SHOTS)).mean() for s in structures}
+first = antonyms.vector(lab, structures[0], protocol.sites(lab), seed=0)
+layer, c = antonyms.setting(lab, structures[0], first)
+knows = {s: antonyms.answered(lab, asked(s, "train", SHOTS)).mean() for s in structures}
 known = [s for s in structures if knows[s] >= 0.5]
 if enough := len(known) > 1:
     counted = f"the {len(known)} structures in which the model gives half of the opposites with {SHOTS} demonstrations"
@@ -40,29 +40,29 @@ else:  # shown all the same, but no evidence for a claim
         structures,
         f"no structure, as the model gives half of the opposites in {len(known)} of them with {SHOTS} demonstrations",
     )
-alone = {s: protocol.right(lab, asked(s))[:, 0] for s in structures}
+alone = {s: antonyms.answered(lab, asked(s))[:, 0] for s in structures}
 found = {}  # (seed, from, in) -> whether each held-out pair is right
 for seed in lab.progress(SEEDS, "seeds of extraction"):
     some = structures if seed == 0 else known
     for source in some:
-        vector = protocol.antonym_vector(lab, source, [("pre", layer)], seed=seed)
+        vector = antonyms.vector(lab, source, [("pre", layer)], seed=seed)
         for where in some:
-            found[seed, source, where] = protocol.right(lab, asked(where), vector, layer, [c])[:, 0]
-        found[seed, "random", source] = protocol.right(
+            found[seed, source, where] = antonyms.answered(lab, asked(where), vector, layer, [c])[:, 0]
+        found[seed, "random", source] = antonyms.answered(
             lab, asked(source), extract.random_like(vector, seed=seed), layer, [c]
         )[:, 0]
 
 # %% The same for a value: frames around scenarios
 frames = {row["frame"]: row["text"].replace("\\n", "\n") for row in data.read("frames.tsv")}
 scenarios = lab.part(data.read("values.tsv", value=VALUE, split="heldout"))
-value_layer = protocol.value_layer(lab, VALUE, protocol.value_vector(lab, VALUE, seed=0))
+value_layer = values.layer(lab, VALUE, values.vector(lab, VALUE, seed=0))
 moved = {}
 for source, around in frames.items():
     texts = [[text.removeprefix(protocol.END) for text in pair] for pair in data.context_pairs(VALUE)]
     pairs = [[protocol.END + around.replace("{p}", text) for text in pair] for pair in texts]
     vector = lab.vector(extract.contrastive, pairs=pairs, token="last", sites=[("pre", value_layer)])
     for where, form in frames.items():
-        moved[source, where] = protocol.slopes(lab, scenarios, vector, value_layer, MULTIPLIERS, form)
+        moved[source, where] = values.slopes(lab, scenarios, vector, value_layer, MULTIPLIERS, form)
 
 # %% Show it
 own, others, chance = ({} for _ in range(3))  # by seed: of each pair, the mean over known structures
@@ -75,13 +75,13 @@ into = np.mean([found[0, s, hard] for s in known if s != hard], 0)
 out_of = np.mean([found[0, hard, s] for s in known if s != hard], 0)
 unknown = [s for s in structures if s not in known]
 elsewhere = [found[0, s, t] for s in known for t in unknown]
-grid = report.matrix(
+grid = figures.matrix(
     lab.folder / "04_structures", [[found[0, s, t].mean() for t in structures] for s in structures], structures, structures,
     ylabel="taken from", xlabel="added in", unit="answers that are the opposite",
     caption=f"{len(asked(structures[0]))} held-out pairs without demonstrations, layer {layer}, x {c:g}. The model itself can, with five "
     f"demonstrations: {', '.join(f'{s} {knows[s]:.2f}' for s in structures)}.",
 )  # fmt: skip
-value_grid = report.matrix(
+value_grid = figures.matrix(
     lab.folder / "04_frames", [[moved[s, t].mean() for t in frames] for s in frames], list(frames), list(frames),
     ylabel="taken from", xlabel="added in", unit="steerability (logits per unit)",
     caption=f"The {VALUE} vector at layer {value_layer}, {len(scenarios)} items of held-out scenarios.",
@@ -94,7 +94,7 @@ cross = np.mean([moved[f, g] for f in frames for g in frames if f != g], 0)
 lab.save(
     title="4. Prompt structure",
     question="Does a vector taken from prompts of one structure work in prompts of another?",
-    protocol=f"Antonym vectors (less those of {', '.join(protocol.TASKS[1:])}) from 25 lists of {SHOTS} in each of {len(structures)} structures, "
+    protocol=f"Antonym vectors (less those of {', '.join(antonyms.TASKS[1:])}) from 25 lists of {SHOTS} in each of {len(structures)} structures, "
     f"added at the last token of zero-shot prompts in each. Layer and coefficient chosen on training pairs in {structures[0]}. "
     f"Claims count {counted}; {len(SEEDS)} draws of the lists. Random vectors of equal norm. Intervals over pairs.",
     finding=f"Of held-out pairs, in {len(known)} structures{' that the model knows' if enough else ''}: with the structure's own vector {interval(own[0])}, with another's "

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from ministeer import metrics
-from ministeer.lab import claims, data, protocol, report
+from ministeer.lab import antonyms, claims, data, figures, protocol
 from ministeer.lab.complexity import LEVELS, complicated
 from ministeer.lab.experiment import Experiment
 
@@ -40,22 +40,23 @@ def asked(way, kind, level):
 
 
 # %% Layer and coefficient on training pairs without any context; then every kind, level and way
-vectors = {seed: protocol.antonym_vector(lab, STRUCTURE, protocol.sites(lab), seed=seed) for seed in SEEDS}
-layer, c = protocol.antonym_setting(lab, STRUCTURE, vectors[0])
+vectors = {seed: antonyms.vector(lab, STRUCTURE, protocol.sites(lab), seed=seed) for seed in SEEDS}
+layer, c = antonyms.setting(lab, STRUCTURE, vectors[0])
 found = {}  # (way, kind, level) -> whether each query is right; of the vector also by seed
 for kind, levels in lab.progress(LEVELS.items(), "kinds"):
     for level in levels:
         for way in (ALONE, SHOWN, SAID):
-            found[way, kind, level] = protocol.right(lab, asked(way, kind, level))[:, 0]
+            found[way, kind, level] = antonyms.answered(lab, asked(way, kind, level))[:, 0]
         for seed in SEEDS if level in (levels[0], levels[-1]) else (0,):
-            found[seed, kind, level] = protocol.right(lab, asked(VECTOR, kind, level), vectors[seed], layer, [c])[:, 0]
+            steered = antonyms.answered(lab, asked(VECTOR, kind, level), vectors[seed], layer, [c])
+            found[seed, kind, level] = steered[:, 0]
         found[VECTOR, kind, level] = found[0, kind, level]
 
 # %% Show it
 ways = (VECTOR, SHOWN, SAID, ALONE)
 pairs = [" ".join(sorted(query)) for query in held_out]  # each is asked both ways round
-figures = [
-    report.lines(
+drawn = [
+    figures.lines(
         lab.folder / f"05_{kind}", levels, {way: [metrics.bootstrap(found[way, kind, i], seed=0, groups=pairs) for i in levels] for way in ways},
         xlabel=f"level of {kind}", ylabel="answers that are the opposite",
         caption=f"{kind.capitalize()}: {len(held_out)} held-out pairs, 95 % bands over pairs; vector at layer {layer}, x {c:g}.",
@@ -82,7 +83,7 @@ lab.save(
     + "; ".join(f"{way} {interval(falls[way])}" for way in falls) + ". By kind, with the vector: "
     + "; ".join(f"{kind} {interval(fall(VECTOR, kind))}" for kind in LEVELS) + ".",
     receipt=protocol.receipt(lab, asked(VECTOR, "clauses", 4), vectors[0], layer, c),
-    figures=figures,
+    figures=drawn,
     tables=[{
         "caption": "Answers that are the opposite, at the lowest and the highest level of each kind.",
         "columns": ["kind", *(f"{way}, {end}" for way in ways for end in ("lowest", "highest"))],

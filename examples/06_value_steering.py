@@ -10,7 +10,7 @@ scenarios, and complex ones with conflicting interests. Beside it random vectors
 import numpy as np
 
 from ministeer import extract, metrics
-from ministeer.lab import claims, data, protocol, report
+from ministeer.lab import claims, data, figures, protocol, values
 from ministeer.lab.experiment import Experiment
 
 LEVELS = ("plain", "short", "complex")
@@ -19,18 +19,18 @@ MULTIPLIERS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]  # Tan et al. 2024
 lab = Experiment.from_command_line(__file__)
 SEEDS = lab.part(range(3))
 rows, chosen = [], {}  # one row an item
-for value in lab.progress(protocol.VALUES, "values"):
+for value in lab.progress(values.VALUES, "values"):
     held = lab.part(data.read("values.tsv", value=value, split="heldout"))
-    vectors = [protocol.value_vector(lab, value, seed=seed) for seed in SEEDS]
-    chosen[value] = layer = protocol.value_layer(lab, value, vectors[0])
-    slopes = [protocol.slopes(lab, held, vector, layer, MULTIPLIERS) for vector in vectors]
+    vectors = [values.vector(lab, value, seed=seed) for seed in SEEDS]
+    chosen[value] = layer = values.layer(lab, value, vectors[0])
+    slopes = [values.slopes(lab, held, vector, layer, MULTIPLIERS) for vector in vectors]
     controls = [extract.random_like(vector.only([("pre", layer)]), seed=seed) for seed, vector in zip(SEEDS, vectors)]
-    chance = np.mean([protocol.slopes(lab, held, control, layer, MULTIPLIERS) for control in controls], 0)
+    chance = np.mean([values.slopes(lab, held, control, layer, MULTIPLIERS) for control in controls], 0)
     told = [
         data.read("contexts.tsv", kind=f"instruction {value}", split="train", pole=p)[0]["text"]
         for p in ("positive", "negative")
     ]
-    good, bad = (protocol.differences(lab, held, frame=text + " {p}")[:, 0] for text in told)
+    good, bad = (values.differences(lab, held, frame=text + " {p}")[:, 0] for text in told)
     for item, by_seed, by_chance, by_words in zip(held, np.transpose(slopes), chance, (good - bad) / 2, strict=True):
         rows.append(
             {**item, "slopes": by_seed, "random": by_chance, "told": by_words, "group": f"{value} {item['scenario']}"}
@@ -64,8 +64,8 @@ steered, told, by_chance = (lambda r: r["slopes"][0]), (lambda r: r["told"]), (l
 wrong = {seed: (lambda r, seed=seed: r["slopes"][seed] < -1e-3) for seed in SEEDS}  # by more than rounding
 above = {seed: (lambda r, seed=seed: r["slopes"][seed] - r["random"]) for seed in SEEDS}
 unit = "logits per unit of the multiplier"
-items = report.strips(
-    lab.folder / "06_items", {f"{v}, {level}": column(steered, level, v) for v in protocol.VALUES for level in LEVELS},
+items = figures.strips(
+    lab.folder / "06_items", {f"{v}, {level}": column(steered, level, v) for v in values.VALUES for level in LEVELS},
     xlabel=f"steerability ({unit})", caption="A dot is an item of a held-out scenario; left of zero are those moved the wrong way.",
 )  # fmt: skip
 asked = [{"prompt": protocol.END + row["prompt"]} for row in held]
@@ -86,9 +86,9 @@ lab.save(
         "caption": f"Steerability ({unit}) by value and level, in brackets the item moved least and the one moved most, and the share of items moved the wrong way.",
         "columns": ["value", "level", "items", "vector", "wrong way", "random", "told in the prompt"],
         "rows": [
-            [v, level, len(column(steered, level, v)), shown(*report.spread(column(steered, level, v))),
+            [v, level, len(column(steered, level, v)), shown(*figures.spread(column(steered, level, v))),
              f"{np.mean(column(wrong[0], level, v)):.0%}", *(f"{np.mean(column(of, level, v)):+.2f}" for of in (by_chance, told))]
-            for v in protocol.VALUES for level in LEVELS
+            for v in values.VALUES for level in LEVELS
         ],
     }],
     evidence={

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ministeer import extract, metrics
 from ministeer.files import read_json
-from ministeer.lab import data, protocol, report
+from ministeer.lab import antonyms, data, figures, pronouns, protocol, values
 from ministeer.lab.experiment import Experiment
 
 STRUCTURE, VALUE, ASKED, ENDS = "question_answer", "honesty", 40, [-1.0, 1.0]
@@ -21,42 +21,42 @@ ANTONYMS, HONESTY, FAIRNESS = "antonyms answered", "steerability of honesty", "b
 lab = Experiment.from_command_line(__file__)
 config, layers = lab.model.config, protocol.layers(lab)
 splits = data.answerable(lab.tokenizer)["antonym"]
-alone = lab.part(data.lists(splits["heldout"], splits["train"], ASKED, structure=STRUCTURE, shots=0, seed=3))
+alone = lab.part(data.few_shot(splits["heldout"], splits["train"], ASKED, structure=STRUCTURE, shots=0, seed=3))
 items = lab.part(data.read("values.tsv", value=VALUE, split="heldout"))
-jobs = protocol.pronoun_items(list(protocol.occupations(lab)), "heldout")
+jobs = pronouns.prompts(list(pronouns.occupations(lab)), "heldout")
 
-antonyms = protocol.antonym_vector(lab, STRUCTURE, protocol.sites(lab), seed=0)
-honesty = protocol.value_vector(lab, VALUE, seed=0)
-fairness = protocol.fairness_vector(lab, seed=0)
-best, c = protocol.antonym_setting(lab, STRUCTURE, antonyms)
-_, strength = protocol.fairness_setting(lab, fairness)
-plain = protocol.gap(protocol.pronouns(lab, jobs)[0], list(protocol.occupations(lab)))[:, 0]  # (occupations,)
+antonym = antonyms.vector(lab, STRUCTURE, protocol.sites(lab), seed=0)
+honesty = values.vector(lab, VALUE, seed=0)
+fairness = pronouns.vector(lab, seed=0)
+best, c = antonyms.setting(lab, STRUCTURE, antonym)
+_, strength = pronouns.setting(lab, fairness)
+plain = pronouns.gap(pronouns.probabilities(lab, jobs)[0], list(pronouns.occupations(lab)))[:, 0]  # (occupations,)
 
 
 def measured(vectors, layer):
     """Of the three vectors at a layer, the effect on each item."""
-    he, _ = protocol.pronouns(lab, jobs, vectors[2], layer, [strength])
+    he, _ = pronouns.probabilities(lab, jobs, vectors[2], layer, [strength])
     return {
-        ANTONYMS: protocol.right(lab, alone, vectors[0], layer, [c])[:, 0],
-        HONESTY: protocol.slopes(lab, items, vectors[1], layer, ENDS),
-        FAIRNESS: plain - protocol.gap(he, list(protocol.occupations(lab)))[:, 0],
+        ANTONYMS: antonyms.answered(lab, alone, vectors[0], layer, [c])[:, 0],
+        HONESTY: values.slopes(lab, items, vectors[1], layer, ENDS),
+        FAIRNESS: plain - pronouns.gap(he, list(pronouns.occupations(lab)))[:, 0],
     }
 
 
-vectors = (antonyms, honesty, fairness)
+vectors = (antonym, honesty, fairness)
 controls = [extract.random_like(vector, seed=0) for vector in vectors]
 found = {i: measured(vectors, i) for i in lab.progress(layers, "layers")}
 chance = {i: measured(controls, i) for i in lab.progress(layers, "random")}
 
 # %% Show it, beside the other models of the results folder
 depths, groups = [i / config.n_layer for i in layers], {HONESTY: [row["scenario"] for row in items]}
-figures, mine = [], []
+drawn, mine = [], []
 for name, unit in ((ANTONYMS, "share of answers"), (HONESTY, "logits per unit"), (FAIRNESS, "probability")):
     curves = {
         n: [metrics.bootstrap(of[i][name], seed=0, groups=groups.get(name)) for i in layers]
         for n, of in (("vector", found), ("random", chance))
     }
-    figures.append(report.lines(
+    drawn.append(figures.lines(
         lab.folder / f"10_{name.split()[0]}", depths, curves, xlabel="relative depth of the layer whose input is steered", ylabel=f"{name} ({unit})",
         caption=f"{lab.folder.name}: {name} by depth; 95 % bands over items.",
     ))  # fmt: skip
@@ -80,8 +80,8 @@ lab.save(
     finding=f"{lab.folder.name}, {config.n_layer} layers of width {config.n_embd}: " + "; ".join(
         f"{name} at most {effect}, at relative depth {depth}" for name, effect, depth in zip((ANTONYMS, HONESTY, FAIRNESS), mine[::2], mine[1::2], strict=True)
     ) + f". Models compared: {len(models)}.",
-    receipt=protocol.receipt(lab, alone, antonyms, best, c),
-    figures=figures,
+    receipt=protocol.receipt(lab, alone, antonym, best, c),
+    figures=drawn,
     tables=[{
         "caption": "The largest effect of each vector and the relative depth of its layer, by model.",
         "columns": ["model", "layers", "width", "heads", *(f"{name}{more}" for name in (ANTONYMS, HONESTY, FAIRNESS) for more in ("", ", at depth"))],

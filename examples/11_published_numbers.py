@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ministeer import Steer, extract, generate, metrics
-from ministeer.lab import data, protocol, report
+from ministeer.lab import data, figures, pronouns, protocol
 from ministeer.lab.experiment import Experiment
 from ministeer.prompts import pad
 
@@ -82,7 +82,7 @@ success = {
     c: np.mean([bool(re.search(rf"\b({'|'.join(WORDS)})\b", row["text"].lower())) for row in rows])
     for c, rows in spoken.items()
 }
-effect = np.exp(protocol.total_effect(lab)) - 1
+effect = np.exp(pronouns.total_effect(lab)) - 1
 
 # %% Show it
 one, line = COEFFICIENTS.index(1.0), "by_layer_at_coeff_1"
@@ -101,7 +101,7 @@ table += [
     ("completions about weddings, unsteered", 0.02, success[0.0]),
     ("total effect of gender (theirs on Winogender's templates)", VIG.get(lab.model_name, float("nan")), effect.mean()),
 ]
-figure = report.dots(
+figure = figures.dots(
     lab.folder / "11_perplexity",
     {f"{topic}, {whose}": (x, y) for topic in TOPICS for whose, x, y in (
         ("published for GPT-2 XL", np.arange(48) / 48, published[line][topic]),

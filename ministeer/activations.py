@@ -104,7 +104,7 @@ def check_batch_size(size: int) -> None:
 
 def check_texts(prompts: Sequence[str]) -> None:
     if bad := [prompt for prompt in prompts if not isinstance(prompt, str)]:
-        raise ValueError(f"expected prompts as texts, got {bad[0]!r}; of data.lists take row['prompt']")
+        raise ValueError(f"expected prompts as texts, got {bad[0]!r}; of data.few_shot take row['prompt']")
 
 
 def as_sites(sites: Site | Sequence[Site]) -> list[Site]:

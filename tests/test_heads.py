@@ -282,7 +282,7 @@ def test_a_head_vector_steers(means: Tensor) -> None:
         (lambda m: heads.mean_writes(MODEL, BYTES, []), "a list of prompts"),
         (lambda m: heads.mean_writes(MODEL, BYTES, "one text"), "a list of prompts, got 'one text'"),
         (lambda m: heads.mean_writes(MODEL, BYTES, ["a"]), "two tokens or more"),
-        (lambda m: heads.mean_writes(MODEL, BYTES, [{"prompt": "ab"}]), "of data.lists take"),
+        (lambda m: heads.mean_writes(MODEL, BYTES, [{"prompt": "ab"}]), "of data.few_shot take"),
         (lambda m: heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS[:2], m), "each of 3 prompts, got 2"),
         (lambda m: heads.indirect_effects(MODEL, BYTES, SHUFFLED, ["ab", "q", "!"], m), "one token"),
         (lambda m: heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, m[:2]), r"\(3, 4, 48\)"),

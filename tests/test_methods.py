@@ -197,14 +197,14 @@ def test_the_health_of_noise_is_weak_however_few_the_others() -> None:
     model, tok = ministeer.load("nano")
     for count in (4, 20):
         same = [
-            [row["prompt"] for row in data.lists(pairs, pairs, n, structure="colon", shots=5, seed=seed)]
+            [row["prompt"] for row in data.few_shot(pairs, pairs, n, structure="colon", shots=5, seed=seed)]
             for n, seed in ((20, 1), (count, 2))
         ]
         report = extract.function_vector(model, tok, same[0], ("pre", 5), others=[same[1]]).health["pre", 5]
         assert report.weak, (count, str(report))
-    lists = [row["prompt"] for row in data.lists(pairs, pairs, 20, structure="colon", shots=5, seed=1)]
+    lists = [row["prompt"] for row in data.few_shot(pairs, pairs, 20, structure="colon", shots=5, seed=1)]
     antonyms = data.word_tasks()["antonym"]["train"]
-    other = [row["prompt"] for row in data.lists(antonyms, antonyms, 20, structure="colon", shots=5, seed=1)]
+    other = [row["prompt"] for row in data.few_shot(antonyms, antonyms, 20, structure="colon", shots=5, seed=1)]
     assert not extract.function_vector(model, tok, lists, ("pre", 5), others=[other]).health["pre", 5].weak
     plain = extract.function_vector(model, tok, lists, ("pre", 5)).health["pre", 5]
     assert (plain.split_half, plain.agreement) == (None, None)
@@ -251,7 +251,7 @@ def test_other_tasks_count_alike_however_many_prompts_they_have() -> None:
         (lambda: extract.private_noise(9, clip=1.0, epsilon=0.5, delta=0.1, sites=0), "one site"),
         (lambda: extract.private_mean(MODEL, BYTES, PAIRS, ("pre", 1), **{**PRIVATE, "seed": None}), "a seed"),
         (lambda: extract.random_like(torch.ones(3), seed=0), "got Tensor"),
-        (lambda: extract.function_vector(MODEL, BYTES, [{"prompt": "a"}]), "of data.lists take"),
+        (lambda: extract.function_vector(MODEL, BYTES, [{"prompt": "a"}]), "of data.few_shot take"),
         (lambda: extract.contrastive(MODEL, BYTES, PAIRS)["post", 1], r"output of block i is \(.pre., i \+ 1\)"),
         (lambda: extract.random_like(extract.contrastive(MODEL, BYTES, PAIRS), seed=0.5), "a seed"),
         (lambda: extract.contrastive(MODEL, BYTES, PAIRS) * torch.ones(48), "finite number to scale"),

@@ -66,7 +66,7 @@ ROOMS = {
         {"checkpoint", "files", "model", "provenance", "receipt", "tokenizer", "vectors", "lab.keys"}, {"tqdm"}
     ),
     "lab/keys.py": Room({"source"}, set()),
-    "lab/estimate.py": Room({"checkpoint", "files", "model"}, {"torch"}),
+    "lab/estimate.py": Room({"checkpoint", "files", "llama", "model"}, {"torch"}),
     "lab/claims.py": Room({"metrics"}, set()),
     "lab/complexity.py": Room({"lab.data"}, set()),
     "lab/answers.py": Room(
@@ -74,21 +74,22 @@ ROOMS = {
         {"torch", "numpy"},
     ),
     "lab/protocol.py": Room(
-        {
-            "extract",
-            "generate",
-            "metrics",
-            "model",
-            "receipt",
-            "steer",
-            "vectors",
-            "lab.answers",
-            "lab.data",
-            "lab.experiment",
-        },
-        {"numpy"},
+        {"extract", "generate", "metrics", "model", "receipt", "steer", "vectors", "lab.experiment"}, set()
     ),
-    "lab/report.py": Room({"files", "lab.claims"}, {"matplotlib"}),
+    "lab/antonyms.py": Room(
+        {"extract", "metrics", "model", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.protocol"}, set()
+    ),
+    "lab/values.py": Room(
+        {"extract", "metrics", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.protocol"}, {"numpy"}
+    ),
+    "lab/pronouns.py": Room(
+        {"extract", "metrics", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.protocol"}, {"numpy"}
+    ),
+    "lab/facts.py": Room(
+        {"metrics", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.pronouns", "lab.protocol"}, {"numpy"}
+    ),
+    "lab/figures.py": Room({"files"}, {"matplotlib"}),
+    "lab/report.py": Room({"files", "lab.claims"}, set()),
 }
 EXTRAS = {"matplotlib", "tqdm", "huggingface_hub", "transformers", "gguf"}  # not installed with the package itself
 

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from ministeer.lab.data import Pair, few_shot, read
+from ministeer.lab.data import Pair, few_shot_text, read
 
 LEVELS = {
     "distractors": (0, 1, 2, 4, 8),  # sentences about something else before everything
@@ -62,8 +62,8 @@ def complicated(
     else:
         rows = rng.sample(read("complexity.tsv", kind=kind), LEVELS[kind][-1])
         before = " ".join(row["harder" if i < level else "plain"] for i, row in enumerate(rows))
-    text, space = few_shot(structure, shown, query[0])
-    asked, _ = few_shot(structure, [], query[0])
+    text, space = few_shot_text(structure, shown, query[0])
+    asked, _ = few_shot_text(structure, [], query[0])
     parts = [before + "\n" if before else "", text.removesuffix(asked), between + "\n" if between else "", asked]
     return {"prompt": "<|endoftext|>" + "".join(parts), "words": [space + query[1]], "pair": " ".join(sorted(query))}
 

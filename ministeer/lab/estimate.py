@@ -19,7 +19,8 @@ import torch
 
 from ministeer.checkpoint import DTYPES, known_device, read_config
 from ministeer.files import read_json
-from ministeer.model import GPT2, GPT2Config
+from ministeer.llama import Llama, LlamaConfig
+from ministeer.model import GPT2, GPT2Config, Transformer
 
 # sizes of the checkpoints on the hub, so that nothing is downloaded for an estimate
 SIZES = {
@@ -31,6 +32,7 @@ SIZES = {
 AROUND = 120.0  # seconds that all experiments take beside the model: statistics, figures, the starts of eleven programs
 GPU = 1e14  # FLOP/s to name where no GPU can be measured
 GIB = 2**30
+Config = GPT2Config | LlamaConfig
 WORK = Path(__file__).parent / "data" / "work.json"
 
 
@@ -50,34 +52,42 @@ def work(quick: bool = False) -> list[Work]:
     return [Work(**row) for row in read_json(WORK)["quick" if quick else "all"]]
 
 
-def flops(config: GPT2Config, done: Work) -> float:
-    """Multiplications and additions of an experiment: 24 D^2 a token and block, 2 V D a token turned into logits.
+def blank(config: Config) -> Transformer:
+    """A model of these sizes that takes no memory."""
+    with torch.device("meta"):
+        return Llama(config) if isinstance(config, LlamaConfig) else GPT2(config)
+
+
+def flops(config: Config, done: Work) -> float:
+    """Multiplications and additions of an experiment: two per entry of a block's matrices and token, 2 V D per token turned into logits.
 
     Attention between tokens is left out: of prompts this short it is a hundredth.
     """
+    block = 2 * sum(p.numel() for p in blank(replace(config, n_layer=1)).blocks.parameters() if p.ndim == 2)
     heads = done.mediated * config.n_layer * config.n_head
     passes, words = done.passes + heads / 2, done.words + heads
-    return passes * config.n_layer * 24 * config.n_embd**2 + words * 2 * config.vocab_size * config.n_embd
+    return passes * config.n_layer * block + words * 2 * config.vocab_size * config.width
 
 
-def memory(config: GPT2Config, dtype: str, batch: int) -> tuple[float, float]:
+def memory(config: Config, dtype: str, batch: int) -> tuple[float, float]:
     """Bytes of the weights, and at the peak: with the keys and values of the largest batch, what a block makes of it, and its logits."""
     size = torch.finfo(DTYPES[dtype]).bits // 8
-    width, layers = config.n_embd, config.n_layer
-    weights = size * (layers * (12 * width**2 + 13 * width) + (config.vocab_size + config.n_positions + 2) * width)
-    cache = size * batch * width * 2 * layers
-    block = size * batch * width * 16
+    weights = size * sum(p.numel() for p in blank(config).parameters())
+    cache = size * batch * 2 * config.n_layer * config.n_kv_head * config.head_size
+    block = size * batch * config.width * 16
     logits = 4 * 128 * 8 * config.vocab_size  # of 128 prompts, a token each, and eight coefficients, in float32
     return weights, weights + cache + block + 2 * logits
 
 
 @torch.no_grad()
-def speed(config: GPT2Config, dtype: str, device: torch.device) -> float:
+def speed(config: Config, dtype: str, device: torch.device) -> float:
     """FLOP/s of one block of these sizes on 64 rows of 16 tokens: the median of five."""
-    one = GPT2(replace(config, n_layer=1, vocab_size=2))
-    one.initialize(torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    one = blank(replace(config, n_layer=1, vocab_size=2)).to_empty(device="cpu")
+    for weight in one.parameters():
+        weight.copy_(torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5)
     block = one.blocks[0].to(device, DTYPES[dtype])
-    x = torch.randn(64, 16, config.n_embd, generator=torch.Generator().manual_seed(0)).to(device, DTYPES[dtype])
+    x = torch.randn(64, 16, config.width, generator=generator).to(device, DTYPES[dtype])
     taken = []
     for _ in range(6):
         start = time.perf_counter()
@@ -85,10 +95,11 @@ def speed(config: GPT2Config, dtype: str, device: torch.device) -> float:
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
         taken.append(time.perf_counter() - start)
-    return 24 * config.n_embd**2 * x[..., 0].numel() / median(taken[1:])
+    work = 2 * sum(p.numel() for p in block.parameters() if p.ndim == 2) * x[..., 0].numel()
+    return work / median(taken[1:])
 
 
-def describe(name: str, config: GPT2Config, dtype: str, device: str, quick: bool, rate: float) -> str:
+def describe(name: str, config: Config, dtype: str, device: str, quick: bool, rate: float) -> str:
     """The estimate as text."""
     asked = work(quick)
     each = {done.experiment: flops(config, done) for done in asked}

@@ -34,7 +34,7 @@ def test_query_and_demonstrations_are_the_same_at_every_level(kind: str) -> None
 
 
 def test_without_a_context_a_prompt_is_a_plain_list() -> None:
-    plain, space = data.few_shot("question_answer", PAIRS, "new")
+    plain, space = data.few_shot_text("question_answer", PAIRS, "new")
     assert space == " "
     for kind in ("distractors", "interleaved"):
         assert text(kind, 0) == f"<|endoftext|>{plain}"

@@ -6,15 +6,15 @@ from ministeer.lab import data
 
 
 def test_a_structure_is_written_as_its_demonstration() -> None:
-    text, space = data.few_shot("question_answer", [("hot", "cold"), ("up", "down")], "wet")
+    text, space = data.few_shot_text("question_answer", [("hot", "cold"), ("up", "down")], "wet")
     assert (text, space) == ("Q: hot\nA: cold\n\nQ: up\nA: down\n\nQ: wet\nA:", " ")
     for row in data.read("structures.tsv"):
-        text, space = data.few_shot(row["structure"], [("hot", "cold")], "wet")
+        text, space = data.few_shot_text(row["structure"], [("hot", "cold")], "wet")
         form = row["demonstration"].replace("\\n", "\n")
         first, second = (form.replace("{x}", x).replace("{y}", y) for x, y in (("hot", "cold"), ("wet", "dry")))
         assert (first + second).startswith(text + space + "dry")  # the query is written as a demonstration is
     with pytest.raises(ValueError, match="one of question_answer"):
-        data.few_shot("no_such", [], "wet")
+        data.few_shot_text("no_such", [], "wet")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_lists_ask_the_same_queries_and_show_no_word_of_them() -> None:
     train = data.word_tasks()["antonym"]["train"]
     settings = {"structure": "question_answer", "seed": 4}
     shown, bare, mixed = (
-        data.lists(train, train, 40, shots=shots, shuffled=shuffled, **settings)
+        data.few_shot(train, train, 40, shots=shots, shuffled=shuffled, **settings)
         for shots, shuffled in ((5, False), (0, False), (5, True))
     )
     assert len({row["prompt"] for row in bare}) == 40
@@ -80,5 +80,5 @@ def test_lists_ask_the_same_queries_and_show_no_word_of_them() -> None:
         assert sorted(b for _, b in others) == sorted(b for _, b in demonstrations)
         displaced += sum(tuple(pair) not in pairs for pair in others)
     assert displaced > 40 * 5 / 2
-    assert data.lists(train, train, 40, shots=5, **settings) == shown
-    assert len(data.lists(train[:7], train, 40, shots=2, **settings)) == 7
+    assert data.few_shot(train, train, 40, shots=5, **settings) == shown
+    assert len(data.few_shot(train[:7], train, 40, shots=2, **settings)) == 7

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ministeer.lab import report
+from ministeer.lab import figures, report
 
 pytest.importorskip("matplotlib")
 
 
 def results(folder: Path, name: str = "01_test", **page: object) -> Path:
     folder.mkdir(exist_ok=True)
-    shown = report.lines(
+    shown = figures.lines(
         folder / name, [0, 1, 2], {"honesty": [(0, -1, 1), (1, 0, 2), (2, 1, 3)], "random 0": [(0, -1, 1)] * 3},
         xlabel="layer", ylabel="nats", caption="A <caption>.",
     )  # fmt: skip
@@ -139,45 +139,3 @@ def test_the_summary_says_the_same_as_the_page():
     assert text.index("no evidence about language models") < text.index("Value steering works")
     for row in report.verdict_rows(found):
         assert all(cell in text for cell in row)
-
-
-@pytest.mark.parametrize("signed", [False, True])
-def test_other_figures_are_drawn(tmp_path, signed):
-    least = -0.4 if signed else 0.0
-    shown = [
-        report.matrix(
-            tmp_path / "m",
-            [[least, 1.0], [0.5, 0.2]],
-            ["a", "b"],
-            ["c", "d"],
-            xlabel="x",
-            ylabel="y",
-            unit="u",
-            caption="c",
-        ),
-        report.strips(tmp_path / "s", {"a": [least, 1.0], "b": [0.3]}, xlabel="x", caption="c"),
-        report.dots(
-            tmp_path / "d",
-            {"a": ([0, 1], [least, 1])},
-            xlabel="x",
-            ylabel="y",
-            caption="c",
-            diagonal=True,
-            joined=signed,
-        ),
-    ]
-    for figure in shown:
-        assert all(
-            (tmp_path / name).stat().st_size > 2000
-            for name in (figure["file"], figure["file"].replace(".png", ".dark.png"))
-        )
-        assert all(name in figure["alt"] for name in ("x", "a"))
-
-
-def test_a_figure_is_drawn_for_light_and_for_dark_pages(tmp_path):
-    shown = report.lines(tmp_path / "f", [0, 1], {"a": [(0, 0, 0), (1, 1, 1)]}, xlabel="x", ylabel="y", caption="c")
-    assert shown["file"] == "f.png"
-    assert "y against x" in shown["alt"]
-    light, dark = ((tmp_path / name).read_bytes() for name in ("f.png", "f.dark.png"))
-    assert light != dark
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.dark.png", "f.png"]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ministeer.checkpoint import load
 from ministeer.generate import generate, prefill
-from ministeer.lab.data import few_shot, read
+from ministeer.lab.data import few_shot_text, read
 from ministeer.model import GPT2
 from ministeer.tokenizer import Tokenizer
 
@@ -71,7 +71,7 @@ def antonyms(model: GPT2, tokenizer: Tokenizer, seed: int = 0) -> list[Ability]:
             if shuffled:
                 labels = [b for _, b in shown]
                 shown = [(a, labels[(i + 1) % shots]) for i, (a, _) in enumerate(shown)]
-            prompt, space = few_shot(name, shown, x)
+            prompt, space = few_shot_text(name, shown, x)
             prompts.append(prompt)
             answers.append(tokenizer.single(space + y))
         guess = next_probabilities(model, tokenizer, prompts).argmax(-1)

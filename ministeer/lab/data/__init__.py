@@ -46,7 +46,7 @@ def context_pairs(value: str, split: str = "train") -> list[tuple[str, str]]:
     return pairs
 
 
-def few_shot(structure: str, demonstrations: Sequence[Pair], query: str) -> tuple[str, str]:
+def few_shot_text(structure: str, demonstrations: Sequence[Pair], query: str) -> tuple[str, str]:
     """A prompt of demonstrations (x, y) and a query, in a structure of `structures.tsv`, and the space before its answer.
 
     The prompt ends right before the answer. GPT-2's tokens begin with their space, so the space belongs to the answer:
@@ -87,7 +87,7 @@ def answerable(tokenizer: Any) -> dict[str, dict[str, list[Pair]]]:
     }
 
 
-def lists(
+def few_shot(
     queries: Sequence[Pair],
     demonstrations: Sequence[Pair],
     count: int,
@@ -97,7 +97,7 @@ def lists(
     seed: int,
     shuffled: bool = False,
 ) -> list[dict[str, Any]]:
-    """Few-shot prompts behind end-of-text with different queries, `[{"prompt", "words", "pair"}]`, the one word its answer with its space;
+    """Few-shot prompts after end-of-text with different queries, `[{"prompt", "words", "pair"}]`, the one word its answer with its space;
     pair is the same both ways round.
 
     No demonstration holds a word of its query. shuffled: the answers of the demonstrations change places. The same seed
@@ -111,7 +111,7 @@ def lists(
         labels = [b for _, b in shown]
         if shuffled:
             rng.shuffle(labels)
-        text, space = few_shot(structure, [(a, b) for (a, _), b in zip(shown, labels)], x)
+        text, space = few_shot_text(structure, [(a, b) for (a, _), b in zip(shown, labels)], x)
         made.append({"prompt": f"<|endoftext|>{text}", "words": [space + y], "pair": " ".join(sorted((x, y)))})
     return made
 
@@ -119,11 +119,11 @@ def lists(
 def task_prompts(
     tasks: dict[str, dict[str, list[Pair]]], count: int, *, structure: str, shots: int, seed: int
 ) -> dict[str, list[str]]:
-    """`lists` of each task's own training pairs, the prompts alone: what a function vector and those to subtract are taken from."""
+    """`few_shot` of each task's own training pairs, the prompts alone: what a function vector and those to subtract are taken from."""
     return {
         task: [
             item["prompt"]
-            for item in lists(splits["train"], splits["train"], count, structure=structure, shots=shots, seed=seed)
+            for item in few_shot(splits["train"], splits["train"], count, structure=structure, shots=shots, seed=seed)
         ]
         for task, splits in tasks.items()
     }
