@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ministeer import checkpoint
+from ministeer.layouts import LAYOUTS, Layout
 from ministeer.model import GPT2, GPT2Config
 
 ROOT = Path(checkpoint.__file__).parents[1]
@@ -77,8 +78,8 @@ def test_the_logits_of_transformers(peer):
 
 def test_a_missed_turn_of_the_square_projection_passes_every_shape_check_but_not_the_logits(peer, monkeypatch):
     _, folder, logits = peer
-    turned = checkpoint._is_turned
-    monkeypatch.setattr(checkpoint, "_is_turned", lambda name: turned(name) and "attn.c_proj" not in name)
+    turned = Layout.is_turned
+    monkeypatch.setattr(Layout, "is_turned", lambda self, name: turned(self, name) and "attn.c_proj" not in name)
     assert not close(checkpoint.load_model(folder)(IDS), logits)
 
 
@@ -216,7 +217,7 @@ def test_matrices_lie_as_is_quickest_in_their_dtype(saved):
     for dtype, turned in (("float32", False), ("bfloat16", True), ("float16", True)):
         model = checkpoint.load_model(saved, dtype=dtype)
         for name, weight in model.named_parameters():
-            lies = weight if turned or not checkpoint._is_turned(name) else weight.t()
+            lies = weight if turned or not LAYOUTS[GPT2Config].is_turned(name) else weight.t()
             assert lies.is_contiguous()
             assert weight.dtype == checkpoint.DTYPES[dtype]
 
@@ -467,17 +468,26 @@ def test_shards_that_are_not_there(saved):
 @pytest.mark.parametrize(
     ("entry", "value", "message"),
     [
-        ("model_type", "llama", "expected model_type \"gpt2\", found 'llama'"),
+        ("model_type", "mistral", 'expected model_type "gpt2" or "llama" or "qwen2", found \'mistral\'; only these'),
         ("model_type", "absent", "found None"),
-        ("activation_function", "relu", "expected activation_function 'gelu_new', found 'relu'"),
-        ("scale_attn_by_inverse_layer_idx", True, "scale_attn_by_inverse_layer_idx False, found True"),
-        ("scale_attn_weights", False, "scale_attn_weights True, found False"),
-        ("reorder_and_upcast_attn", True, "reorder_and_upcast_attn"),
-        ("add_cross_attention", True, "add_cross_attention"),
-        ("n_inner", 100, "n_inner null or 192, four times n_embd, found 100"),
+        ("model_type", ["gpt2"], "found ['gpt2']"),
+        (
+            "activation_function",
+            "swiglu",
+            "expected activation_function gelu_new, gelu_pytorch_tanh, gelu, relu, silu, found",
+        ),
+        ("activation_function", ["relu"], "found ['relu']"),
+        ("scale_attn_by_inverse_layer_idx", "yes", "scale_attn_by_inverse_layer_idx true or false, found 'yes'"),
+        ("add_cross_attention", True, "add_cross_attention False, found True; this variant of GPT-2 is not supported"),
+        ("quantization_config", {"bits": 4}, "no quantization_config, found one; take the unquantised"),
+        ("n_inner", 100, "of shape [48, 100], found [48, 192]; is the config.json beside it this model's?"),
+        ("n_inner", 0, "n_inner to be a whole number above 0, found 0"),
+        ("n_ctx", 33, "expected n_ctx 32, as n_positions, found 33; keep the right one"),
+        ("n_layer", 1000, "expected tensors of 1000 layers, found 28 tensors in all"),
+        ("vocab_size", 2**40, "vocab_size of at most 1048576, found 1099511627776"),
         ("n_layer", "absent", "expected n_layer, found no such entry"),
-        ("n_head", 5, "n_embd=48 for n_head=5"),
-        ("n_embd", "48", "n_embd to be a whole number above 0, got '48'"),
+        ("n_head", 5, "got n_embd=48 for n_head=5"),
+        ("n_embd", "48", "n_embd to be a whole number above 0, found '48'"),
         ("layer_norm_epsilon", "small", "layer_norm_epsilon between 0 and 1, found 'small'"),
     ],
 )
@@ -489,6 +499,13 @@ def test_configs_that_are_not_this_gpt2(entry, value, message, saved):
 def test_n_inner_may_say_what_it_is(saved):
     configure(saved, n_inner=192)
     assert checkpoint.load_model(saved).config == CONFIG
+
+
+def test_the_context_by_its_older_name(saved):
+    configure(saved, n_positions="absent")
+    assert checkpoint.load_model(saved).config == CONFIG
+    configure(saved, n_ctx="absent")
+    refused(saved, "expected n_positions, found no such entry")
 
 
 def test_unknown_dtypes(saved):

@@ -87,20 +87,33 @@ def test_models_that_are_not_this_gpt2_are_refused() -> None:
             vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
         )
     )
-    classifier = transformers.GPT2ForSequenceClassification(reference_model(SHAPE, seed=8).config)
+    gpt_neo = transformers.GPTNeoModel(
+        transformers.GPTNeoConfig(
+            vocab_size=9, hidden_size=8, num_layers=1, num_heads=2, attention_types=[[["global"], 1]]
+        )
+    )
+    adapted = reference_model(SHAPE, seed=8)
+    adapted.extra = torch.nn.Linear(2, 1, bias=False)
     for model, message in [
-        (torch.nn.Linear(2, 2), "expected a GPT-2 of transformers, got Linear; for a name or a path use load_model"),
+        (
+            torch.nn.Linear(2, 2),
+            "expected a GPT-2, Llama or Qwen2 of transformers, got Linear; for a name or a path use load_model",
+        ),
         ("gpt2", "got str"),
-        (llama, "LlamaModel: expected model_type \"gpt2\", found 'llama'"),
-        (changed(scale_attn_by_inverse_layer_idx=True), "this variant of GPT-2 is not supported"),
-        (changed(n_layer=5), "expected a tensor h.2.ln_1.weight, found none"),
+        (
+            llama,
+            "LlamaModel: expected lm_head.weight, as tie_word_embeddings is false, found none; take the whole model",
+        ),
+        (gpt_neo, 'GPTNeoModel: expected model_type "gpt2" or "llama" or "qwen2", found \'gpt_neo\''),
+        (changed(add_cross_attention=True), "this variant of GPT-2 is not supported"),
+        (changed(n_layer=5), "expected a tensor h.2.ln_1.weight of shape [48], found none; is it a model as it came"),
         (untied, "tied head"),
-        (reference_model(SHAPE, seed=8).double(), "expected dtype 'float32', 'bfloat16', 'float16'"),
+        (reference_model(SHAPE, seed=8).double(), "wte.weight in F32, BF16, F16, found torch.float64"),
         (reference_model(SHAPE, seed=8).to("meta"), "on the meta device"),
-        (classifier, "expected only GPT-2's tensors, found score.weight"),
-        (converted(reference_model(SHAPE, seed=8)), "expected a GPT-2 of transformers, got GPT2;"),
+        (converted(reference_model(SHAPE, seed=8)), "expected a GPT-2, Llama or Qwen2 of transformers, got GPT2;"),
+        (adapted, "GPT2LMHeadModel: expected only GPT-2's tensors, found extra.weight of shape [1, 2]"),
         (longer, "embeddings added"),
-        (broken, "finite numbers in ln_f.bias, found NaN"),
+        (broken, "finite numbers in transformer.ln_f.bias, found NaN"),
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             checkpoint.from_transformers(model)

@@ -29,7 +29,10 @@ ROOMS = {
     "files.py": Room(set(), set()),
     "gguf_model.py": Room(set(), {"torch", "numpy", "gguf"}),
     "hub.py": Room({"files", "gguf_model"}, {"huggingface_hub", "safetensors"}),
-    "checkpoint.py": Room({"files", "hub", "model", "tokenizer"}, {"torch", "safetensors"}),
+    "layouts.py": Room({"llama", "model"}, set()),
+    "checkpoint.py": Room(
+        {"files", "gguf_model", "hub", "layouts", "model", "tokenizer"}, {"torch", "safetensors"}
+    ),
     "source.py": Room(set(), set()),
     "provenance.py": Room({"model", "source"}, {"torch"}),
     "prompts.py": Room({"model", "provenance"}, {"torch"}),
@@ -66,7 +69,7 @@ ROOMS = {
         {"checkpoint", "files", "model", "provenance", "receipt", "tokenizer", "vectors", "lab.keys"}, {"tqdm"}
     ),
     "lab/keys.py": Room({"source"}, set()),
-    "lab/estimate.py": Room({"checkpoint", "files", "llama", "model"}, {"torch"}),
+    "lab/estimate.py": Room({"checkpoint", "files", "layouts", "model"}, {"torch"}),
     "lab/claims.py": Room({"metrics"}, set()),
     "lab/complexity.py": Room({"lab.data"}, set()),
     "lab/answers.py": Room(

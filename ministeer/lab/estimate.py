@@ -19,20 +19,19 @@ import torch
 
 from ministeer.checkpoint import DTYPES, known_device, read_config
 from ministeer.files import read_json
-from ministeer.llama import Llama, LlamaConfig
-from ministeer.model import GPT2, GPT2Config, Transformer
+from ministeer.layouts import LAYOUTS, Config
+from ministeer.model import GPT2Config, Transformer
 
-# sizes of the checkpoints on the hub, so that nothing is downloaded for an estimate
+# sizes of the checkpoints on the hub, so that nothing is downloaded for an estimate: vocabulary, context, width, layers, heads
 SIZES = {
-    "gpt2": GPT2Config(n_layer=12, n_head=12, n_embd=768),
-    "gpt2-medium": GPT2Config(n_layer=24, n_head=16, n_embd=1024),
-    "gpt2-large": GPT2Config(n_layer=36, n_head=20, n_embd=1280),
-    "gpt2-xl": GPT2Config(),
+    "gpt2": GPT2Config(50257, 1024, 768, 12, 12),
+    "gpt2-medium": GPT2Config(50257, 1024, 1024, 24, 16),
+    "gpt2-large": GPT2Config(50257, 1024, 1280, 36, 20),
+    "gpt2-xl": GPT2Config(50257, 1024, 1600, 48, 25),
 }
 AROUND = 120.0  # seconds that all experiments take beside the model: statistics, figures, the starts of eleven programs
 GPU = 1e14  # FLOP/s to name where no GPU can be measured
 GIB = 2**30
-Config = GPT2Config | LlamaConfig
 WORK = Path(__file__).parent / "data" / "work.json"
 
 
@@ -55,7 +54,7 @@ def work(quick: bool = False) -> list[Work]:
 def blank(config: Config) -> Transformer:
     """A model of these sizes that takes no memory."""
     with torch.device("meta"):
-        return Llama(config) if isinstance(config, LlamaConfig) else GPT2(config)
+        return LAYOUTS[type(config)].model(config)
 
 
 def flops(config: Config, done: Work) -> float:
