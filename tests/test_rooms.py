@@ -30,9 +30,7 @@ ROOMS = {
     "gguf_model.py": Room(set(), {"torch", "numpy", "gguf"}),
     "hub.py": Room({"files", "gguf_model"}, {"huggingface_hub", "safetensors"}),
     "layouts.py": Room({"llama", "model"}, set()),
-    "checkpoint.py": Room(
-        {"files", "gguf_model", "hub", "layouts", "model", "tokenizer"}, {"torch", "safetensors"}
-    ),
+    "checkpoint.py": Room({"files", "gguf_model", "hub", "layouts", "model", "tokenizer"}, {"torch", "safetensors"}),
     "source.py": Room(set(), set()),
     "provenance.py": Room({"model", "source"}, {"torch"}),
     "prompts.py": Room({"model", "provenance"}, {"torch"}),
