@@ -7,6 +7,8 @@
 | `("pre", 0)` | the embeddings: `transformer.drop`'s output |
 | `("pre", n_layer)` | the last block's output, before the final norm; transformers' `hidden_states[-1]` is after it, and no site |
 | `("mid", i)` | what block i's MLP half takes in: `blocks.{i}.hook_resid_mid`; to add there, add to `transformer.h.{i}.attn`'s output |
+
+A Llama of transformers calls them `model.layers.{i}`, `model.embed_tokens` and `model.layers.{i}.self_attn`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ from ministeer.provenance import Provenance
 from ministeer.vectors import SteeringVector, one_vector
 
 UNKNOWN = "unknown"
+# of each model_type of transformers: what puts out the embeddings, a block, and its attention
+LLAMA = ("embed_tokens", "layers.{}", "layers.{}.self_attn")
+MODULES = {"gpt2": ("drop", "h.{}", "h.{}.attn"), "llama": LLAMA, "qwen2": LLAMA}
 
 
 def from_block_output(layer: int) -> Site:
@@ -46,16 +51,23 @@ def to_block_output(site: Site) -> int:
     return layer - 1
 
 
-def module_name(site: Site) -> str:
-    """The module of transformers' `GPT2Model` whose output to add to, to steer at `site`: for `SteeringVector.hook`.
+def module_name(site: Site, model_type: str = "gpt2") -> str:
+    """The module of transformers' model whose output to add to, to steer at `site`: for `SteeringVector.hook`.
 
-    In `GPT2LMHeadModel`, that of its `.transformer`.
+    Named within the model without its unembedding: `.transformer` of a `GPT2LMHeadModel`, `.model` of a `LlamaForCausalLM`,
+    `.base_model` of any. model_type: "gpt2", "llama" or "qwen2", as `model.config.model_type` says.
     """
     check_site(site)
+    if model_type not in MODULES:
+        raise ValueError(
+            f"expected model_type as transformers' config has it, one of {[*MODULES]}, got {model_type!r}; "
+            "of another model, name the module yourself"
+        )
+    embeddings, block, attention = MODULES[model_type]
     name, layer = site
     if name == "mid":
-        return f"h.{layer}.attn"
-    return f"h.{to_block_output(site)}" if layer else "drop"
+        return attention.format(layer)
+    return block.format(to_block_output(site)) if layer else embeddings
 
 
 def transformer_lens_name(site: Site) -> str:
@@ -74,7 +86,8 @@ def save_gguf(
     """Write a control vector for llama.cpp or repeng: `direction.N`, what is added to block N's output, in float32.
 
     llama.cpp takes N from 1, so of our sites `("pre", 2)` and up; another raises `ValueError`. coeff: the tensors are
-    multiplied by it; llama.cpp's `--control-vector-scaled` multiplies once more. Needs the package `gguf`.
+    multiplied by it; llama.cpp's `--control-vector-scaled` multiplies once more. model_hint: the architecture as llama.cpp
+    names it, "gpt2", "llama" or "qwen2"; a hint to people, which no loader compares. Needs the package `gguf`.
     """
     gguf = _gguf()
     target = Path(path)
@@ -142,14 +155,16 @@ def _gguf() -> Any:
 # --- lm-evaluation-harness: steer files for its model "steered" ---
 
 
-def save_lm_eval(vector: SteeringVector, site: Site, path: str | os.PathLike[str], *, coeff: float = 1.0) -> None:
+def save_lm_eval(
+    vector: SteeringVector, site: Site, path: str | os.PathLike[str], *, coeff: float = 1.0, model_type: str = "gpt2"
+) -> None:
     """Write one site as a steer file: `lm_eval --model steered --model_args pretrained=gpt2-xl,steer_path=PATH`.
 
     The harness adds it at every position of every text. One site a file: some of its versions add the last entry's
-    vector at every hook point of a file. Written by torch.save, since the harness reads nothing else; it holds tensors,
+    vector at every hook point of a file. model_type: as in `module_name`. Written by torch.save, since the harness reads nothing else; it holds tensors,
     numbers and strings only, and loads with `weights_only=True`.
     """
-    target, tensor = Path(path), one_vector(vector, site, coeff)
+    target, tensor, name = Path(path), one_vector(vector, site, coeff), module_name(site, model_type)
     if target.suffix not in (".pt", ".pth"):
         raise ValueError(f"expected a path that ends in .pt or .pth, as the harness asks, got {target.name!r}")
     entry = {
@@ -160,7 +175,7 @@ def save_lm_eval(vector: SteeringVector, site: Site, path: str | os.PathLike[str
         "head_index": None,
     }
     with replacing(target) as unfinished:
-        torch.save({module_name(site): entry}, unfinished)
+        torch.save({name: entry}, unfinished)
 
 
 # --- the package steering-vectors ---

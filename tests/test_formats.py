@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference import SHAPES, TOLERANCE, pair, random_ids, random_tensor, relative
+from reference import TOLERANCE, both, parts, random_ids, random_tensor, relative
 from torch import Tensor
 
 from ministeer import formats
@@ -17,8 +17,8 @@ from ministeer.vectors import SteeringVector
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
 
-SHAPE = SHAPES["tiny"]
-OURS, THEIRS = pair(SHAPE, seed=9)
+BOTH = both(seed=9, families=("gpt2", "llama", "qwen2"))
+MODEL, THEIRS = BOTH["gpt2"]
 MADE = Provenance("0" * 16, "contrastive", "1" * 16, "answer", "float32")
 RESIDUAL = [(name, i) for i in range(3) for name in ("pre", "mid")] + [("pre", 3)]
 
@@ -41,6 +41,7 @@ def write_gguf(path: Path, kind: str, name: str, tensor: Tensor) -> None:
 # --- what others call our sites ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_block_outputs_there_and_back() -> None:
     for layer in range(5):
         assert formats.to_block_output(formats.from_block_output(layer)) == layer
@@ -60,25 +61,36 @@ def test_block_outputs_there_and_back() -> None:
 @pytest.mark.parametrize("site", RESIDUAL)
 def test_the_module_named_is_where_transformers_steers_as_we_do(site: tuple[str, int]) -> None:
     """A hook there, against our own add; every other module gives something else, but for none."""
-    ids, steering = random_ids(OURS, 2, 5), vector(site)
-    wanted = OURS(ids, adds={site: 2.5 * steering[site]})
-    handle = THEIRS.transformer.get_submodule(formats.module_name(site)).register_forward_hook(steering.hook(site, 2.5))
+    ids, steering = random_ids(MODEL, 2, 5), vector(site)
+    wanted = MODEL(ids, adds={site: 2.5 * steering[site]})
+    module = THEIRS.base_model.get_submodule(formats.module_name(site, THEIRS.config.model_type))
+    handle = module.register_forward_hook(steering.hook(site, 2.5))
     found = THEIRS(input_ids=ids).logits
     handle.remove()
     assert relative(found, wanted) < TOLERANCE
     assert relative(THEIRS(input_ids=ids).logits, wanted) > 1e-4  # and it is gone
 
 
+@pytest.mark.once
+def test_modules_are_named_for_the_models_that_are_known() -> None:
+    assert formats.module_name(("pre", 2)) == formats.module_name(("pre", 2), "gpt2") == "h.1"
+    with pytest.raises(
+        ValueError, match=r"model_type .* one of \['gpt2', 'llama', 'qwen2'\], got 'mistral'; of another"
+    ):
+        formats.module_name(("pre", 2), "mistral")
+
+
 def test_a_hook_steers_cached_tokens_as_well() -> None:
-    site, ids = ("pre", 2), random_ids(OURS, 1, 6)
+    site, ids = ("pre", 2), random_ids(MODEL, 1, 6)
     steering = vector(site)
-    handle = THEIRS.transformer.h[1].register_forward_hook(steering.hook(site))
+    handle = parts(THEIRS).blocks[1].register_forward_hook(steering.hook(site))
     first = THEIRS(input_ids=ids[:, :4], use_cache=True)
     second = THEIRS(input_ids=ids[:, 4:], past_key_values=first.past_key_values, use_cache=True)
     handle.remove()
-    assert relative(second.logits, OURS(ids, adds={site: steering[site]})[:, 4:]) < TOLERANCE
+    assert relative(second.logits, MODEL(ids, adds={site: steering[site]})[:, 4:]) < TOLERANCE
 
 
+@pytest.mark.once
 def test_a_hook_says_what_it_cannot_do() -> None:
     steering = vector(("pre", 1))
     with pytest.raises(ValueError, match="one of the vector's sites"):
@@ -94,15 +106,16 @@ def test_a_hook_says_what_it_cannot_do() -> None:
 
 
 def test_transformers_hidden_states_are_our_pre_sites() -> None:
-    ids = random_ids(OURS, 1, 5)
+    ids = random_ids(MODEL, 1, 5)
     hidden = THEIRS(input_ids=ids, output_hidden_states=True).hidden_states
     tape: dict[Any, Tensor] = {}
-    OURS(ids, tape=tape)
+    MODEL(ids, tape=tape)
     for i in range(3):
         assert relative(hidden[i], tape["pre", i]) < TOLERANCE
     assert relative(hidden[3], tape["pre", 3]) > 0.1  # after the final norm: no site
 
 
+@pytest.mark.once
 def test_transformer_lens_names() -> None:
     named = [formats.transformer_lens_name(site) for site in RESIDUAL]
     assert named[:3] == ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_mid", "blocks.0.hook_resid_post"]
@@ -113,6 +126,7 @@ def test_transformer_lens_names() -> None:
 # --- GGUF -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_a_large_coefficient_of_a_vector_in_float16_stays_a_number(tmp_path: Path) -> None:
     half = SteeringVector({("pre", 2): torch.full((16,), 500.0, dtype=torch.float16)}, MADE)
     formats.save_gguf(half, tmp_path / "v.gguf", coeff=200.0)
@@ -120,6 +134,7 @@ def test_a_large_coefficient_of_a_vector_in_float16_stays_a_number(tmp_path: Pat
     assert half.hook(("pre", 2), 200.0)(None, None, torch.zeros(1, 1, 16)).flatten().tolist() == [1e5] * 16
 
 
+@pytest.mark.once
 def test_gguf_there_and_back(tmp_path: Path) -> None:
     ours = vector(("pre", 2), ("pre", 3), ("pre", 48))
     formats.save_gguf(ours, tmp_path / "v.gguf", coeff=2.0)
@@ -130,6 +145,7 @@ def test_gguf_there_and_back(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["v.gguf"]
 
 
+@pytest.mark.once
 def test_what_gguf_cannot_express_can_be_left_out(tmp_path: Path) -> None:
     every = vector(*RESIDUAL)
     with pytest.raises(ValueError, match=r"vector\.only"):
@@ -144,10 +160,13 @@ def test_what_gguf_cannot_express_can_be_left_out(tmp_path: Path) -> None:
 
 def test_gguf_is_what_llama_cpp_reads(tmp_path: Path) -> None:
     """By the package that defines the format: names, kinds and numbers that llama.cpp's loader asks for."""
-    formats.save_gguf(vector(("pre", 3), ("pre", 2)), tmp_path / "v.gguf")
+    kind = THEIRS.config.model_type
+    formats.save_gguf(
+        vector(("pre", 3), ("pre", 2)), tmp_path / "v.gguf", **({} if kind == "gpt2" else {"model_hint": kind})
+    )
     reader = gguf.GGUFReader(tmp_path / "v.gguf")
     assert reader.get_field("general.architecture").contents() == "controlvector"
-    assert reader.get_field("controlvector.model_hint").contents() == "gpt2"
+    assert reader.get_field("controlvector.model_hint").contents() == kind
     assert reader.get_field("controlvector.layer_count").contents() == 2
     assert [t.name for t in reader.tensors] == ["direction.1", "direction.2"]
     for tensor, site in zip(reader.tensors, (("pre", 2), ("pre", 3)), strict=True):
@@ -161,14 +180,15 @@ def test_gguf_of_others_is_read_and_steers_at_the_block_it_names(tmp_path: Path)
     theirs = random_tensor(16, seed=5)
     write_gguf(tmp_path / "theirs.gguf", "controlvector", "direction.1", theirs)
     vector = formats.load_gguf(tmp_path / "theirs.gguf")
-    ids = random_ids(OURS, 1, 5)
-    handle = THEIRS.transformer.h[1].register_forward_hook(lambda _m, _a, out: out + theirs)
+    ids = random_ids(MODEL, 1, 5)
+    handle = parts(THEIRS).blocks[1].register_forward_hook(lambda _m, _a, out: out + theirs)
     wanted = THEIRS(input_ids=ids).logits[:, -1]
     handle.remove()
     assert vector.sites == [("pre", 2)]
-    assert relative(prefill(OURS, ids.tolist(), None, [Steer(vector, ("pre", 2))]), wanted) < TOLERANCE
+    assert relative(prefill(MODEL, ids.tolist(), None, [Steer(vector, ("pre", 2))]), wanted) < TOLERANCE
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("site", "message"),
     [(("pre", 1), "output of block 0"), (("pre", 0), "embeddings"), (("mid", 2), "inside a block")],
@@ -185,6 +205,7 @@ def test_what_gguf_cannot_express_is_refused_with_the_reason(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.once
 def test_other_files_are_no_control_vectors(tmp_path: Path) -> None:
     path = tmp_path / "v.gguf"
     with pytest.raises(FileNotFoundError, match="found none"):
@@ -213,7 +234,7 @@ def test_other_files_are_no_control_vectors(tmp_path: Path) -> None:
 def test_a_steer_file_steers_as_the_harness_applies_it(site: tuple[str, int], tmp_path: Path) -> None:
     """The harness's steps in short: hooks on `model.base_model`'s modules of these names, vector times coefficient added."""
     ours = vector(site)
-    formats.save_lm_eval(ours, site, tmp_path / "steer.pt", coeff=-1.5)
+    formats.save_lm_eval(ours, site, tmp_path / "steer.pt", coeff=-1.5, model_type=THEIRS.config.model_type)
     config = torch.load(tmp_path / "steer.pt", weights_only=True)
     ((name, entry),) = config.items()
     assert (entry["action"], entry["bias"], entry["head_index"]) == ("add", None, None)
@@ -224,12 +245,13 @@ def test_a_steer_file_steers_as_the_harness_applies_it(site: tuple[str, int], tm
 
     modules = dict(THEIRS.base_model.named_modules())
     handle = modules[name].register_forward_hook(hook)
-    ids = random_ids(OURS, 1, 5)
+    ids = random_ids(MODEL, 1, 5)
     found = THEIRS(input_ids=ids).logits
     handle.remove()
-    assert relative(found, OURS(ids, adds={site: -1.5 * ours[site]})) < TOLERANCE
+    assert relative(found, MODEL(ids, adds={site: -1.5 * ours[site]})) < TOLERANCE
 
 
+@pytest.mark.once
 def test_steer_files_that_cannot_be_written(tmp_path: Path) -> None:
     ours = vector(("pre", 1))
     with pytest.raises(ValueError, match=r"\.pt or \.pth"):
@@ -252,16 +274,18 @@ def test_a_vector_of_the_package_steers_here_as_there(kind: str) -> None:
     theirs = pytest.importorskip("steering_vectors", reason="the package steering-vectors is not installed")
     layers = {0: random_tensor(16, seed=1), 2: random_tensor(16, seed=2)}
     vector = theirs.SteeringVector(layers, kind)
-    ids = random_ids(OURS, 2, 5)
+    ids = random_ids(MODEL, 2, 5)
     with vector.apply(THEIRS, multiplier=1.5):
         wanted = THEIRS(input_ids=ids).logits[:, -1]
     ours = formats.from_steering_vectors(vector)
     assert (
-        relative(prefill(OURS, ids.tolist(), None, [Steer(ours, site, 1.5) for site in ours.sites]), wanted) < TOLERANCE
+        relative(prefill(MODEL, ids.tolist(), None, [Steer(ours, site, 1.5) for site in ours.sites]), wanted)
+        < TOLERANCE
     )
     assert relative(THEIRS(input_ids=ids).logits[:, -1], wanted) > 1e-4
 
 
+@pytest.mark.once
 def test_what_is_no_vector_of_the_package_is_refused() -> None:
     with pytest.raises(ValueError, match="with layers, got dict"):
         formats.from_steering_vectors({})
