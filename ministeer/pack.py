@@ -196,14 +196,16 @@ def _check(model: Transformer, name: str) -> None:
 def _replace(model: Transformer, form: type[Held]) -> Transformer:
     parents = [m for m in model.modules() if not isinstance(m, Linear)]  # a list of those would keep each till the end
     for module in parents:
-        for name, child in list(module.named_children()):
+        for name in list(module._modules):
+            child = getattr(module, name)
             if isinstance(child, Held) and not isinstance(child, form):
                 raise ValueError(
                     f"expected a model as it was loaded, got one that is {type(child).__name__} already; load it again"
                 )
             if isinstance(child, Linear):
                 setattr(module, name, form(child))
-    # at the root too, which would else change the embeddings before it comes to a matrix
-    for change in ("_apply", "load_state_dict", "__deepcopy__"):
-        setattr(model, change, _refuse)
+    # at the root and in the blocks too, which would else change embeddings and norms before they come to a matrix
+    for module in parents:
+        for change in ("_apply", "load_state_dict", "__deepcopy__"):
+            setattr(module, change, _refuse)
     return model

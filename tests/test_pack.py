@@ -3,31 +3,33 @@
 import copy
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from reference import random_ids, random_tensor, relative
+from reference import both, random_ids, random_tensor, relative
 
 from ministeer.generate import generate, prefill
-from ministeer.model import GPT2, Cache, GPT2Config, Linear
+from ministeer.model import Cache, Linear, Transformer
 from ministeer.pack import Int8, Packed, int8, pack, supported
 from ministeer.provenance import fingerprint
 from ministeer.steer import Steer
 from ministeer.sweep import sweep
 
-CONFIG = GPT2Config(vocab_size=97, n_positions=40, n_embd=60, n_layer=3, n_head=12)
+BOTH = both(8, 97, 40, 60, 3, 6)
+MODEL, THEIRS = BOTH["gpt2"]
+WIDE = both(8, 97, 40, 64, 3, 4)  # a width at which int8 has torch's operator
 
 needs_bf16 = pytest.mark.skipif(not supported(), reason="no bfloat16 in oneDNN here")
 
 
-def fresh(dtype: torch.dtype = torch.bfloat16, config: GPT2Config = CONFIG) -> GPT2:
-    model = GPT2(config).eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(0)
-    model.initialize(generator)
-    for parameter in model.parameters():
-        parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
-    return model.to(dtype)
+def fresh(dtype: torch.dtype = torch.bfloat16, model: Transformer | None = None) -> Transformer:
+    return copy.deepcopy(model or MODEL).to(dtype)
+
+
+def inner(model: Transformer) -> Any:
+    """The first matrix of the first MLP."""
+    return next(iter(model.blocks[0].mlp.children()))
 
 
 @needs_bf16
@@ -50,7 +52,7 @@ def test_token_by_token_is_the_whole_text() -> None:
 def test_it_is_the_same_model_to_fingerprint_and_state_dict() -> None:
     plain, packed = fresh(), pack(pack(fresh()))  # packing twice is packing once
     assert fingerprint(packed) == fingerprint(plain)
-    assert "(c_fc): Packed" in repr(packed)
+    assert "): Packed" in repr(packed)
     state = packed.state_dict()
     assert state.keys() == plain.state_dict().keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in plain.state_dict().items())
@@ -81,7 +83,7 @@ def test_gradients_are_those_of_the_unpacked_model() -> None:
 
 
 @pytest.mark.parametrize("change", [pack, int8])
-def test_only_on_a_cpu_in_bfloat16_or_float32(change: Callable[[GPT2], GPT2]) -> None:
+def test_only_on_a_cpu_in_bfloat16_or_float32(change: Callable[[Transformer], Transformer]) -> None:
     with pytest.raises(ValueError, match=r"expected a model in bfloat16 or float32 on the CPU, got torch\.float16"):
         change(fresh().half())
 
@@ -94,6 +96,7 @@ def test_float32_packs_too() -> None:
     assert fingerprint(packed) == fingerprint(plain)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_int8_is_the_matrix_to_half_a_step_of_each_row(dtype: torch.dtype) -> None:
     linear = Linear(512, 5).to(dtype).requires_grad_(False)
@@ -108,25 +111,28 @@ def test_int8_is_the_matrix_to_half_a_step_of_each_row(dtype: torch.dtype) -> No
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tokens", [1, 4, 5, 40])
-@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, n_embd=64, n_head=4)])
-def test_int8_computes_with_the_rounded_matrices(config: GPT2Config, dtype: torch.dtype, tokens: int) -> None:
+@pytest.mark.parametrize("width", [60, 64])
+def test_int8_computes_with_the_rounded_matrices(
+    architecture: str, width: int, dtype: torch.dtype, tokens: int
+) -> None:
     """Few tokens go through torch's operator where their width allows, more through the matrix: both are a plain model
     with the rounded weights."""
-    rounded = int8(fresh(dtype, config))
-    plain = fresh(dtype, config)
+    model = MODEL if width == 60 else WIDE[architecture].ours
+    rounded = int8(fresh(dtype, model))
+    plain = fresh(dtype, model)
     plain.load_state_dict(rounded.state_dict())
     ids = random_ids(plain, 1, tokens)
     assert relative(rounded(ids), plain(ids)) < (0.02 if dtype == torch.bfloat16 else 1e-5)
-    by_columns = fresh(dtype, config)  # as a file mapped into memory, or a model of transformers, has them
+    by_columns = fresh(dtype, model)  # as a file mapped into memory, or a model of transformers, has them
     for linear in (m for m in by_columns.modules() if isinstance(m, Linear)):
         linear.weight = torch.nn.Parameter(linear.weight.t().contiguous().t(), requires_grad=False)
     assert torch.equal(int8(by_columns)(ids), rounded(ids))
     if dtype == torch.float32:
-        assert 1e-3 < relative(rounded(ids), fresh(dtype, config)(ids)) < 0.05  # and it is not the model it was
+        assert 1e-3 < relative(rounded(ids), fresh(dtype, model)(ids)) < 0.1  # and it is not the model it was
 
 
 @pytest.mark.parametrize("form", [pack, int8])
-def test_a_sweep_over_prompts_that_begin_alike_runs_in_every_form(form: Callable[[GPT2], GPT2]) -> None:
+def test_a_sweep_over_prompts_that_begin_alike_runs_in_every_form(form: Callable[[Transformer], Transformer]) -> None:
     """Their beginning goes through the last MLP with no token that is read: an empty stream is a stream too."""
     model = form(fresh(torch.float32))
     prompts = [[*range(12), i] for i in range(6)]
@@ -144,7 +150,9 @@ def test_one_form_after_the_other_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("form", [pack, int8])
-def test_one_matrix_at_a_time_is_held_twice(form: Callable[[GPT2], GPT2], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_matrix_at_a_time_is_held_twice(
+    form: Callable[[Transformer], Transformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The old matrix goes when the new one is there."""
     model = fresh(torch.float32)
     old = [weakref.ref(m) for m in model.modules() if isinstance(m, Linear)]
@@ -167,21 +175,24 @@ def test_int8_is_another_model_to_the_fingerprint() -> None:
 
 
 def test_int8_halves_the_memory_of_the_matrices() -> None:
-    block = int8(fresh()).blocks[0].mlp.c_fc
-    assert block.rounded.nbytes * 2 == fresh().blocks[0].mlp.c_fc.weight.nbytes
-    assert sum(p.numel() for p in block.parameters()) == len(block.bias)  # the matrix is not kept beside it
+    held, plain = inner(int8(fresh())), inner(fresh())
+    assert held.rounded.nbytes * 2 == plain.weight.nbytes
+    assert sum(p.numel() for p in held.parameters()) == (
+        0 if held.bias is None else len(held.bias)
+    )  # not kept beside it
 
 
 @needs_bf16
 def test_what_a_packed_model_cannot_do_is_an_error() -> None:
     other = {name: tensor + 1 for name, tensor in fresh().state_dict().items()}
-    for change in (GPT2.float, lambda m: m.to("meta"), lambda m: m.load_state_dict(other), copy.deepcopy,
+    for change in (Transformer.float, lambda m: m.to("meta"), lambda m: m.load_state_dict(other), copy.deepcopy,
                    lambda m: m.blocks[0].float(), lambda m: copy.deepcopy(m.blocks)):  # fmt: skip
         for held in (pack(fresh()), int8(fresh())):
             before = held(random_ids(held, 1, 5))
             with pytest.raises(RuntimeError, match="load it again"):
                 change(held)
             assert torch.equal(held(random_ids(held, 1, 5)), before), "and nothing of it changed"
+            assert {p.dtype for p in held.parameters()} == {torch.bfloat16}
 
 
 # --- torch.compile ---------------------------------------------------------------------------------------------------
