@@ -288,7 +288,7 @@ def _read(header: _Header) -> tuple[dict[str, Any], dict[str, Stored]]:
         if table[name][0] != shape:
             refuse(f"{name} of shape {shape}", str(table[name][0]), "do its tensors and its metadata belong together?")
     for name in table:
-        if name not in wanted and name != "rope_freqs.weight":
+        if name not in wanted and (name != "rope_freqs.weight" or arch == "gpt2"):
             refuse(f"only tensors of a {arch} model", name, "this variant is not supported")
     if tied:
         del wanted["output.weight"]

@@ -353,6 +353,13 @@ def test_what_would_be_computed_wrongly_is_refused(name: str, tmp_path: Path) ->
     refused(save(tmp_path / "m.gguf", theirs(CONFIGS["llama"]), **changes), expected)
 
 
+def test_gpt2_knows_no_rotary_factors_and_no_grouped_queries(tmp_path: Path) -> None:
+    model = theirs(CONFIGS["gpt2"])
+    factors = save(tmp_path / "a.gguf", model, more={"rope_freqs.weight": np.ones(8, np.float32)})
+    refused(factors, "only tensors of a gpt2 model, found rope_freqs.weight")
+    refused(save(tmp_path / "b.gguf", model, attention__head_count_kv=2), "gpt2.attention.head_count_kv")
+
+
 def test_what_is_neutral_is_no_reason_to_refuse(tmp_path: Path) -> None:
     plain = save(tmp_path / "a.gguf", theirs(CONFIGS["llama"]))
     neutral = {"expert_count": 0, "attention__sliding_window": 64, "rope__scaling__type": "none", "vocab_size": 96}
