@@ -1,14 +1,15 @@
-"""A GGUF model file -> what the loader takes: the hub's config and the hub's names, over tensors that are read when asked for.
+"""A GGUF model file -> what the loader takes: the hub's config, and tensors by the hub's names, read when asked for.
 
     config, tensors = read("model.Q4_1.gguf")
     config["model_type"]                                      # "llama": what would stand in the hub's config.json
     tensors["model.layers.0.self_attn.q_proj.weight"].read()  # [out, in] as on the hub, dequantised to float32
     metadata("model.Q4_1.gguf")["tokenizer.ggml.tokens"]      # all that the header says, as plain Python values
 
-The format is llama.cpp's: magic, version, two counts, metadata, a table of tensors, and their bytes, each at a multiple of the
-alignment. F32, F16 and BF16 are seen in place, in memory mapped from the file; of the quantised types those are read which the
-package `gguf` dequantises. A header can lie: every length and count is held against the bytes that are left before anything is
-made of it, so a damaged file costs one sentence, a `ValueError`, and no memory.
+The format is llama.cpp's: magic, version, two counts, metadata, a table of tensors, and their bytes, each at a
+multiple of the alignment. F32, F16 and BF16 are seen in place, in memory mapped from the file; of the quantised types
+those are read which the package `gguf` dequantises. A header can lie: every length and count is held against the
+bytes that are left before anything is made of it, so a damaged file costs one sentence, a `ValueError`, and no
+memory.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of the file. `shape` is the hub's, `kind` the file's type ("Q4_1", ...), `read()` gives it as on the hub: float32
-    where it was quantised, else as it is stored, in memory shared with the file."""
+    """A tensor of the file. `shape` is the hub's, `kind` the file's type ("Q4_1", ...), `read()` gives it as on the
+    hub: float32 where it was quantised, else as it is stored, in memory shared with the file."""
 
     shape: list[int]
     kind: str
@@ -66,11 +67,12 @@ def metadata(path: str | Path) -> dict[str, Any]:
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Stored]]:
     """(config, tensors): the hub's config.json and the hub's tensors that a llama, qwen2 or gpt2 file holds.
 
-    All of the header is checked here, no tensor is read yet. Rows of `attn_q` and `attn_k`, which llama files keep in the order
-    of interleaved rotation, come in the hub's order; GPT-2's matrices come [in, out], as there.
+    All of the header is checked here, no tensor is read yet. Rows of `attn_q` and `attn_k`, which llama files keep in
+    the order of interleaved rotation, come in the hub's order; GPT-2's matrices come [in, out], as there.
 
-    Raises `ValueError` for a damaged or cut file, another architecture, what would be computed wrongly (mixtures, windows, other
-    rotary scalings) and quantisations that the package `gguf` does not know, `ImportError` where that package is needed and missing.
+    Raises `ValueError` for a damaged or cut file, another architecture, what would be computed wrongly (mixtures,
+    windows, other rotary scalings) and quantisations that the package `gguf` does not know, `ImportError` where that
+    package is needed and missing.
     """
     return _read(_Header(Path(path)))
 
@@ -79,8 +81,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Stored]]:
 
 
 class _Header:
-    """The header of a file: `metadata`, and `table`, of each tensor its shape (slowest first), type and place in `data`.
-    `at` is the next byte to read."""
+    """The header of a file: `metadata`, and `table`, of each tensor its shape (slowest first), type and place in
+    `data`. `at` is the next byte to read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -168,7 +170,7 @@ class _Header:
 
     @cached_property
     def table(self) -> dict[str, tuple[list[int], int, int, int]]:
-        """name: (shape, type, first byte, bytes). As llama.cpp asks, the tensors lie one after the other without gaps."""
+        """name: (shape, type, first byte, bytes). The tensors lie one after the other, as llama.cpp asks."""
         listed: dict[str, tuple[list[int], int, int]] = {}
         for _ in range(self.tensors):
             name, rank = self.text(), self.scalar("I")
@@ -218,8 +220,8 @@ def _block(kind: int, path: Path, name: str) -> tuple[int, int]:
         gguf.dequantize(np.zeros((1, length), np.uint8), gguf.GGMLQuantizationType(kind))
     except (ValueError, KeyError, NotImplementedError) as error:
         raise ValueError(
-            f"{path}: expected {_quoted(name)} in a type that the package gguf dequantises, found type {kind} ({error}); "
-            "take the model in another quantisation, such as Q8_0 or F16"
+            f"{path}: expected {_quoted(name)} in a type that the package gguf dequantises, found type {kind} "
+            f"({error}); take the model in another quantisation, such as Q8_0 or F16"
         ) from error
     return int(numbers), int(length)
 
@@ -313,7 +315,7 @@ def _same_bytes(header: _Header, one: str, other: str) -> bool:
 
 
 class _Ask:
-    """Metadata of one architecture, key by key; a key that nobody asked for may change what is computed, and is refused."""
+    """Metadata of one architecture, key by key. What nobody asked for may change what is computed, and is refused."""
 
     def __init__(self, header: _Header, arch: str) -> None:
         self.header, self.arch, self.asked = header, arch, set(IGNORED)
@@ -478,10 +480,10 @@ def _blocks(block: Wanted, layers: int, prefix: str) -> Wanted:
 
 
 def _rope_scaling(ask: _Ask, base: float, head: int) -> dict[str, Any] | None:
-    """The hub's rope_scaling for the factors in `rope_freqs.weight`, by which Llama 3.1 and later divide their frequencies.
+    """The hub's rope_scaling for `rope_freqs.weight`, the factors by which Llama 3.1 and later divide frequencies.
 
-    The file has the factors and not the rule's parameters. Every published model has low 1, high 4 and 8,192 original tokens,
-    and its largest factor is the rule's; what this does not reproduce is refused.
+    The file has the factors and not the rule's parameters. Every published model has low 1, high 4 and 8,192 original
+    tokens, and its largest factor is the rule's; what this does not reproduce is refused.
     """
     header = ask.header
     if "rope_freqs.weight" not in header.table:

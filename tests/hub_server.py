@@ -1,7 +1,7 @@
 """A small Hugging Face hub on loopback: what `hf_hub_download` asks of the real one, over files in a folder.
 
-It answers HEAD and GET of `/<repository>/resolve/<revision>/<file>` with the headers the client goes by (ETag, size, commit),
-ranges included, and writes down every request. No xet headers are sent, so the client uses plain HTTP.
+It answers HEAD and GET of `/<repository>/resolve/<revision>/<file>` with the headers the client goes by (ETag, size,
+commit), ranges included, and writes down every request. No xet headers are sent, so the client uses plain HTTP.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from pathlib import Path
 
 
 class Hub(ThreadingHTTPServer):
-    """`cut`: break the connection once after so many bytes. `wrong`: send weights of the right length and wrong content.
-    `short`: send half of the weights as if it were all. `commits`: what each branch stands at, one after the other, the last
-    for good. `refusals`: by repository, the hub's code with which it is answered, such as "RepoNotFound"."""
+    """`cut`: break the connection once after so many bytes. `wrong`: send weights of the right length and wrong
+    content. `short`: send half of the weights as if it were all. `commits`: what each branch stands at, one after the
+    other, the last for good. `refusals`: by repository, the hub's code with which it is answered, such as
+    "RepoNotFound"."""
 
     daemon_threads = True
 
@@ -104,7 +105,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve(folder: Path) -> Iterator[Hub]:
-    """A hub over the files of a folder until the block ends: the same for every repository that has no folder of its name in it."""
+    """A hub over the files of a folder until the block ends, the same for each repository without a folder of its
+    name in it."""
     hub = Hub(folder)
     thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

@@ -104,7 +104,8 @@ def save(
 ) -> Path:
     """Write a model of transformers as llama.cpp's converter does, with the names and the writer of the package gguf.
 
-    more: tensors added, or None where one is left out. template: for chats. changes: keys of the architecture, dots as two underscores.
+    more: tensors added, or None where one is left out. template: for chats. changes: keys of the architecture, dots
+    as two underscores.
     """
     config = model.config
     arch = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "gpt2": gguf.MODEL_ARCH.GPT2}

@@ -376,6 +376,20 @@ def test_an_index_that_names_no_shards_is_refused(tmp_path):
         assert set(asked(hub)) == {"config.json", INDEX}
 
 
+def test_a_misspelt_path_that_looks_like_a_repository_is_told_both(tmp_path):
+    status, out, err = run(tmp_path, "http://127.0.0.1:9", "-c", FETCH_EACH, "weights/nanoo", HF_HUB_OFFLINE="1")
+    assert status == 0, err
+    assert re.match(
+        r"ConnectionError weights/nanoo is not in the cache .* \(nor is a path of this name here\) and HF_HUB_OFFLINE",
+        out,
+    )
+    status, out, err = run(tmp_path, "http://127.0.0.1:9", "-c", FETCH_EACH, "weights/nanoo")
+    assert status == 0, err
+    assert re.match(
+        r"ConnectionError could not download weights/nanoo .* \(nor is a path of this name here\): check", out
+    )
+
+
 def test_names_are_told_from_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in (
