@@ -32,7 +32,14 @@ setup(
     package_data={
         "ministeer": ["py.typed", "gpt2.tiktoken*"],
         "ministeer.lab.data": ["*"],
-        "ministeer.nano": ["config.json", "tokenizer.json", "*.safetensors", "*.tiktoken", "*.md"],
+        "ministeer.nano": [
+            "config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "*.safetensors",
+            "*.tiktoken",
+            "*.md",
+        ],
     },
     entry_points={"console_scripts": ["ministeer = ministeer.cli:main"]},
     install_requires=["torch>=2.4", "safetensors>=0.4.3", "tiktoken>=0.7", "numpy>=1.26"],
@@ -40,6 +47,8 @@ setup(
         "reproduce": ["matplotlib>=3.8", "tqdm>=4.66"],
         "hub": ["huggingface_hub>=0.30"],
         "formats": ["gguf>=0.10"],
+        "chat": ["jinja2>=3.1.6"],  # older ones have known ways out of the sandbox
+        "tokenizers": ["tokenizers>=0.21"],
         "test": [
             "pytest>=8",
             "hypothesis>=6.100",
@@ -47,6 +56,8 @@ setup(
             "accelerate>=1.0",  # with which transformers reads GGUF files
             "scikit-learn>=1.5",
             "gguf>=0.10",
+            "jinja2>=3.1.6",
+            "tokenizers>=0.21",
             "ruff>=0.12",
             "mypy>=1.13",
             "setuptools>=77",

@@ -1,4 +1,4 @@
-"""Text <-> token ids: tiktoken over a rank table that lies on this disk; nothing is ever fetched.
+"""Text <-> token ids, and conversations -> token ids: from files that lie on this disk; nothing is ever fetched.
 
     tok = Tokenizer.gpt2()
     tok.encode("Hello world")                    # [15496, 995]
@@ -14,37 +14,62 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from ministeer import bpe, chat
+from ministeer.bpe import PATTERN, byte_letters
+from ministeer.files import read_json, write_text
+
+__all__ = ["END", "PATTERN", "Tokenizer", "byte_letters"]
 END = "<|endoftext|>"
 GPT2_VOCAB = 50257
 GPT2_RANKS = Path(__file__).parent / "gpt2.tiktoken"
-# GPT-2's way of cutting text into pieces, in the form that tiktoken runs fastest
-PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-SURROGATES = re.compile("([\ud800-\udfff]+)")
+TABLES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "vocab.txt")
+# `tokenizer.ggml.pre` of a GGUF file -> a scheme of bpe.py
+PRE = {"gpt-2": "gpt2", "smollm": "smollm", "starcoder": "smollm", "qwen2": "qwen2", "deepseek-r1-qwen": "qwen2"}
+PRE |= dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), "llama3")
+NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class Tokenizer:
-    """GPT-2's byte-pair encoding over any rank table. Ids go from 0 to `n_vocab - 1`; `eot` is `<|endoftext|>`."""
+    """A model's tokens. Ids go from 0 to `n_vocab - 1`; the model's table may be longer, and not all ids need a token.
+
+    special: the tokens that are no text, by name, such as `{"<|im_start|>": 1}`.
+    bos: begins a document: what its own file puts first, else `eot`. A prompt is `[tok.bos, *tok.encode(text)]`.
+    eot: ends a document: `<|endoftext|>`, or `<|end_of_text|>`, or what the files call `eos_token`.
+    stop: the ids that end an answer: `eot`, `eos_token` (in a chat model the end of a turn), and `generation_config.json`'s.
+    chat_template: the jinja2 source, or None.
+    """
 
     def __init__(self, ranks: dict[bytes, int], eot: int, source: str = "the rank table") -> None:
-        """`ranks`: token bytes -> id, for all tokens but the special one, whose id is `eot`. `source` is for messages."""
-        import tiktoken  # here, so that importing ministeer does not pay for it
-
+        """`ranks`: token bytes -> id, for all but the special token, whose id is `eot`. `source` is for messages."""
         missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
         if missing:
             raise ValueError(
                 f"{source}: expected all 256 single bytes as tokens, got {256 - len(missing)} of them "
                 f"(byte {missing[0]} is missing); without them some texts have no ids, so add them"
             )
-        if len({*ranks.values(), eot}) != len(ranks) + 1:
-            raise ValueError(f"{source}: expected one token an id, got an id twice; renumber the tokens")
-        self.eot = eot
-        self.n_vocab = max(*ranks.values(), eot) + 1
-        self._ranks = ranks
-        self._bpe = tiktoken.Encoding(source, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END: eot})
+        self._set(bpe.Ranks(ranks, {END: eot}, "gpt2", source), {"eos_token": END}, source)
+
+    def _set(self, core: bpe.Ranks | bpe.Hub, names: dict[str, str], source: str, bos: str | None = None) -> None:
+        self._core, self._names, self._limit = core, names, 0
+        self.special, self.n_vocab = core.special, core.n_vocab
+        ends = [
+            self.special[n]
+            for n in (END, "<|end_of_text|>", names.get("eos_token"))
+            if n is not None and n in self.special
+        ]
+        if not ends:
+            raise ValueError(
+                f"{source}: expected a token that ends a text, {END} or one called eos_token in tokenizer_config.json, "
+                f"got special tokens {[*self.special][:9]}; name it there"
+            )
+        self.eot = ends[0]
+        self.bos = self.eot if bos is None else self.special[bos]
+        self.stop: tuple[int, ...] = tuple(dict.fromkeys([ends[0], ends[-1]]))
+        self.chat_template: str | None = None
 
     @classmethod
     def gpt2(cls) -> Tokenizer:
@@ -53,7 +78,7 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
-        """From a rank file; `<|endoftext|>` gets the id after the last rank."""
+        """From a rank file, one line a token, `base64(bytes) id`; `<|endoftext|>` gets the id after the last."""
         ranks: dict[bytes, int] = {}
         for number, line in enumerate(Path(path).read_bytes().splitlines(), start=1):
             try:
@@ -71,60 +96,104 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path, vocab_size: int) -> Tokenizer:
-        """A model folder's own (`vocab.tiktoken`, or `vocab.json` and `merges.txt`), else GPT-2's if the size is GPT-2's.
+        """A model folder's own: `vocab.tiktoken`, `tokenizer.json`, or `vocab.json` with `merges.txt`.
 
-        `vocab_size` is the model's; it may be larger than the tokenizer's (a padded table), never smaller.
+        A folder without any tokenizer's file has GPT-2's if the size is GPT-2's. `tokenizer_config.json`,
+        `added_tokens.json`, `special_tokens_map.json`, `generation_config.json` and `chat_template.jinja` are read too.
+        vocab_size: the model's; it may be larger than the tokenizer's (a padded table), never smaller.
         """
         folder = Path(folder)
+        config = _config(folder)
+        there = [name for name in TABLES if (folder / name).is_file()]
         if (folder / "vocab.tiktoken").is_file():
             tokenizer = cls.from_file(folder / "vocab.tiktoken")
-        elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            tokenizer = _from_json(folder / "vocab.json", folder / "merges.txt")
-        elif vocab_size == GPT2_VOCAB:
+        elif "tokenizer.json" in there:
+            tokenizer = cls._from_json(_read(folder / "tokenizer.json"), config, str(folder / "tokenizer.json"))
+        elif {"vocab.json", "merges.txt"} <= {*there}:
+            tokenizer = cls._from_json(_from_two_files(folder, config), config, str(folder / "vocab.json"))
+        elif vocab_size == GPT2_VOCAB and not there:
             tokenizer = cls.gpt2()
         else:
             raise ValueError(
-                f"{folder}: expected vocab.tiktoken, or vocab.json with merges.txt, for a vocabulary of {vocab_size} that is "
-                f"not GPT-2's {GPT2_VOCAB}, got neither; add the tokenizer's files, or use load_model, which needs none"
+                f"{folder}: expected vocab.tiktoken, tokenizer.json, or vocab.json with merges.txt, for a vocabulary of "
+                f"{vocab_size} that is not GPT-2's {GPT2_VOCAB} or has files of its own, got "
+                f"{', '.join(there) or 'none of them'}; add the tokenizer's files, or use load_model, which needs none"
             )
         if tokenizer.n_vocab > vocab_size:
             raise ValueError(
                 f"{folder}: expected a tokenizer of at most {vocab_size} tokens, the model's vocab_size, "
                 f"got {tokenizer.n_vocab}; put the model's own tokenizer files there"
             )
+        tokenizer._limit = vocab_size
+        ends = config.get("generation_eos")
+        ends = [
+            i for i in (ends if isinstance(ends, list) else [ends]) if type(i) is int and 0 <= i < tokenizer.n_vocab
+        ]
+        tokenizer.stop = tuple(dict.fromkeys([*tokenizer.stop, *ends]))
+        tokenizer.chat_template = config.get("chat_template")
+        return tokenizer
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any], source: str = "the GGUF file") -> Tokenizer:
+        """From a GGUF file's metadata as plain values: `tokenizer.ggml.*` and `tokenizer.chat_template`."""
+        spec, config, size = _from_gguf(metadata, source)
+        tokenizer = cls._from_json(spec, config, source)
+        tokenizer._limit, tokenizer.chat_template = size, config["chat_template"]
+        ends: list[Any] = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+        tokenizer.stop = tuple(dict.fromkeys([*tokenizer.stop, *[i for i in ends if i in tokenizer.special.values()]]))
+        return tokenizer
+
+    @classmethod
+    def _from_json(cls, spec: dict[str, Any], config: dict[str, Any], source: str) -> Tokenizer:
+        """From the content of a `tokenizer.json`, and what stands beside it."""
+        try:
+            core, bos = _from_spec(spec, config, source)
+        except (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
+            raise ValueError(
+                f"{source}: expected a tokenizer of the hub's form, got one with {error!r}; download it again"
+            ) from error
+        tokenizer = cls.__new__(cls)
+        tokenizer._set(core, {key: name for key, name in config["names"].items() if name in core.special}, source, bos)
         return tokenizer
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Ids of a text. With `special=True` a literal `<|endoftext|>` in it is that one token, else plain text."""
-        ids: list[int] = []
-        # tiktoken speaks UTF-8, which has no lone surrogates: where a string has some, their bytes are tokens, one each
-        for i, part in enumerate(SURROGATES.split(text)):
-            if i % 2:
-                ids += [self._ranks[bytes([byte])] for byte in part.encode("utf-8", "surrogatepass")]
-            elif special:
-                ids += self._bpe.encode(part, allowed_special={END}, disallowed_special=())
-            else:
-                ids += self._bpe.encode_ordinary(part)
-        return ids
+        """Ids of a text, with none added at its ends. With `special=True` a special token's name in it is that token.
+
+        A table without some single bytes (SmolLM2's lacks 21) leaves out the characters it cannot say, as everywhere.
+        """
+        return self._core.encode(text, special)
+
+    def chat(self, messages: list[dict[str, str]], *, generation: bool = True) -> list[int]:
+        """Ids of a conversation in the model's own form, special tokens included.
+
+        messages: `[{"role": "user", "content": "Hi"}]`.
+        generation: end with what opens the assistant's answer. A special token's name within a message counts as that
+        token, as in transformers. See `ministeer.chat` for what is refused.
+        """
+        if self.chat_template is None:
+            raise ValueError(
+                "expected a tokenizer with a chat template, got one without; the model is not a chat model, so encode a text, "
+                "or set `chat_template`"
+            )
+        return self.encode(
+            chat.render(self.chat_template, messages, generation=generation, **self._names), special=True
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; bytes that are not text, such as half a character, become U+FFFD."""
-        data = b"".join(self.token_bytes(i) for i in ids)
-        for errors in ("strict", "surrogatepass"):
-            try:
-                return data.decode("utf-8", errors)
-            except UnicodeDecodeError:
-                continue
-        return data.decode("utf-8", "replace")
+        """The text of ids. Bytes that are not text, such as half a character, and ids without a token become U+FFFD."""
+        return self._core.decode([self._checked(i) for i in ids])
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes of one token, which need not be text alone."""
-        try:
-            return self._bpe.decode_single_token_bytes(int(id))
-        except (KeyError, OverflowError) as error:
+        return self._core.token_bytes(self._checked(id))
+
+    def _checked(self, id: int) -> int:
+        if not 0 <= int(id) < max(self.n_vocab, self._limit):
             raise ValueError(
-                f"expected a token id from 0 to {self.n_vocab - 1}, got {int(id)}; was it made by another tokenizer?"
-            ) from error
+                f"expected a token id from 0 to {max(self.n_vocab, self._limit) - 1}, got {int(id)}; "
+                "was it made by another tokenizer?"
+            )
+        return int(id)
 
     def single(self, text: str) -> int:
         """The id of a text that must be one token, such as " doctor"; `ValueError` with its pieces if it is not."""
@@ -134,31 +203,151 @@ class Tokenizer:
             raise ValueError(f"expected one token, got {len(ids)} for {text!r}: {pieces}; mind the leading space")
         return ids[0]
 
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json` into a folder, for every client of the hub's layout."""
+        for name, content in self.files().items():
+            write_text(Path(folder) / name, content)
 
-def byte_letters() -> list[str]:
-    """The character by which GPT-2's JSON files spell each byte: printable Latin-1 by itself, the other 68 by those from 256 on."""
-    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
+    def files(self) -> dict[str, str]:
+        """What `save` writes: file name -> text. The same tokenizer gives the same texts."""
+        first = next((name for name, i in self.special.items() if i == self.bos), END) if self.bos != self.eot else None
+        spec = self._core.spec()
+        if first is not None:
+            token = {"SpecialToken": {"id": first, "type_id": 0}}
+            sequences = [{"Sequence": {"id": name, "type_id": n}} for n, name in enumerate("AB")]
+            spec["post_processor"] = {
+                "type": "TemplateProcessing", "single": [token, sequences[0]],
+                "pair": [token, sequences[0], token, sequences[1]],
+                "special_tokens": {first: {"id": first, "ids": [self.bos], "tokens": [first]}},
+            }  # fmt: skip
+        end = next(name for name, i in self.special.items() if i == self.eot)
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        config |= {"bos_token": first or end, "eos_token": end, **self._names}
+        config |= {"chat_template": self.chat_template} if self.chat_template is not None else {}
+        return {
+            "tokenizer.json": json.dumps(spec, ensure_ascii=False, indent=0) + "\n",
+            "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2) + "\n",
+        }
 
 
-def _from_json(vocab: Path, merges: Path) -> Tokenizer:
-    """From the hub's `vocab.json` and `merges.txt`, whose tokens spell each byte as a printable character."""
-    to_byte = {letter: byte for byte, letter in enumerate(byte_letters())}
+def _read(path: Path) -> dict[str, Any]:
     try:
-        ids: dict[str, int] = json.loads(vocab.read_text("utf-8"))
-        eot = ids.pop(END)
-        ranks = {bytes(to_byte[char] for char in token): rank for token, rank in ids.items()}
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        return read_json(path)
+    except (RecursionError, MemoryError) as error:
+        raise ValueError(f"{path}: expected JSON, got one too deep to read; download it again") from error
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """What stands beside a tokenizer: `names` (bos_token ...), `added`, `options`, `chat_template`, `generation_eos`."""
+    found = {name: _read(folder / name) if (folder / name).is_file() else {} for name in (
+        "special_tokens_map.json", "tokenizer_config.json", "added_tokens.json", "generation_config.json"
+    )}  # fmt: skip
+    options = found["special_tokens_map.json"] | found["tokenizer_config.json"]
+    added = dict(found["added_tokens.json"])
+    try:
+        names = {key: value["content"] if isinstance(value := options.get(key), dict) else value for key in NAMES}
+        added |= {token["content"]: int(i) for i, token in (options.get("added_tokens_decoder") or {}).items()}
+        template = options.get("chat_template")
+        if isinstance(template, list):
+            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        if (folder / "chat_template.jinja").is_file():
+            template = (folder / "chat_template.jinja").read_text("utf-8")
+        wrong = [value for value in (*names.values(), template) if not isinstance(value, (str, type(None)))]
+        if wrong:
+            raise TypeError(f"{wrong[0]!r:.50} for a text")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{vocab}: expected GPT-2's vocabulary form, tokens spelled byte by byte and {END}, got {error!r}; "
-            "only byte-level BPE is supported"
+            f"{folder / 'tokenizer_config.json'}: expected names of tokens and a chat template, got {error!r}; "
+            "download it again"
         ) from error
-    lines = [line for line in merges.read_text("utf-8").splitlines() if line and not line.startswith("#version")]
-    merged = [ids.get(line.replace(" ", ""), -1) for line in lines]
-    if merged != sorted(merged) or -1 in merged or len(ids) != 256 + len(set(merged)):
+    return {
+        "names": {key: name for key, name in names.items() if name is not None},
+        "added": added,
+        "options": options,
+        "chat_template": template,
+        "generation_eos": found["generation_config.json"].get("eos_token_id"),
+    }
+
+
+def _from_spec(spec: dict[str, Any], config: dict[str, Any], source: str) -> tuple[bpe.Ranks | bpe.Hub, str | None]:
+    """The table of a `tokenizer.json` and what stands beside it, and the token that it puts first."""
+    options, there = config["options"], {token["content"] for token in spec.get("added_tokens") or []}
+    usual = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    more = [usual | {"content": name, "id": i} for name, i in config["added"].items() if name not in there]
+    spec = spec | {"added_tokens": [*(spec.get("added_tokens") or []), *sorted(more, key=lambda token: token["id"])]}
+    if isinstance(options.get("add_prefix_space"), bool):
+        spec["pre_tokenizer"] = _with_space(spec.get("pre_tokenizer"), options["add_prefix_space"])
+    first = bpe.first_token(spec.get("post_processor"), source)
+    if options.get("add_bos_token") is not None:
+        first = config["names"].get("bos_token") if options["add_bos_token"] else None
+    if options.get("add_eos_token"):
         raise ValueError(
-            f"{merges}: expected one merge for each token of {vocab.name} longer than a byte, in the order of their ids, "
-            f"got {len(lines)} merges for {len(ids) - 256} tokens or another order; such a table cannot become ranks"
+            f"{source}: expected add_eos_token to be false, got true; end texts with `tok.eot` yourself, and remove it"
         )
-    return Tokenizer(ranks, eot, source=str(vocab))
+    core = bpe.read(spec, [END, *config["names"].values()], source)
+    return core, first if first in core.special else None
+
+
+def _with_space(pre: Any, space: bool) -> Any:
+    """A pre-tokenizer whose byte level puts a space before a text, or does not."""
+    if isinstance(pre, dict) and pre.get("type") == "Sequence":
+        return pre | {"pretokenizers": [_with_space(part, space) for part in pre["pretokenizers"]]}
+    return pre | {"add_prefix_space": space} if isinstance(pre, dict) and pre.get("type") == "ByteLevel" else pre
+
+
+def _from_two_files(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What `tokenizer.json` would say for the hub's older `vocab.json` and `merges.txt`."""
+    kind = str(config["options"].get("tokenizer_class") or "GPT2Tokenizer").removesuffix("Fast")
+    scheme = {"GPT2Tokenizer": "gpt2", "Qwen2Tokenizer": "qwen2"}.get(kind)
+    if scheme is None:
+        raise ValueError(
+            f"{folder}: expected GPT2Tokenizer or Qwen2Tokenizer for these files, got {kind}; add its tokenizer.json"
+        )
+    lines = (folder / "merges.txt").read_text("utf-8").split("\n")
+    merges = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
+    return bpe.content(_read(folder / "vocab.json"), merges, scheme, {}, nfc=scheme == "qwen2")
+
+
+def _from_gguf(metadata: Mapping[str, Any], source: str) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """What `tokenizer.json` and its neighbours would say for a GGUF file's metadata, and how many ids there are."""
+    about = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}
+    kind, pre, tokens, merges = (about.get(key) for key in ("model", "pre", "tokens", "merges"))
+    if kind != "gpt2":
+        raise ValueError(
+            f"{source}: expected tokenizer.ggml.model gpt2 (byte-level BPE), got {kind!r}; "
+            "load the model's folder from the hub instead, with its tokenizer.json"
+        )
+    if pre not in PRE:
+        raise ValueError(
+            f"{source}: expected tokenizer.ggml.pre to be one of {', '.join(PRE)}, got {pre!r}; "
+            "load the hub's folder instead"
+        )
+    if not isinstance(tokens, list) or not isinstance(merges, list) or {*map(type, tokens), *map(type, merges)} - {str}:
+        raise ValueError(
+            f"{source}: expected lists of texts as tokenizer.ggml.tokens and .merges, got others; download it again"
+        )
+    types = about.get("token_type") or [1] * len(tokens)
+    ids = {
+        name: about.get(f"{key}_token_id")
+        for name, key in zip(NAMES, ("bos", "eos", "unknown", "padding"), strict=True)
+    }
+    if len(types) != len(tokens) or any(
+        i is not None and not (type(i) is int and 0 <= i < len(tokens)) for i in ids.values()
+    ):
+        raise ValueError(
+            f"{source}: expected a type for each of {len(tokens)} tokens and ids among them, got {len(types)}, {ids}"
+        )
+    if len({*tokens}) != len(tokens):
+        raise ValueError(f"{source}: expected {len(tokens)} different tokens, got {len({*tokens})}; download it again")
+    special = {token: i for i, token in enumerate(tokens) if types[i] in (3, 4)}  # control, user defined; 5 is unused
+    vocab = {token: i for i, token in enumerate(tokens) if types[i] not in (3, 4, 5)}
+    names = {name: tokens[i] for name, i in ids.items() if i is not None}
+    plain = [token for token, i in special.items() if types[i] == 4]
+    scheme = PRE[pre]
+    spec = bpe.content(
+        vocab | special, merges, scheme, special, plain=plain, nfc=scheme == "qwen2", ignore_merges=scheme == "llama3"
+    )
+    options = {"add_bos_token": bool(about.get("add_bos_token", scheme == "llama3"))}
+    template = metadata.get("tokenizer.chat_template")
+    template = template if isinstance(template, str) else None
+    return spec, {"names": names, "added": {}, "options": options, "chat_template": template}, len(tokens)

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
+from texts import texts
 
 from ministeer.checkpoint import load
 from ministeer.model import GPT2
@@ -49,7 +50,8 @@ def rows(name: str) -> list[dict[str, str]]:
 
 
 def test_files_and_sizes():
-    names = {"config.json", "model.safetensors", "vocab.tiktoken", "tokenizer.json", "MODEL_CARD.md"}
+    tables = {"vocab.tiktoken", "tokenizer.json", "tokenizer_config.json"}
+    names = {"config.json", "model.safetensors", "MODEL_CARD.md", *tables}
     assert names <= {path.name for path in NANO.iterdir()}
     assert sum((NANO / name).stat().st_size for name in names) <= 25 * 2**20
     with safe_open(NANO / "model.safetensors", framework="pt") as file:
@@ -151,6 +153,19 @@ def test_tokenizer_json_agrees_with_the_rank_file(text):
     ours = Tokenizer.from_file(NANO / "vocab.tiktoken")
     text = text.encode("utf-8", "ignore").decode()
     assert hub.encode(text).ids == ours.encode(text)
+
+
+def test_the_written_files_are_what_save_writes():
+    for name, content in Tokenizer.from_file(NANO / "vocab.tiktoken").files().items():
+        assert (NANO / name).read_text("utf-8") == content, f"{name}: run weights/nano/tokenizer_json.py"
+
+
+def test_transformers_reads_the_folder_as_we_do():
+    transformers = pytest.importorskip("transformers")
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(NANO), Tokenizer.from_folder(NANO, 4410)
+    some = texts(3000)
+    assert [theirs(t)["input_ids"] for t in some] == [ours.encode(t, special=True) for t in some]
+    assert (theirs.bos_token_id, theirs.eos_token_id, len(theirs)) == (ours.bos, ours.eot, ours.n_vocab)
 
 
 # ---- data

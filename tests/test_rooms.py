@@ -24,7 +24,9 @@ class Room(NamedTuple):
 ROOMS = {
     "model.py": Room(set(), {"torch"}),
     "llama.py": Room({"model"}, {"torch"}),
-    "tokenizer.py": Room({"model"}, {"tiktoken"}),
+    "bpe.py": Room(set(), {"tiktoken", "tokenizers", "regex"}),
+    "chat.py": Room(set(), {"jinja2"}),
+    "tokenizer.py": Room({"bpe", "chat", "files"}, set()),
     "pack.py": Room({"model"}, {"torch"}),
     "files.py": Room(set(), set()),
     "gguf_model.py": Room(set(), {"torch", "numpy", "gguf"}),
@@ -92,7 +94,8 @@ ROOMS = {
     "lab/figures.py": Room({"files"}, {"matplotlib"}),
     "lab/report.py": Room({"files", "lab.claims"}, set()),
 }
-EXTRAS = {"matplotlib", "tqdm", "huggingface_hub", "transformers", "gguf"}  # not installed with the package itself
+# not installed with the package itself
+EXTRAS = {"matplotlib", "tqdm", "huggingface_hub", "transformers", "gguf", "jinja2", "tokenizers"}
 
 NOT_AT_IMPORT = "global setting changed at import"
 GLOBAL_SETTINGS = {"set_default_dtype", "set_default_device", "set_grad_enabled", "manual_seed", "seed"}
