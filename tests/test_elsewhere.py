@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from elsewhere import Elsewhere, There, pretend_graphs
-from reference import random_tensor
+from reference import pair, random_tensor, sizes
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -16,7 +16,8 @@ import ministeer
 from ministeer import Cache, Receipt, Steer, calibrate, checkpoint, extract, generate, heads, metrics, prefill, sweep
 from ministeer import interventions as by
 from ministeer.lab.answers import answers, disturbance
-from ministeer.model import GPT2
+from ministeer.model import Transformer
+from ministeer.prompts import pad
 from ministeer.provenance import fingerprint
 
 TOKENIZER = ministeer.load("nano")[1]
@@ -33,12 +34,27 @@ class InOrder(contextlib.ExitStack):
     map = staticmethod(map)
 
 
-def on_each(run: Callable[[GPT2], Any], monkeypatch: pytest.MonkeyPatch, dtype: str = "float32") -> tuple[Any, Any]:
+@pytest.fixture(scope="module", params=["nano", "llama"])
+def name(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What to load: nano, or a Llama of its sizes and with its tokenizer, whose weights are random."""
+    if request.param == "nano":
+        return "nano"
+    c = checkpoint.read_config("nano")
+    model = pair(sizes("llama", c.vocab_size, c.context, c.width, c.n_layer, 4), seed=1).ours
+    model.ln_f.weight.mul_(5)  # predictions that are sure of themselves, so that they can change a lot
+    folder = tmp_path_factory.mktemp("llama")
+    ministeer.save_model(model, folder, tokenizer=TOKENIZER)
+    return str(folder)
+
+
+def on_each(
+    run: Callable[[Transformer], Any], name: str, monkeypatch: pytest.MonkeyPatch, dtype: str = "float32"
+) -> tuple[Any, Any]:
     """What a job returns on the CPU and elsewhere."""
     monkeypatch.setattr(checkpoint, "ThreadPoolExecutor", lambda workers: InOrder())
-    here = run(ministeer.load_model("nano", dtype=dtype))
+    here = run(ministeer.load_model(name, dtype=dtype))
     with Elsewhere():
-        model = ministeer.load_model("nano", device="cuda", dtype=dtype)
+        model = ministeer.load_model(name, device="cuda", dtype=dtype)
         there = run(model)
         assert all(isinstance(p, There) for p in model.parameters())
     return here, there
@@ -55,12 +71,12 @@ def same(here: Any, there: Any) -> None:
             assert a == b
 
 
-def padded(model: GPT2) -> tuple[Tensor, Tensor]:
-    ids, positions = ministeer.model.pad(IDS)
+def padded(model: Transformer) -> tuple[Tensor, Tensor]:
+    ids, positions = pad(IDS)
     return ids.to(model.wte.weight.device), positions
 
 
-def forward(model: GPT2) -> Any:
+def forward(model: Transformer) -> Any:
     ids, _ = padded(model)
     tape: dict[Any, Tensor] = {}
     some = [("head", 2), ("mid", 3)]
@@ -68,7 +84,7 @@ def forward(model: GPT2) -> Any:
     return model(ids, adds, tape), tape, model(ids, tape=some), some
 
 
-def cached(model: GPT2) -> Any:
+def cached(model: Transformer) -> Any:
     ids, _ = padded(model)
     cache = Cache(model, 3, 20)
     first = model(ids[:, :4], cache=cache)
@@ -76,14 +92,14 @@ def cached(model: GPT2) -> Any:
     return first, model(ids[:, 2:4], cache=cache), model(ids[:, :1], cache=cache)
 
 
-def gradient(model: GPT2) -> Any:
+def gradient(model: Transformer) -> Any:
     ids, _ = padded(model)
     v = V.clone().to(ids.device).requires_grad_(True)
     model(ids, {SITE: v}).log_softmax(-1)[:, :, 5].sum().backward()
     return v.grad
 
 
-def generation(model: GPT2) -> Any:
+def generation(model: Transformer) -> Any:
     touched = Receipt()
     steers = [Steer(V, SITE, [1.0, 0.0, -1.0]), Steer(by.project_out(V), ("mid", 2), 1.0, where="last")]
     seeds = [torch.Generator().manual_seed(i) for i in range(3)]
@@ -96,12 +112,13 @@ def generation(model: GPT2) -> Any:
     )  # fmt: skip
 
 
-def gated(model: GPT2) -> Any:
-    gate = by.Gate.fit(model, IDS[:1], IDS[1:], V, SITE)
+def gated(model: Transformer) -> Any:
+    first = int(by.Gate(V, SITE, 0.0).cosines(model, IDS).argmax())
+    gate = by.Gate.fit(model, [IDS[first]], [ids for ids in IDS if ids != IDS[first]], V, SITE)
     return generate(model, IDS, max_new_tokens=4, temperature=0, steer=gate.over(model, IDS, Steer(V, SITE, 2.0)))
 
 
-def vectors(model: GPT2) -> Any:
+def vectors(model: Transformer) -> Any:
     made = [
         extract.activation_addition(model, TOKENIZER, " love", " hate", SITE),
         *(method(model, TOKENIZER, PAIRS, [SITE]) for method in (extract.contrastive, extract.pca, extract.probe)),
@@ -113,14 +130,14 @@ def vectors(model: GPT2) -> Any:
     return [v[SITE] for v in made], steered
 
 
-def of_heads(model: GPT2) -> Any:
+def of_heads(model: Transformer) -> Any:
     means = heads.mean_writes(model, TOKENIZER, TEXTS)
     effects = heads.indirect_effects(model, TOKENIZER, TEXTS[:2], [" small", " he"], means)
     top = heads.top_heads(effects, k=3)
     return means, effects, heads.function_vector(model, TOKENIZER, TEXTS, top, SITE)[SITE]
 
 
-def sweeps(model: GPT2) -> Any:
+def sweeps(model: Transformer) -> Any:
     beginning = IDS[1][:6]
     alike = [[*beginning, 5], [*beginning, 7, 8], [*beginning, 9, 3, 4], IDS[0]]
     methods = {"add": V, "relative": by.relative(V), "keep norm": by.keep_norm(V), "rotate": by.rotate(V, random_tensor(256, seed=1)),
@@ -133,7 +150,7 @@ def sweeps(model: GPT2) -> Any:
     ]
 
 
-def measured(model: GPT2) -> Any:
+def measured(model: Transformer) -> Any:
     vector = extract.contrastive(model, TOKENIZER, PAIRS, [SITE])
     gate = {"vector": vector, "layer": 3, "threshold": 0.0}
     some = {"vector": vector, "layer": 3, "coefficients": [-1.0, 0.0, 2.0]}
@@ -151,7 +168,7 @@ def measured(model: GPT2) -> Any:
     )
 
 
-def saved(model: GPT2) -> Any:
+def saved(model: Transformer) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         ministeer.save_model(model, folder, dtype="bfloat16")
         return fingerprint(model), fingerprint(ministeer.load_model(folder, device=model.wte.weight.device))
@@ -161,40 +178,42 @@ JOBS = (forward, cached, gradient, generation, gated, vectors, of_heads, sweeps,
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
-def test_the_numbers_are_those_of_the_cpu(job: Callable[[GPT2], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    same(*on_each(job, monkeypatch))
+def test_the_numbers_are_those_of_the_cpu(
+    job: Callable[[Transformer], Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same(*on_each(job, name, monkeypatch))
 
 
 @pytest.mark.parametrize("job", [of_heads, sweeps], ids=lambda job: job.__name__)
-def test_in_bfloat16_too(job: Callable[[GPT2], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    same(*on_each(job, monkeypatch, "bfloat16"))
+def test_in_bfloat16_too(job: Callable[[Transformer], Any], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    same(*on_each(job, name, monkeypatch, "bfloat16"))
 
 
 STEERS = {
     "none": [],
     "one": [Steer(V, SITE, 1.0)],
     "of each row, fading": [Steer(V, SITE, [1.0, 0.0, -1.0], where="last", schedule=by.decay(2))],
-    "several": [Steer(V, SITE, 0.5), Steer(-V, SITE, [0.1, 0.2, 0.3]), Steer(V, ("mid", 5), 1.0), Steer(V, ("pre", 8), 20.0)],
+    "several": [Steer(V, SITE, 0.5), Steer(-V, SITE, [0.1, 0.2, 0.3]), Steer(V, ("mid", 5), 1.0), Steer(V, ("pre", 8), -0.5)],
     "of the prompt only": [Steer(V, SITE, 1.0, where="prompt")],
     "gated": [Steer(V, SITE, 1.0, rows=[True, False, True])],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("steer", STEERS.values(), ids=STEERS)
-def test_a_graph_decodes_what_is_decoded_without(steer: list[Steer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_decodes_what_is_decoded_without(
+    steer: list[Steer], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is recorded once; each token after the first is one replay, with its own ids, positions and adds."""
     graphs = pretend_graphs(monkeypatch)
 
-    stop = generate(ministeer.load_model("nano"), IDS, max_new_tokens=3, temperature=0, steer=steer)[1][
-        -1:
-    ]  # row 1 ends
+    stop = generate(ministeer.load_model(name), IDS, max_new_tokens=3, temperature=0, steer=steer)[1][-1:]  # row 1 ends
 
-    def run(model: GPT2) -> Any:
+    def run(model: Transformer) -> Any:
         settings = {"max_new_tokens": 9, "temperature": 0, "steer": steer, "stop": stop}
         graph = model.wte.weight.device.type == "cuda"
         return [generate(model, prompts, **settings, graph=graph) for prompts in (IDS, IDS[::-1])]
 
-    same(*on_each(run, monkeypatch))
+    same(*on_each(run, name, monkeypatch))
     assert [graph.replays for graph in graphs] == [8, 8]
 
 
