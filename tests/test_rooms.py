@@ -4,6 +4,7 @@ A new file in the package needs a line in `ROOMS`: what it may import of the pac
 """
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,32 @@ def misdeeds(tree: ast.Module) -> list[str]:
     return found
 
 
+ARCHITECTURES = {
+    "model.py",
+    "llama.py",
+    "checkpoint.py",
+    "layouts.py",
+    "gguf_model.py",
+}  # they, and those that load them
+OF_ONE = re.compile(
+    r"(?<![a-z_])(n_embd|n_positions|n_inner|c_attn|c_proj|c_fc|wpe|gelu|rope|silu|(GPT2|Llama)(Config|Attention)?\b)"
+)
+
+
+def of_one_architecture(tree: ast.Module) -> list[str]:
+    """The words of GPT-2 or of Llama that a file says in code: names, attributes, keywords, strings that are no docstrings."""
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    found = []
+    for node in ast.walk(tree):
+        said = [
+            value for field in ("id", "attr", "arg", "name") if isinstance(value := getattr(node, field, None), str)
+        ]
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            said.append(node.value)
+        found += [match.group() for text in said for match in OF_ONE.finditer(text)]
+    return found
+
+
 def at_import(node: ast.AST) -> list[ast.AST]:
     """Every node that runs when the file is imported: all but the bodies of functions."""
     found = []
@@ -223,6 +250,20 @@ def test_the_library_knows_nothing_of_the_laboratory(file: str) -> None:
 def test_no_room_does_what_none_may(file: str) -> None:
     allowed = {"formats.py": "pickle: torch.save"}  # lm-evaluation-harness reads no other file; nothing is read back
     assert [misdeed for misdeed in misdeeds(FILES[file]) if not misdeed.startswith(allowed.get(file, "nothing"))] == []
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file not in ARCHITECTURES])
+def test_no_room_knows_an_architecture(file: str) -> None:
+    """What it needs of a model, every model answers. If it cannot do without, the contract lacks a word.
+
+    Allowed are activations by their names, which oneDNN has too, and the sizes of GPT-2s on the hub.
+    """
+    allowed = {
+        "pack.py": {"gelu", "silu"},
+        "lab/estimate.py": {"GPT2Config"},
+        "__init__.py": {"GPT2", "GPT2Config", "Llama", "LlamaConfig"},
+    }
+    assert set(of_one_architecture(FILES[file])) <= allowed.get(file, set())
 
 
 def test_the_arrows_make_no_circle() -> None:
@@ -319,6 +360,24 @@ def test_imports_are_read_in_a_folder_of_the_package(file: str, rooms: set[str])
 )
 def test_misdeeds_are_seen(code: str) -> None:
     assert misdeeds(ast.parse(code)) != []
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("isinstance(model, GPT2)", ["GPT2"]),
+        ("from ministeer.model import GPT2Config as C", ["GPT2Config"]),
+        ("match model:\n    case Llama():\n        pass", ["Llama"]),
+        ("x = model.config.n_embd", ["n_embd"]),
+        ("f(n_positions=3)", ["n_positions"]),
+        ("getattr(block, 'attn.c_proj')", ["c_proj"]),
+        ("def f():\n    'The wpe of a GPT2.'\n    return model.config.width", []),
+        ("{'llama': 'layers.{}', 'gpt2': 'h.{}'}", []),
+        ("width_n_embd = Llamas", []),
+    ],
+)
+def test_words_of_one_architecture_are_seen(code: str, words: list[str]) -> None:
+    assert of_one_architecture(ast.parse(code)) == words
 
 
 @pytest.mark.parametrize(
