@@ -18,43 +18,32 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ministeer.files import read_json, replacing
+from ministeer.files import replacing
 from ministeer.layouts import HEAD, LAYOUTS, OTHER_HEADS, WRAPPERS, Config, write_config
 from ministeer.layouts import read_config as config_of
 from ministeer.model import Transformer
+from ministeer.model_files import FILE_DTYPES, Entry, ModelFiles, find, open_file
 from ministeer.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FILE_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-
-
-class Entry(NamedTuple):
-    """A tensor that can be read: the file it is in, its key there, its dtype and shape, and how."""
-
-    where: str
-    key: str
-    dtype: str
-    shape: list[int]
-    read: Callable[[], Tensor]
 
 
 def load(
     name: str | Path, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
 ) -> tuple[Transformer, Tokenizer]:
     """A model and its tokenizer: "nano", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", or a path. See `load_model`."""
-    source = _source(_locate(name))
-    tokenizer = Tokenizer.from_folder(source.weights.parent, source.config.vocab_size)
-    return _read_model(source, device, dtype), tokenizer
+    files = find(name)
+    tokenizer = files.tokenizer()
+    return _read_model(files, device, dtype), tokenizer
 
 
 def load_model(
@@ -72,12 +61,12 @@ def load_model(
     tasks in the file, such as a classifier's, are left out with a `UserWarning`. Raises `ValueError` for files that are not a sound
     model of a supported architecture, `FileNotFoundError` where there are none, `ConnectionError` where a download is not possible.
     """
-    return _read_model(_source(_locate(name)), device, dtype)
+    return _read_model(find(name), device, dtype)
 
 
 def read_config(name: str | Path) -> Config:
     """The sizes of the model that `load` finds by this name; its weights are not read."""
-    return _source(_locate(name)).config
+    return find(name).config
 
 
 def from_transformers(
@@ -133,6 +122,16 @@ def save_model(
 
     kind, layout = _dtype(dtype, model.dtype), LAYOUTS[type(model.config)]
     settings, folder = write_config(model.config), Path(folder)
+    texts = {}
+    if tokenizer is not None:
+        if tokenizer.n_vocab > model.config.vocab_size:
+            raise ValueError(
+                f"expected a tokenizer of at most {model.config.vocab_size} tokens, the model's vocab_size, got "
+                f"{tokenizer.n_vocab}; give the model's own"
+            )
+        texts = tokenizer.files()
+        ends = [*tokenizer.stop]
+        settings |= {"bos_token_id": tokenizer.bos, "eos_token_id": ends if len(ends) > 1 else tokenizer.eot}
     tensors = {}
     for name, weight in model.state_dict().items():
         turned = weight.t() if layout.is_turned(name) else weight
@@ -144,9 +143,11 @@ def save_model(
             )
     settings["dtype"] = str(kind).removeprefix("torch.")
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "config.json") as sizes, replacing(folder / "model.safetensors") as weights:
-        sizes.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-        save_file(tensors, weights, metadata={"format": "pt"})
+    texts["config.json"] = json.dumps(settings, indent=2) + "\n"
+    with ExitStack() as whole:  # all files or none
+        for name, text in texts.items():
+            whole.enter_context(replacing(folder / name)).write_text(text, "utf-8")
+        save_file(tensors, whole.enter_context(replacing(folder / "model.safetensors")), metadata={"format": "pt"})
 
 
 def _dtype(asked: str | torch.dtype | None, default: torch.dtype) -> torch.dtype:
@@ -171,118 +172,7 @@ def known_device(asked: str | torch.device) -> torch.device:
         ) from error
 
 
-# --- from a name to files ---
-
-
-def _locate(name: str | Path) -> Path:
-    """The weights file or index that a name or a path means."""
-    if name == "nano":
-        installed, clone = Path(__file__).parent / "nano", Path(__file__).parents[1] / "weights" / "nano"
-        return _locate(installed if installed.is_dir() else clone)
-    from ministeer.hub import NAMES, fetch, known  # here, so that `python -m ministeer.hub` is its only copy
-
-    if known(name):
-        return fetch(str(name), lambda config: config_of(read_json(config), str(config)))
-    path = Path(name)
-    if not path.exists():
-        names = ", ".join(f'"{known}"' for known in ("nano", *NAMES))
-        raise FileNotFoundError(
-            f'expected {names} or the path of a model, got "{name}", where nothing is; mind the spelling'
-        )
-    if path.is_dir():
-        for ending in ("model.safetensors", "model.safetensors.index.json"):
-            if (path / ending).is_file():
-                return path / ending
-        pickles = sorted(path.glob("pytorch_model*.bin")) or _pickles(path)
-        if not pickles:
-            raise FileNotFoundError(
-                f"{path}: expected model.safetensors or model.safetensors.index.json in this folder, found neither; "
-                "is it the folder of a model?"
-            )
-        raise _no_pickles(pickles)
-    if not path.name.endswith((".safetensors", ".safetensors.index.json")):
-        raise _no_pickles([path])
-    return path
-
-
-def _pickles(folder: Path) -> list[Path]:
-    """Pickles in a folder that may be a model, beside those that trainers write of their own state."""
-    found = sorted(file for ending in ("*.bin", "*.pt", "*.pth") for file in folder.glob(ending))
-    return [file for file in found if not file.name.startswith(("optimizer", "scheduler", "scaler", "training_args"))]
-
-
-def _no_pickles(files: list[Path]) -> ValueError:
-    """The refusal of files that are no safetensors, with the command that converts them where they are sure to be one model."""
-    path, one = files[0], len(files) == 1 or files[0].name.startswith("pytorch_model")
-    convert = (
-        "import torch; from safetensors.torch import save_file; d = {}; "
-        f"[d.update(torch.load(f, map_location='cpu', weights_only=True)) for f in {[str(file) for file in files]}]; "
-        "save_file({k: v.clone(memory_format=torch.contiguous_format) for k, v in d.get('model', d).items()}, "
-        f"'{path.with_name('model.safetensors')}')"
-    )
-    remedy = f'convert it: python -c "{convert}"' if one else "convert the model among them with safetensors"
-    return ValueError(
-        f"{path}: expected a .safetensors file or its index, found {path.suffix or 'another'}, and pickles can run code, "
-        f"so they are never opened; {remedy}"
-    )
-
-
 # --- from files to a model ---
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model on the disk: the file of its weights, or the index of its shards, and what its config says."""
-
-    weights: Path
-    config: Config
-
-    def entries(self, opened: Callable[[Path], Any]) -> list[Entry]:
-        """Of each tensor what the headers say; `opened` gives the open file."""
-        return _read_headers(self.weights, opened)
-
-
-def _source(weights: Path) -> Source:
-    path = weights.with_name("config.json")
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: expected the model's config.json beside {weights.name}, found none; copy it there"
-        )
-    return Source(weights, config_of(read_json(path), str(path)))
-
-
-def _read_headers(weights: Path, opened: Callable[[Path], Any]) -> list[Entry]:
-    from safetensors import SafetensorError
-
-    files = [weights]
-    if weights.suffix == ".json":
-        index = read_json(weights).get("weight_map")
-        if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
-            raise ValueError(f"{weights}: expected a weight_map of names to files, found none; save the model again")
-        if away := [file for file in index.values() if Path(file).name != file]:
-            raise ValueError(f"{weights}: expected shards in the same folder, found {away[0]!r}; put them there")
-        files = [weights.with_name(file) for file in sorted(set(index.values()))]
-    entries = []
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{file}: expected this shard, as {weights.name} names it, found none; download it too"
-            )
-
-        def reader(key: str, file: Path = file) -> Callable[[], Tensor]:
-            return lambda: _aligned(opened(file).get_tensor(key))
-
-        try:
-            there = opened(file)
-            for key in there.keys():  # noqa: SIM118 - no dict
-                part = there.get_slice(key)
-                entries.append(Entry(str(file), key, part.get_dtype(), part.get_shape(), reader(key)))
-        except SafetensorError as error:
-            raise ValueError(
-                f"{file}: expected a safetensors file whose header fits its {file.stat().st_size} bytes, found a damaged or "
-                f"cut one ({error}); download or save it again"
-            ) from error
-    return entries
 
 
 def _match(
@@ -366,15 +256,15 @@ def _same(head: Tensor, embedding: Tensor) -> bool:
     return torch.equal(head.view(torch.uint8), embedding.view(torch.uint8))  # bytes: a NaN is equal to itself
 
 
-def _read_model(source: Source, device: str | torch.device | None, dtype: str | torch.dtype | None) -> Transformer:
+def _read_model(files: ModelFiles, device: str | torch.device | None, dtype: str | torch.dtype | None) -> Transformer:
     """All headers are checked before any tensor is read; then each tensor stays where it is, or goes straight to its final memory."""
     kind = _dtype(dtype, torch.float32)
     home = known_device(device or "cpu")
-    mapped, layout = (kind, home.type) == (torch.float32, "cpu"), LAYOUTS[type(source.config)]
+    mapped, layout = (kind, home.type) == (torch.float32, "cpu"), LAYOUTS[type(files.config)]
     # what is converted leaves memory with its tensor, so its file is opened for each
-    there = source.entries(cache(_open) if mapped else _open)
+    there = files.entries(cache(open_file) if mapped else open_file)
     advice = "is the config.json beside it this model's?"
-    model, entries = _match(source.config, there, str(source.weights), advice, caller=4)
+    model, entries = _match(files.config, there, str(files.weights), advice, caller=4)
     shapes = {name: weight.shape for name, weight in model.state_dict().items()}
 
     def converted(name: str) -> Tensor:
@@ -411,19 +301,6 @@ def _check_finite(entry: Entry, target: Tensor, source: Tensor) -> None:
         found = "NaN or infinity" if damaged else f"values beyond {target.dtype}"
         remedy = "download it again or train anew" if damaged else 'load with dtype="bfloat16" or "float32"'
         raise ValueError(f"{entry.where}: expected finite numbers in {entry.key}, found {found}; {remedy}")
-
-
-def _open(file: Path) -> Any:
-    from safetensors import safe_open
-
-    return safe_open(file, framework="pt")
-
-
-def _aligned(tensor: Tensor) -> Tensor:
-    """A copy of a tensor that lies at no multiple of its numbers' size, over which fast arithmetic may stumble: as in files from before
-    safetensors 0.3 (its issue 231), whose header has any length and shifts all that follows."""
-    size = tensor.element_size()
-    return tensor if tensor.data_ptr() % size == 0 else tensor.view(torch.uint8).clone().view(tensor.dtype)
 
 
 def _all_finite(tensor: Tensor) -> bool:

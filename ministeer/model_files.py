@@ -1,0 +1,183 @@
+"""A name or a path -> the files of a model: what its config says, what its headers say of each tensor, and its tokenizer.
+
+    files = find("gpt2")                   # downloaded if need be
+    files.config                           # a GPT2Config or a LlamaConfig
+    files.entries(open_file)[0].read()     # one tensor; until then only headers have been read
+    files.tokenizer()
+
+safetensors in the hub's layout, alone or in shards, and GGUF files. Pickles are never opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ministeer.files import read_json
+from ministeer.gguf_model import Stored, metadata, read
+from ministeer.layouts import Config, read_config
+from ministeer.tokenizer import Tokenizer
+
+FILE_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+class Entry(NamedTuple):
+    """A tensor that can be read: the file it is in, its key there, its dtype and shape, and how."""
+
+    where: str
+    key: str
+    dtype: str
+    shape: list[int]
+    read: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a model: the file of its weights or the index of its shards, its config, and of a GGUF file its tensors."""
+
+    weights: Path
+    config: Config
+    stored: dict[str, Stored] | None = None
+
+    def entries(self, opened: Callable[[Path], Any]) -> list[Entry]:
+        """Of each tensor what the headers say; `opened` gives an open safetensors file."""
+        if self.stored is None:
+            return _read_headers(self.weights, opened)
+        where = str(self.weights)
+        return [
+            Entry(where, key, part.kind if part.kind in FILE_DTYPES else "F32", part.shape, part.read)
+            for key, part in self.stored.items()
+        ]
+
+    def tokenizer(self) -> Tokenizer:
+        if self.stored is not None:
+            return Tokenizer.from_gguf(metadata(self.weights), str(self.weights))
+        kept = self.weights.with_name("tokenizer_gguf.json")  # of a GGUF file that hub.py has made to safetensors
+        if kept.is_file():
+            return Tokenizer.from_gguf(read_json(kept), str(kept))
+        return Tokenizer.from_folder(self.weights.parent, self.config.vocab_size)
+
+
+def find(name: str | Path) -> ModelFiles:
+    """The files that a name or a path means; a download if it has to be."""
+    weights = _locate(name)
+    if weights.suffix == ".gguf":
+        said, stored = read(weights)
+        return ModelFiles(weights, read_config(said, str(weights)), stored)
+    path = weights.with_name("config.json")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: expected the model's config.json beside {weights.name}, found none; copy it there"
+        )
+    return ModelFiles(weights, read_config(read_json(path), str(path)))
+
+
+def _read_headers(weights: Path, opened: Callable[[Path], Any]) -> list[Entry]:
+    from safetensors import SafetensorError
+
+    files = [weights]
+    if weights.suffix == ".json":
+        index = read_json(weights).get("weight_map")
+        if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
+            raise ValueError(f"{weights}: expected a weight_map of names to files, found none; save the model again")
+        if away := [file for file in index.values() if Path(file).name != file]:
+            raise ValueError(f"{weights}: expected shards in the same folder, found {away[0]!r}; put them there")
+        files = [weights.with_name(file) for file in sorted(set(index.values()))]
+    entries = []
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file}: expected this shard, as {weights.name} names it, found none; download it too"
+            )
+
+        def reader(key: str, file: Path = file) -> Callable[[], Tensor]:
+            return lambda: _aligned(opened(file).get_tensor(key))
+
+        try:
+            there = opened(file)
+            for key in there.keys():  # noqa: SIM118 - no dict
+                part = there.get_slice(key)
+                entries.append(Entry(str(file), key, part.get_dtype(), part.get_shape(), reader(key)))
+        except SafetensorError as error:
+            raise ValueError(
+                f"{file}: expected a safetensors file whose header fits its {file.stat().st_size} bytes, found a damaged or "
+                f"cut one ({error}); download or save it again"
+            ) from error
+    return entries
+
+
+def _locate(name: str | Path) -> Path:
+    """The weights file or index that a name or a path means."""
+    if name == "nano":
+        installed, clone = Path(__file__).parent / "nano", Path(__file__).parents[1] / "weights" / "nano"
+        return _locate(installed if installed.is_dir() else clone)
+    from ministeer.hub import NAMES, fetch, known  # here, so that `python -m ministeer.hub` is its only copy
+
+    if known(name):
+        return fetch(str(name), lambda config: read_config(read_json(config), str(config)))
+    path = Path(name)
+    if not path.exists():
+        names = ", ".join(f'"{known}"' for known in ("nano", *NAMES))
+        raise FileNotFoundError(
+            f'expected {names} or the path of a model, got "{name}", where nothing is; mind the spelling'
+        )
+    if path.is_dir():
+        for ending in ("model.safetensors", "model.safetensors.index.json"):
+            if (path / ending).is_file():
+                return path / ending
+        if len(files := sorted(path.glob("*.gguf"))) == 1:
+            return files[0]
+        if files:
+            raise ValueError(
+                f"{path}: expected one model in this folder, found {len(files)} GGUF files; name one of them"
+            )
+        pickles = sorted(path.glob("pytorch_model*.bin")) or _pickles(path)
+        if not pickles:
+            raise FileNotFoundError(
+                f"{path}: expected model.safetensors or model.safetensors.index.json in this folder, found neither; "
+                "is it the folder of a model?"
+            )
+        raise _no_pickles(pickles)
+    if not path.name.endswith((".safetensors", ".safetensors.index.json", ".gguf")):
+        raise _no_pickles([path])
+    return path
+
+
+def _pickles(folder: Path) -> list[Path]:
+    """Pickles in a folder that may be a model, beside those that trainers write of their own state."""
+    found = sorted(file for ending in ("*.bin", "*.pt", "*.pth") for file in folder.glob(ending))
+    return [file for file in found if not file.name.startswith(("optimizer", "scheduler", "scaler", "training_args"))]
+
+
+def _no_pickles(files: list[Path]) -> ValueError:
+    """The refusal of files that are no safetensors, with the command that converts them where they are sure to be one model."""
+    path, one = files[0], len(files) == 1 or files[0].name.startswith("pytorch_model")
+    convert = (
+        "import torch; from safetensors.torch import save_file; d = {}; "
+        f"[d.update(torch.load(f, map_location='cpu', weights_only=True)) for f in {[str(file) for file in files]}]; "
+        "save_file({k: v.clone(memory_format=torch.contiguous_format) for k, v in d.get('model', d).items()}, "
+        f"'{path.with_name('model.safetensors')}')"
+    )
+    remedy = f'convert it: python -c "{convert}"' if one else "convert the model among them with safetensors"
+    return ValueError(
+        f"{path}: expected a .safetensors file, its index or a .gguf file, found {path.suffix or 'another'}, and pickles can run code, "
+        f"so they are never opened; {remedy}"
+    )
+
+
+def open_file(file: Path) -> Any:
+    from safetensors import safe_open
+
+    return safe_open(file, framework="pt")
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """A copy of a tensor that lies at no multiple of its numbers' size, over which fast arithmetic may stumble: as in files from before
+    safetensors 0.3 (its issue 231), whose header has any length and shifts all that follows."""
+    size = tensor.element_size()
+    return tensor if tensor.data_ptr() % size == 0 else tensor.view(torch.uint8).clone().view(tensor.dtype)

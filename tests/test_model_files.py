@@ -1,0 +1,129 @@
+"""From a name or a path to the files of a model: GGUF beside safetensors, what a folder may hold, and what is never opened."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from reference import TOLERANCE, relative
+
+from ministeer import checkpoint
+from ministeer.model_files import find
+
+pytest.importorskip("gguf", reason="the package gguf is not installed")
+import test_gguf_model as made
+
+IDS = torch.tensor([[5, 95, 0, 17, 42, 17, 8, 9, 9, 20], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]])
+MODELS = {
+    "llama": made.llama,
+    "llama, tied": lambda: made.llama(tie_word_embeddings=True),
+    "llama 3": lambda: made.llama(rope_parameters={**made.LLAMA3, "rope_theta": 500000.0}),
+    "qwen2": made.qwen2,
+    "gpt2": made.gpt2,
+}
+
+
+@pytest.fixture(params=MODELS)
+def pair(request, tmp_path):
+    """A model of transformers, and the GGUF file that llama.cpp's converter would make of it."""
+    model = made.theirs(MODELS[request.param]())
+    return model, made.save(tmp_path / "model.gguf", model)
+
+
+def test_a_gguf_file_gives_the_logits_of_transformers(pair):
+    model, file = pair
+    ours = checkpoint.load_model(file)
+    with torch.no_grad():
+        assert relative(ours(IDS), model(IDS).logits) < TOLERANCE
+    assert ours.config == checkpoint.from_transformers(model).config
+    assert checkpoint.read_config(file) == ours.config
+    half = checkpoint.load_model(file, dtype="bfloat16")
+    for name, weight in half.state_dict().items():
+        assert torch.equal(weight, ours.get_parameter(name).bfloat16())
+
+
+def test_a_gguf_file_in_float32_is_mapped_but_for_rows_that_were_put_in_order(pair):
+    """Its numbers are the file's own, and a change of one does not reach the file."""
+    _, file = pair
+    content = file.read_bytes()
+    model = checkpoint.load_model(file)
+    places = [p.data_ptr() for name, p in model.named_parameters() if not name.endswith((".q.weight", ".k.weight"))]
+    assert max(places) - min(places) < len(content)
+    for weight in model.parameters():
+        weight.zero_()
+    assert file.read_bytes() == content
+
+
+def test_a_quantised_gguf_file_is_exact_in_float32_and_saved_as_such(pair, tmp_path):
+    model, _ = pair
+    file = made.save(tmp_path / "small.gguf", model, kind=made.KINDS.Q8_0)
+    ours = checkpoint.load_model(file)
+    stored = {entry.key: entry for entry in find(file).entries(lambda _: None)}
+    expected = stored["wte.weight" if "wte.weight" in stored else "model.embed_tokens.weight"].read()
+    assert expected.dtype == torch.float32
+    assert torch.equal(ours.wte.weight, expected)
+    assert not torch.equal(expected, model.get_input_embeddings().weight)
+    checkpoint.save_model(ours, tmp_path / "again")
+    again = checkpoint.load_model(tmp_path / "again")
+    assert again.config == ours.config
+    assert torch.equal(again(IDS), ours(IDS))
+
+
+def test_a_folder_with_one_gguf_file_is_that_model(pair, tmp_path):
+    _, file = pair
+    assert find(tmp_path).weights == file
+    (tmp_path / "other.gguf").write_bytes(b"")
+    with pytest.raises(ValueError, match="expected one model in this folder, found 2 GGUF files; name one of them"):
+        find(tmp_path)
+    checkpoint.save_model(checkpoint.load_model(file), tmp_path)
+    assert find(tmp_path).weights == tmp_path / "model.safetensors"
+
+
+def test_a_damaged_gguf_file_is_one_sentence(pair):
+    _, file = pair
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=f"^{re.escape(str(file))}: expected [^\n]*$"):
+        checkpoint.load_model(file)
+
+
+# --- pickles ---
+
+
+def convert(folder: Path) -> bool:
+    """Refused, never opened; the command of the message, if there is one, makes a folder that loads."""
+    with pytest.raises(ValueError, match="pickles can run code, so they are never opened") as caught:
+        checkpoint.load_model(folder)
+    command = re.search(r'python -c "(.*)"$', str(caught.value))
+    if command:
+        subprocess.run([sys.executable, "-c", command[1]], check=True)
+    return command is not None
+
+
+@pytest.mark.parametrize("files", ["pytorch_model.bin", "beside a trainer's state", "shards", "ckpt.pt", "two"])
+def test_the_command_that_converts_is_for_the_model_among_the_pickles(files, tmp_path):
+    model = made.theirs(made.gpt2())
+    model.config.save_pretrained(tmp_path)
+    state = model.state_dict()
+    names = list(state)
+    if files == "shards":
+        for number, some in enumerate((names[:9], names[9:]), start=1):
+            part = {name: state[name] for name in some}
+            torch.save(part, tmp_path / f"pytorch_model-0000{number}-of-00002.bin")
+    elif files == "ckpt.pt":
+        torch.save({"model": state, "iter_num": 3}, tmp_path / files)
+    elif files == "two":
+        for name in ("one.pt", "other.pt"):
+            torch.save(state, tmp_path / name)
+    else:
+        torch.save(state, tmp_path / "pytorch_model.bin")
+    if files == "beside a trainer's state":
+        for name in ("optimizer.bin", "scheduler.pt", "training_args.bin"):
+            torch.save({"state": {}}, tmp_path / name)
+    assert convert(tmp_path) is (files != "two")
+    if files != "two":
+        with torch.no_grad():
+            assert relative(checkpoint.load_model(tmp_path)(IDS), model(IDS).logits) < TOLERANCE
