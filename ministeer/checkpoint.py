@@ -281,8 +281,8 @@ def _read_model(files: ModelFiles, device: str | torch.device | None, dtype: str
         _check_finite(entry, target, there)
         return target
 
-    # several at a time: turning a matrix waits for memory, and torch turns one with one thread
-    with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:
+    # several at a time: turning a matrix waits for memory, and torch turns one with one thread; a mapped one is only looked at
+    with ThreadPoolExecutor(1 if mapped and files.stored is None else min(torch.get_num_threads(), 8)) as pool:
         for name, target in zip(entries, pool.map(converted, entries), strict=True):
             _put(model, name, target)
     return model.eval()
