@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -14,11 +15,16 @@ import torch
 import transformers
 from reference import TOLERANCE, relative
 
-from ministeer import checkpoint
+from ministeer import checkpoint, model_files
+from ministeer.layouts import LAYOUTS
+from ministeer.llama import LlamaConfig
+from ministeer.model import GPT2Config
 from ministeer.model_files import find
+from ministeer.tokenizer import Tokenizer
 
 pytest.importorskip("gguf", reason="the package gguf is not installed")
 import test_gguf_model as made
+from test_tokenizer import gguf_metadata
 
 IDS = torch.tensor([[5, 95, 0, 17, 42, 17, 8, 9, 9, 20], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]])
 MODELS = {
@@ -144,3 +150,51 @@ def test_the_command_that_converts_is_for_the_model_among_the_pickles(files, tmp
     if files != "two":
         with torch.no_grad():
             assert relative(checkpoint.load_model(tmp_path)(IDS), model(IDS).logits) < TOLERANCE
+
+
+# --- tokenizers ---
+
+
+def test_a_gguf_file_and_what_hub_makes_of_one_bring_their_tokenizer(pair, tmp_path, monkeypatch):
+    """The file's metadata; and beside safetensors the same, as JSON."""
+    _, file = pair
+    told = gguf_metadata() | {"tokenizer.chat_template": "{{ messages }}"}
+    monkeypatch.setattr(model_files, "metadata", lambda path: told if path == file else None)
+    expected = Tokenizer.from_gguf(told).encode("the the 19")
+    ours, tok = checkpoint.load(file)
+    assert tok.encode("the the 19") == expected
+    checkpoint.save_model(ours, tmp_path / "made")
+    (tmp_path / "made" / "tokenizer_gguf.json").write_text(json.dumps(told))
+    again, tok = checkpoint.load(tmp_path / "made")
+    assert (tok.encode("the the 19"), tok.chat_template) == (expected, "{{ messages }}")
+    assert torch.equal(again(IDS), ours(IDS))
+
+
+@pytest.mark.parametrize("config", [GPT2Config(270, 16, 8, 1, 2), LlamaConfig(270, 16, 8, 8, 1, 2, 1, 4)])
+def test_a_model_is_saved_with_its_tokenizer_as_any_client_reads_it(config, tmp_path, monkeypatch):
+    model = LAYOUTS[type(config)].model(config)
+    tok = Tokenizer.from_gguf(gguf_metadata())
+    for folder in ("a", "b"):
+        checkpoint.save_model(model, tmp_path / folder, tokenizer=tok)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert {*files} == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
+    again, mine = checkpoint.load(tmp_path / "a")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "a")
+    for text in ("the the 19", "<|im_end|>"):
+        assert mine.encode(text, special=True) == tok.encode(text, special=True) == theirs(text).input_ids
+    assert all(map(torch.equal, again.state_dict().values(), model.state_dict().values()))
+    said = json.loads(files["config.json"])
+    assert (said["bos_token_id"], said["eos_token_id"]) == (tok.bos, [0, 2])
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoint.save_model(again, tmp_path / "a", tokenizer=Tokenizer.from_gguf(gguf_metadata(eos_token_id=0)))
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    small = LAYOUTS[type(config)].model(replace(config, vocab_size=200))
+    with pytest.raises(ValueError, match="a tokenizer of at most 200 tokens, the model's vocab_size, got 262; give"):
+        checkpoint.save_model(small, tmp_path / "new", tokenizer=tok)
+    assert not (tmp_path / "new").exists()
