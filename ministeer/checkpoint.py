@@ -40,7 +40,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def load(
     name: str | Path, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
 ) -> tuple[Transformer, Tokenizer]:
-    """A model and its tokenizer: "nano", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", or a path. See `load_model`."""
+    """A model and its tokenizer, by a name or a path. See `load_model`.
+
+    A GGUF file brings its tokenizer in its metadata, a folder in its own files (`Tokenizer.from_folder`).
+    """
     files = find(name)
     tokenizer = files.tokenizer()
     return _read_model(files, device, dtype), tokenizer
@@ -51,7 +54,8 @@ def load_model(
 ) -> Transformer:
     """A model alone: a `GPT2` or a `Llama`.
 
-    name: a name as in `load`, a folder, a `.safetensors` file, or a `model.safetensors.index.json`.
+    name: "nano", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m-instruct", a repository "owner/name" of the hub, a
+        folder, a `.safetensors` file, a `model.safetensors.index.json`, or a `.gguf` file.
     device: the CPU unless told.
     dtype: float32 unless told, also where the file holds bfloat16; a torch dtype or "float32", "bfloat16", "float16".
 
