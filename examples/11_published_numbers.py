@@ -20,6 +20,7 @@ from ministeer import Steer, extract, generate, metrics
 from ministeer.lab import data, figures, pronouns, protocol
 from ministeer.lab.experiment import Experiment
 from ministeer.prompts import pad
+from ministeer.steer import resolve
 
 DATA = Path(data.__file__).parent
 TOPICS = ("weddings", "shipping")
@@ -31,12 +32,13 @@ VIG = {"gpt2": 0.020, "gpt2-medium": 0.128, "gpt2-large": 0.173, "gpt2-xl": 0.16
 
 def perplexities(model, tokenizer, *, vector, layer, coefficients, texts):
     """Perplexity of each text at each coefficient; the first tokens, where the vector lies, do not count."""
-    ids, positions = pad([[tokenizer.eot, *tokenizer.encode(text)] for text in texts])
+    prompts = [[tokenizer.eot, *tokenizer.encode(text)] for text in texts]
+    ids, positions = pad(prompts)
     counted = positions >= len(vector["pre", layer])
     rows = [{"perplexity": []} for _ in texts]
     for c in coefficients:
         steer = Steer(vector, ("pre", layer), c, where="front")
-        adds = {("pre", layer): steer.add(positions, (positions >= 0).sum(1))}
+        adds = resolve(model, steer, prompts).adds(positions)
         with torch.no_grad():
             logits = model(ids.to(model.wte.weight.device), adds=adds)
         for row, p in zip(rows, metrics.perplexity(logits, ids.to(logits.device), counted).tolist(), strict=True):

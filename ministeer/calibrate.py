@@ -16,10 +16,9 @@ from torch import Tensor
 
 from ministeer import metrics
 from ministeer.activations import check_batch_size
-from ministeer.generate import check_steers
 from ministeer.model import Add, Site, Transformer
 from ministeer.prompts import pad
-from ministeer.steer import Steer, adds_at
+from ministeer.steer import Steer, resolve
 
 
 class NotMonotone(UserWarning):
@@ -71,7 +70,7 @@ def calibrate(
         got = len(steer.coeffs) if isinstance(steer, Steer) else type(steer).__name__
         raise ValueError(f"expected a Steer with one coefficient to calibrate, got {got}")
     if steer.rows is not None:
-        check_steers(model, [steer], texts, max_new_tokens=1)
+        resolve(model, steer, texts)
         steer = replace(steer, decided_for=None)  # of all texts together, which now come in batches
     sign = -1.0 if steer.coeffs[0] < 0 else 1.0
     batches = [_Batch(model, texts[i : i + batch_size], steer, i) for i in range(0, len(texts), batch_size)]
@@ -127,13 +126,10 @@ class _Batch:
 
     @torch.no_grad()
     def __init__(self, model: Transformer, texts: Sequence[Sequence[int]], steer: Steer, first: int) -> None:
-        self.rows = None if steer.rows is None else steer.rows[first : first + len(texts)]
-        steer = replace(steer, rows=self.rows)
+        self.texts, self.rows = texts, None if steer.rows is None else steer.rows[first : first + len(texts)]
         ids, self.positions = pad(texts)
-        self.lengths = torch.tensor([len(text) for text in texts])
-        check_steers(model, [steer], texts, max_new_tokens=1)
         self.ids = ids.to(model.device)
-        touched = steer.touches(self.positions, self.lengths)  # (B, T)
+        touched = resolve(model, replace(steer, rows=self.rows), texts).touched(self.positions)  # (B, T)
         behind = touched.cumsum(-1) > 0
         self.mask = (behind & ~touched if steer.where == "front" else behind) & (self.positions >= 0)
         self.counted = int(self.mask.sum())
@@ -147,5 +143,5 @@ class _Batch:
     @torch.no_grad()
     def divergence(self, model: Transformer, steer: Steer) -> float:
         """Sum over the counted positions, in nats."""
-        adds = adds_at([replace(steer, rows=self.rows)], self.positions, self.lengths)
-        return float(metrics.kl(self.logits(model, adds), self.reference).sum())
+        plan = resolve(model, replace(steer, rows=self.rows), self.texts)
+        return float(metrics.kl(self.logits(model, plan.adds(self.positions)), self.reference).sum())

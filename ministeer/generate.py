@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ministeer.cuda_graph import Graph
-from ministeer.model import Cache, Sites, Transformer
-from ministeer.prompts import pad
+from ministeer.model import Cache, Transformer, expect, refusal
+from ministeer.prompts import as_rows, check_room, pad
 from ministeer.receipt import Receipt
-from ministeer.steer import Steer, adds_at
+from ministeer.steer import Plan, Steer, resolve
 
 OnToken = Callable[[int, int], None]
 
@@ -94,85 +94,55 @@ def prefill(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
     cache: Cache | None = None,
-    steer: Steer | Sequence[Steer] | None = None,
+    steer: Steer | Sequence[Steer] | Plan | None = None,
     receipt: Receipt | None = None,
 ) -> Tensor:
     """Read prompts of any lengths, into an empty cache if one is given; the logits after each one's last, `(B, V)`.
 
+    steer: one `Steer` or several; before a loop of `decode`, the plan that `resolve` makes of them for these prompts.
     receipt: filled with what was done; without a cache this is the whole run, and one that touched nothing raises.
 
     Raises `ValueError` for a cache that holds tokens, and for an intervention that touches no position: without a cache
     nothing is generated, so "generated" is one.
     """
-    steers = _as_steers(steer)
     if not isinstance(cache, Cache | None) or not isinstance(receipt, Receipt | None):
         got = [type(given).__name__ for given in (cache, receipt)]
-        raise ValueError(
-            f"expected a Cache or None, a Steer or several, a Receipt or None, got {got[0]} as the first and {got[1]} as the last; "
-            "without a cache write prefill(model, prompts, steer=steer)"
-        )
+        raise refusal(
+            "a Cache or None, a Steer or several, a Receipt or None", f"{got[0]} as the first and {got[1]} as the last",
+            "without a cache write prefill(model, prompts, steer=steer)",
+        )  # fmt: skip
     if cache is not None and bool(cache.lengths.any()):
-        raise ValueError(
-            f"expected an empty cache to read prompts into, got one that holds {cache.lengths.tolist()} tokens"
-        )
+        raise refusal("an empty cache to read prompts into", f"one that holds {cache.lengths.tolist()} tokens")
     ids, positions = pad(prompts)
-    lengths = torch.tensor([len(p) for p in prompts])
-    check_steers(model, steers, prompts, max_new_tokens=1 if cache is None else 2)
-    device = model.device
-    adds = adds_at(steers, positions, lengths)
-    if receipt is not None:
-        receipt.begin()
-        adds = receipt.watch(adds, positions)
-    x = model.stream(ids.to(device), adds, cache=cache)  # (B, T, D)
+    plan = resolve(model, steer, prompts, 1 if cache is None else 2, receipt)
+    x = model.stream(ids.to(model.device), plan.adds(positions), cache=cache)  # (B, T, D)
     if cache is not None:
-        cache.keep(lengths)  # the padding's slots are free again
-    elif receipt is not None:
-        receipt.finish(steers)
-    return model.unembed(x[torch.arange(len(prompts), device=device), (lengths - 1).to(device)])
+        cache.keep(plan.lengths)  # the padding's slots are free again
+    else:
+        plan.finish()
+    return model.unembed(x[torch.arange(len(prompts), device=x.device), (plan.lengths - 1).to(x.device)])
 
 
 def decode(
     model: Transformer,
     ids: Tensor,
     cache: Cache,
-    steers: Sequence[Steer],
-    lengths: Tensor,
+    plan: Plan,
     running: Tensor | None = None,
-    receipt: Receipt | None = None,
     graph: Graph | None = None,
 ) -> Tensor:
-    """One token a row, ids `(B,)`, behind what the cache holds; the logits after it, `(B, V)`. lengths: the prompts'.
+    """One token per row, ids `(B,)`, after what the cache holds; the logits after it, `(B, V)`.
 
-    running: `(B,)`, false for rows that have ended, whose logits nobody reads: they are not steered. graph: this cache's.
+    plan: what `resolve` made of the run's Steers, or of None. running: `(B,)`, false for rows that have ended, whose logits
+    nobody reads: they are not steered. graph: this cache's.
     """
     positions = cache.lengths[:, None]  # (B, 1)
     if running is not None:
         positions = torch.where(running[:, None], positions, -1)
-    adds = adds_at(steers, positions, lengths)
-    if receipt is not None:
-        adds = receipt.watch(adds, positions)
+    adds = plan.adds(positions)
     if graph is not None:
         return graph(ids, adds)
-    return model.unembed(model.stream(ids[:, None], adds, cache=cache)[:, 0])
-
-
-def _as_steers(steers: Steer | Sequence[Steer] | None) -> list[Steer]:
-    return [] if steers is None else list(steers) if isinstance(steers, Sequence) else [steers]
-
-
-def check_steers(
-    model: Transformer, steers: Sequence[Steer], prompts: Sequence[Sequence[int]], max_new_tokens: int
-) -> None:
-    """Raise `ValueError` for interventions that this model, or these prompts, have no place for."""
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    for steer in steers:
-        if not isinstance(steer, Steer):
-            raise ValueError(
-                f'expected a Steer or several, got {type(steer).__name__}; write Steer(vector, ("pre", 6), 5.0)'
-            )
-        steer.check(prompts, max_new_tokens)
-        first = lengths[:, None]  # (B, 1), where the first new token will stand
-        Sites(model, first, {steer.site: steer.add(first, lengths)})  # checks site, width and dtype
+    return model.unembed(model.stream(ids[:, None], adds or None, cache=cache)[:, 0])
 
 
 @torch.no_grad()
@@ -208,20 +178,18 @@ def generate(
     Raises `ValueError` before anything is computed: an empty prompt, ids outside the vocabulary, a text longer than the
     context, an intervention that would touch no position, a setting out of its range; and where the logits become NaN.
     """
-    prompts, one = _prompts(ids)
-    steers = _as_steers(steer)
+    prompts, one = as_rows(ids)
     _check_settings(
         max_new_tokens, temperature, top_p, top_k, frequency_penalty, repetition_penalty, generator, stop, len(prompts)
     )
-    _check_prompts(model, prompts, max_new_tokens)
-    lengths = torch.tensor([len(p) for p in prompts])
-    check_steers(model, steers, prompts, max_new_tokens)
+    check_room(model, prompts, max_new_tokens)
+    plan = resolve(model, steer, prompts, max_new_tokens, receipt)
     if graph:
-        _check_graph(model, steers, receipt)
+        _check_graph(plan)
 
-    cache = Cache(model, len(prompts), int(lengths.max()) + max_new_tokens - 1)  # the last token is never read
-    recorded = Graph(model, cache, {steer.site for steer in steers}) if graph else None
-    logits = prefill(model, prompts, cache, steers, receipt)  # (B, V)
+    cache = Cache(model, len(prompts), int(plan.lengths.max()) + max_new_tokens - 1)  # the last token is never read
+    recorded = Graph(model, cache, plan.sites) if graph else None
+    logits = prefill(model, prompts, cache, plan)  # (B, V)
     counts = None
     if frequency_penalty != 0.0 or repetition_penalty != 1.0:
         counts = torch.stack([torch.bincount(torch.tensor(p), minlength=logits.shape[1]) for p in prompts])
@@ -250,32 +218,9 @@ def generate(
             break
         if counts is not None:
             counts.scatter_add_(1, chosen[:, None], torch.ones_like(counts[:, :1]))
-        logits = decode(model, chosen, cache, steers, lengths, running, receipt, recorded)
-    if receipt is not None:
-        receipt.finish(steers)
+        logits = decode(model, chosen, cache, plan, running, recorded)
+    plan.finish()
     return rows[0] if one else rows
-
-
-def _prompts(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> tuple[list[list[int]], bool]:
-    """The prompts as lists of ids, and whether `ids` was one text rather than a list of them."""
-    listed = _plain(ids)
-    given: list[Any] = [_plain(row) for row in listed] if isinstance(listed, Sequence) else [None]
-    if given and isinstance(given[0], str):
-        raise ValueError(
-            "expected token ids, got a text; write [tok.eot, *tok.encode(text)] with the model's tokenizer"
-        )
-    one = not given or not isinstance(given[0], Sequence)
-    rows = [given] if one else given
-    if not all(isinstance(row, Sequence) and all(isinstance(i, Integral) for i in row) for row in rows):
-        raise ValueError(
-            f"expected ids, a list of whole numbers or a list of such lists, got {' '.join(str(ids).split())[:60]}"
-        )
-    return [list(row) for row in rows], one
-
-
-def _plain(row: Any) -> Any:
-    """A tensor of torch or an array of numpy as a list; anything else as it is."""
-    return row.tolist() if hasattr(row, "tolist") else row
 
 
 def _check_settings(
@@ -304,25 +249,8 @@ def _check_settings(
             raise ValueError(f"expected {name} {wanted}, got {value}")
 
 
-def _check_graph(model: Transformer, steers: Sequence[Steer], receipt: Receipt | None) -> None:
-    device = model.device
-    if device.type != "cuda":
-        raise ValueError(f"expected a model on a GPU for graph=True, got one on {device}; leave graph out")
-    if receipt is not None or any(callable(steer.content) for steer in steers):
-        got = "a receipt" if receipt is not None else "a function"
-        raise ValueError(
-            f"expected vectors alone for graph=True, got {got}, which runs Python at every token; leave graph out"
-        )
-
-
-def _check_prompts(model: Transformer, prompts: list[list[int]], max_new_tokens: int) -> None:
-    if not prompts or not all(prompts):
-        raise ValueError(
-            "expected at least one token in every prompt, got an empty one; begin it with the end-of-text token"
-        )
-    longest, context = max(len(p) for p in prompts), model.config.context
-    if longest + max_new_tokens > context + 1:
-        raise ValueError(
-            f"expected a prompt and new tokens within the context of {context}, got {longest} + {max_new_tokens}; "
-            "shorten the prompt or ask for fewer"
-        )
+def _check_graph(plan: Plan) -> None:
+    on, remedy = plan.model.device, "leave graph out"
+    expect(on.type == "cuda", "a model on a GPU for graph=True", f"one on {on}", remedy)
+    got = "a function" if plan.receipt is None else "a receipt"
+    expect(plan.only_vectors, "vectors alone for graph=True", f"{got}, which runs Python at every token", remedy)

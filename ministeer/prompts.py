@@ -6,12 +6,41 @@ Letters: B rows, T tokens of the longest.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ministeer.model import refusal
+from ministeer.model import Transformer, expect, refusal
 from ministeer.provenance import data_hash
+
+
+def as_rows(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> tuple[list[list[int]], bool]:
+    """One text (a list of ids) or several (a list of lists, or a tensor `(B, T)`) as lists of ids, and whether it was one."""
+    listed = _plain(ids)
+    given: list[Any] = [_plain(row) for row in listed] if isinstance(listed, Sequence) else [None]
+    if given and isinstance(given[0], str):
+        raise refusal("token ids", "a text", "write [tok.eot, *tok.encode(text)] with the model's tokenizer")
+    one = not given or not isinstance(given[0], Sequence)
+    rows = [given] if one else given
+    fine = all(isinstance(row, Sequence) and all(isinstance(i, Integral) for i in row) for row in rows)
+    expect(fine, "ids, a list of whole numbers or a list of such lists", " ".join(str(ids).split())[:60])
+    return [list(row) for row in rows], one
+
+
+def _plain(row: Any) -> Any:
+    """A tensor of torch or an array of numpy as a list; anything else as it is."""
+    return row.tolist() if hasattr(row, "tolist") else row
+
+
+def check_room(model: Transformer, rows: Sequence[Sequence[int]], new: int) -> None:
+    """Raise `ValueError` for an empty row, or for one that has no room in the context for so many new tokens."""
+    remedy = "begin it with the end-of-text token"
+    expect(bool(rows) and all(rows), "at least one token in every prompt", "an empty one", remedy)
+    longest, context = max(map(len, rows)), model.config.context
+    wanted, remedy = f"a prompt and new tokens within the context of {context}", "shorten the prompt or ask for fewer"
+    expect(longest + new <= context + 1, wanted, f"{longest} + {new}", remedy)  # the last one is never read
 
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ministeer.model import Add, Site
-from ministeer.steer import Steer
+from ministeer.model import Add, Site, refusal
 
 
 class GateWarning(UserWarning):
@@ -62,7 +61,8 @@ class Receipt:
     def watch(self, adds: Mapping[Site, Add], positions: Tensor) -> dict[Site, Add]:
         """The same `adds` for one call of the model, written down as they act. positions: `(B, T)`, -1 for padding."""
         if not isinstance(positions, Tensor) or positions.ndim != 2:
-            raise ValueError("expected positions as a tensor (B, T), -1 for padding")
+            got = tuple(positions.shape) if isinstance(positions, Tensor) else type(positions).__name__
+            raise refusal("positions as a tensor (B, T), -1 for padding", got)
         self.positions += int((positions >= 0).sum())
         self.rows = max(self.rows, len(positions))
         return {site: self._watched(site, add, positions) for site, add in adds.items()}
@@ -90,21 +90,22 @@ class Receipt:
     def begin(self) -> None:
         """Raise `ValueError` if an earlier run was written down here: it would hide that this one touched nothing."""
         if self.positions:
-            raise ValueError("expected a receipt of its own for each run, got one that is filled; make a new Receipt()")
+            raise refusal("a receipt of its own for each run", "one that is filled", "make a new Receipt()")
 
-    def finish(self, steers: Sequence[Steer]) -> None:
-        """At the end of a run: note what its gates decided. A run in which nothing was touched raises `ValueError`."""
-        self.gates += [steer.rows for steer in steers if steer.rows is not None]
+    def finish(self, sites: Sequence[Site], gates: Sequence[Sequence[bool] | None]) -> None:
+        """At the end of a run with interventions at these sites: note what the gate of each decided, None where it has none.
+
+        A run in which nothing was touched raises `ValueError`.
+        """
+        self.gates += [rows for rows in gates if rows is not None]
         if self.sites:
-            for steer in steers:
-                self.sites.setdefault(steer.site, Touched())
+            for site in sites:
+                self.sites.setdefault(site, Touched())
             return
-        if steers and all(steer.rows is not None and not any(steer.rows) for steer in steers):
-            warnings.warn("the gate opened in no row, so nothing was steered", GateWarning, stacklevel=3)
+        if gates and all(rows is not None and not any(rows) for rows in gates):
+            warnings.warn("the gate opened in no row, so nothing was steered", GateWarning, stacklevel=4)
             return
-        if not steers:
-            raise ValueError("expected a steered run for a receipt, got one without a Steer; leave the receipt out")
-        raise ValueError(
-            "expected a run that touches the stream, got one in which nothing was added: "
-            "is the coefficient 0, or the vector, or what the function makes of this stream?"
-        )
+        if not gates:
+            raise refusal("a steered run for a receipt", "one without a Steer", "leave the receipt out")
+        remedy = "is the coefficient 0, or the vector, or what the function makes of this stream?"
+        raise refusal("a run that touches the stream", "one in which nothing was added", remedy)

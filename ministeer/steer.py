@@ -1,4 +1,9 @@
-"""What a run adds to the residual stream: which vector or function, at which site and positions, how strongly (`Steer`).
+"""What is added to the residual stream, at which site and positions and how strongly (`Steer`), and what that makes of a run.
+
+A `Steer` is resolved against a model and its prompts once; the plan then says for each call what the model is to add:
+
+    plan = resolve(model, steer, prompts, max_new_tokens)       # all that can be refused is refused here
+    logits = model(ids, adds=plan.adds(positions))              # positions (B, T) of these tokens, -1 for padding
 
 Letters: B rows, T tokens in this call, D width, P positions of a per-position vector.
 """
@@ -13,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ministeer.model import Add, Site
+from ministeer.model import Add, Site, Sites, Transformer, check_add, check_site, expect, refusal
 from ministeer.prompts import prompts_hash
+from ministeer.receipt import Receipt
 from ministeer.vectors import SteeringVector
 
 WHERES = ("all", "prompt", "last", "generated", "front")
@@ -121,107 +127,199 @@ class Steer:
             touched = torch.isin(positions, torch.tensor(list(self.where)))
         return touched if self.rows is None else touched & torch.tensor(list(self.rows))[:, None]
 
-    def add(self, positions: Tensor, lengths: Tensor) -> Add:
-        """What to add at these `positions` of prompts of these `lengths`, as in `touches`; zero where nothing is.
 
-        A tensor `(B, T, D)`, or of a function one that takes the stream `(B, T, D)`.
+class Plan:
+    """What a run on these prompts adds, call by call. Made by `resolve`; `sites` are those it can add at."""
+
+    def __init__(
+        self, model: Transformer, steers: Sequence[Steer], prompts: list[list[int]], receipt: Receipt | None
+    ) -> None:
+        self.model, self.steers, self.prompts, self.receipt = model, steers, prompts, receipt
+        self.lengths = torch.tensor([len(prompt) for prompt in prompts])
+        self.sites = list(dict.fromkeys(steer.site for steer in steers))
+        self._parts = [_Part(model, steer, self.lengths) for steer in steers]
+
+    @property
+    def only_vectors(self) -> bool:
+        """Whether no call runs Python of its own: no function acts, and no receipt is written."""
+        return self.receipt is None and not any(callable(part.content) for part in self._parts)
+
+    def touched(self, positions: Tensor) -> Tensor:
+        """Where anything is added, `(B, T)`."""
+        touched = torch.zeros(positions.shape, dtype=torch.bool)
+        for steer in self.steers:
+            touched |= steer.touches(positions, self.lengths)
+        return touched
+
+    def adds(self, positions: Tensor) -> dict[Site, Add]:
+        """The model's `adds` for one call: a tensor that broadcasts to `(B, T, D)`, or a function where one acts.
+
+        positions: `(B, T)`, on the CPU, of the tokens in this call, counted from each row's first, -1 for padding.
+        What lies at one site acts in its order, each on what the one before it left; what touches none of these
+        positions is left out. A receipt is written as the model adds.
         """
-        touched = self.touches(positions, lengths)  # (B, T)
-        coeffs = torch.tensor(self.coeffs, dtype=torch.float32)[:, None]  # (B, 1) or (1, 1)
-        if self.schedule is not None:
-            coeffs = coeffs * self._factor((positions - lengths[:, None] + 1).clamp(min=0))  # (B, T)
-        # never a product with the mask: 0 times what a schedule or a function makes of other positions can be NaN
-        strength = torch.where(touched, coeffs, 0.0)[:, :, None]  # (B, T, 1)
-        content = self.content
-        if isinstance(content, Tensor):
-            if self.where == "front":
-                content = content[positions.clamp(0, self.span - 1).to(content.device)]  # (P, D) -> (B, T, D)
-            return strength.to(content.device) * content  # (B, T, 1) * (D,) -> (B, T, D)
+        if positions.ndim != 2 or len(positions) != len(self.prompts):
+            wanted = f"positions ({len(self.prompts)}, T), a row for each prompt of the plan"
+            raise refusal(wanted, tuple(positions.shape), "resolve the Steer for these prompts")
+        adds: dict[Site, Add] = {}
+        for part in self._parts:
+            if (add := part.add(positions)) is not None:
+                adds[part.site] = _then(adds[part.site], add) if part.site in adds else add
+        return adds if self.receipt is None else self.receipt.watch(adds, positions)
 
-        def add(x: Tensor) -> Tensor:
-            return torch.where(touched[:, :, None].to(x.device), self._called(content, x, strength.to(x.device)), 0.0)
+    def at(self, site: Site, x: Tensor, positions: Tensor) -> Tensor:
+        """The stream `(B, T, D)` at a site -> the stream after what is added there, as the model does it."""
+        return Sites(self.model, positions, self.adds(positions)).at(site, x)
 
-        return add
-
-    def _factor(self, generated: Tensor) -> Tensor:
-        schedule: Any = self.schedule
-        try:
-            found = schedule(generated)
-        except (TypeError, ValueError, RuntimeError) as error:
-            found = error
-        if isinstance(found, (int, float)):
-            return torch.full(generated.shape, float(found))
-        if not isinstance(found, Tensor) or found.shape != generated.shape:
-            got = tuple(found.shape) if isinstance(found, Tensor) else repr(found)
-            raise ValueError(
-                f"expected a schedule that makes a tensor of counts {tuple(generated.shape)} into one of factors, such as "
-                f"decay(half_life=5) or lambda n: (n < 3) * 1.0, got {got}"
-            )
-        return found
-
-    @staticmethod
-    def _called(function: Any, x: Tensor, strength: Tensor) -> Tensor:
-        try:
-            delta = function(x, strength)
-        except TypeError as error:
-            raise ValueError(
-                f"expected a function f(stream, coefficient), such as project_out(vector), got one that cannot be called so ({error})"
-            ) from error
-        if not isinstance(delta, Tensor):
-            raise ValueError(f"expected a function that returns what to add, a tensor, got {type(delta).__name__}")
-        fits = delta.ndim <= x.ndim and all(d in (1, n) for d, n in zip(delta.shape[::-1], x.shape[::-1]))
-        if not fits or delta.shape[-1:] != x.shape[-1:]:
-            raise ValueError(
-                f"expected a function that makes the stream {tuple(x.shape)} a tensor to add to it, ({x.shape[-1]},) or more, "
-                f"got {tuple(delta.shape)}"
-            )
-        return delta
-
-    def check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-        """Raise `ValueError` if in some row of such a run nothing, or less than was asked for, would be steered."""
-        lengths = [len(prompt) for prompt in prompts]
-        shortest = min(lengths)
-        if len(self.coeffs) not in (1, len(lengths)):
-            raise ValueError(
-                f"expected one coefficient, or one for each of {len(lengths)} rows, got {len(self.coeffs)}; "
-                "to sweep one prompt, give it once for each"
-            )
-        if self.rows is not None and len(self.rows) != len(lengths):
-            raise ValueError(
-                f"expected a decision for each of {len(lengths)} rows, got {len(self.rows)}; decide on these prompts"
-            )
-        if self.decided_for is not None and self.decided_for != prompts_hash(prompts):
-            raise ValueError(
-                "expected the prompts that the gate decided on, in their order, got others; write gate.over(model, prompts, steer) "
-                "for these"
-            )
-        if self.span > shortest:
-            raise ValueError(
-                f"expected prompts of at least {self.span} tokens, the positions of the vector, got one of "
-                f"{shortest}; lengthen it, or begin it with the end-of-text token the vector was read behind"
-            )
-        if self.where == "generated" and max_new_tokens < 2:
-            raise ValueError(
-                "where='generated' touches no position in a run of one new token, which is read off the prompt; "
-                "use where='last'"
-            )
-        if not isinstance(self.where, str) and max(self.where) >= shortest:
-            raise ValueError(f"expected positions below {shortest}, the shortest prompt, got {list(self.where)}")
+    def finish(self) -> None:
+        """At the end of the run: the receipt, if there is one, says what was not touched."""
+        if self.receipt is not None:
+            self.receipt.finish(self.sites, [steer.rows for steer in self.steers])
 
 
-def adds_at(steers: Sequence[Steer], positions: Tensor, lengths: Tensor) -> dict[Site, Add]:
-    """The model's `adds` for several interventions: `{site: (B, T, D)}`, or a function where one of them is.
+def resolve(
+    model: Transformer,
+    steer: Steer | Sequence[Steer] | Plan | None,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int = 1,
+    receipt: Receipt | None = None,
+) -> Plan:
+    """What one `Steer`, several or none add in a run on these prompts, lists of ids. A plan for them comes back as it is.
 
-    positions: `(B, T)`, on the CPU, of the tokens in this call, -1 for padding. lengths: `(B,)`, of the prompts.
-    Those at one site act in their order, each on what the ones before it left. An intervention that touches none of
-    these positions is left out.
+    max_new_tokens: of the run; the last of them is never read. receipt: an empty one, which the plan then fills.
+
+    Raises `ValueError` for what this model or these prompts have no place for: another width, a site it has not, a value
+    that its dtype cannot hold, too few rows; for one that would touch no position, or fewer than were asked for; and for a
+    gate that was decided on other prompts, or a plan made for others.
     """
-    adds: dict[Site, Add] = {}
-    for steer in steers:
-        if bool(steer.touches(positions, lengths).any()):
-            add = steer.add(positions, lengths)
-            adds[steer.site] = _then(adds[steer.site], add) if steer.site in adds else add
-    return adds
+    rows = [list(prompt) for prompt in prompts]
+    if isinstance(steer, Plan):
+        fits = steer.model is model and steer.prompts == rows
+        expect(fits, "a plan for this model and these prompts", "one for others", "resolve the Steer for these")
+        expect(receipt is None, "a plan or a receipt", "both", "give the receipt to resolve")
+        receipt = steer.receipt
+    if receipt is not None:
+        receipt.begin()
+    if isinstance(steer, Plan):
+        return steer
+    steers = [] if steer is None else list(steer) if isinstance(steer, Sequence) else [steer]
+    for one in steers:
+        remedy = 'write Steer(vector, ("pre", 6), 5.0)'
+        expect(isinstance(one, Steer), "a Steer or several", type(one).__name__, remedy)
+        _check_reach(one, rows, max_new_tokens)
+    return Plan(model, steers, rows, receipt)
+
+
+class _Part:
+    """One `Steer` of a plan, with all that stays the same from call to call."""
+
+    def __init__(self, model: Transformer, steer: Steer, lengths: Tensor) -> None:
+        self.steer, self.site, self.lengths, self.device = steer, steer.site, lengths, model.device
+        self.coeffs = torch.tensor(steer.coeffs, dtype=torch.float32)[:, None]  # (B, 1) or (1, 1)
+        self.content = steer.content
+        check_site(self.site, model.config.n_layer)
+        if isinstance(self.content, Tensor):
+            self.content = self.content.to(self.device)  # once, and not with every token
+            # (B, 1, D) or (1, 1, D), or of a vector one per position (B, P, D) or (1, P, D)
+            self.whole = self.coeffs[:, :, None].to(self.device) * self.content
+            check_add(self.site, self.whole, (len(lengths), self.steer.span, model.config.width), model.dtype)
+        self._strength(
+            lengths[:, None], torch.ones(len(lengths), 1, dtype=torch.bool)
+        )  # a schedule that is none shows now
+
+    def add(self, positions: Tensor) -> Add | None:
+        """What to add at these positions `(B, T)`; None where it is nothing.
+
+        A tensor that broadcasts to `(B, T, D)`, or of a function one that takes the stream `(B, T, D)`.
+        """
+        touched = self.steer.touches(positions, self.lengths)  # (B, T)
+        if not bool(touched.any()):
+            return None
+        mask = touched[:, :, None].to(self.device)
+        if not isinstance(self.content, Tensor):
+            return self._function(mask, self._strength(positions, touched))
+        if self.steer.schedule is not None:
+            return self._strength(positions, touched) * self._per_position(self.content[None], positions)
+        whole = self._per_position(self.whole, positions)
+        return whole if bool(touched.all()) else torch.where(mask, whole, 0.0)
+
+    def _per_position(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Of a vector one per position, `(B, P, D)`, those of these positions, `(B, T, D)`; any other as it is."""
+        if self.steer.where != "front":
+            return x
+        at = positions.clamp(0, self.steer.span - 1).to(x.device)  # (B, T)
+        rows = torch.arange(len(at), device=x.device)[:, None] if len(x) > 1 else 0
+        return x[rows, at]
+
+    def _strength(self, positions: Tensor, touched: Tensor) -> Tensor:
+        """The coefficient of each position, `(B, T, 1)`, 0 where nothing is touched."""
+        coeffs = self.coeffs
+        if self.steer.schedule is not None:
+            coeffs = coeffs * _factor(
+                self.steer.schedule, (positions - self.lengths[:, None] + 1).clamp(min=0)
+            )  # (B, T)
+        # never a product with the mask: 0 times what a schedule or a function makes of other positions can be NaN
+        return torch.where(touched, coeffs, 0.0)[:, :, None].to(self.device)
+
+    def _function(self, mask: Tensor, strength: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda x: torch.where(mask, _called(self.content, x, strength), 0.0)
+
+
+def _factor(schedule: Any, generated: Tensor) -> Tensor:
+    try:
+        found = schedule(generated)
+    except (TypeError, ValueError, RuntimeError) as error:
+        found = error
+    if isinstance(found, (int, float)):
+        return torch.full(generated.shape, float(found))
+    if not isinstance(found, Tensor) or found.shape != generated.shape:
+        got = tuple(found.shape) if isinstance(found, Tensor) else repr(found)
+        raise ValueError(
+            f"expected a schedule that makes a tensor of counts {tuple(generated.shape)} into one of factors, such as "
+            f"decay(half_life=5) or lambda n: (n < 3) * 1.0, got {got}"
+        )
+    return found
+
+
+def _called(function: Any, x: Tensor, strength: Tensor) -> Tensor:
+    try:
+        delta = function(x, strength)
+    except TypeError as error:
+        raise ValueError(
+            f"expected a function f(stream, coefficient), such as project_out(vector), got one that cannot be called so ({error})"
+        ) from error
+    if not isinstance(delta, Tensor):
+        raise ValueError(f"expected a function that returns what to add, a tensor, got {type(delta).__name__}")
+    fits = delta.ndim <= x.ndim and all(d in (1, n) for d, n in zip(delta.shape[::-1], x.shape[::-1]))
+    if not fits or delta.shape[-1:] != x.shape[-1:]:
+        raise ValueError(
+            f"expected a function that makes the stream {tuple(x.shape)} a tensor to add to it, ({x.shape[-1]},) or more, "
+            f"got {tuple(delta.shape)}"
+        )
+    return delta
+
+
+def _check_reach(steer: Steer, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Raise `ValueError` if in some row of such a run nothing, or less than was asked for, would be steered."""
+    shortest, n, coeffs, rows = min(map(len, prompts)), len(prompts), len(steer.coeffs), steer.rows
+    remedy = "to sweep one prompt, give it once for each"
+    expect(coeffs in (1, n), f"one coefficient, or one for each of {n} rows", coeffs, remedy)
+    if rows is not None:
+        expect(len(rows) == n, f"a decision for each of {n} rows", len(rows), "decide on these prompts")
+    if steer.decided_for is not None:
+        wanted, remedy = (
+            "the prompts that the gate decided on, in their order",
+            "write gate.over(model, prompts, steer) for these",
+        )
+        expect(steer.decided_for == prompts_hash(prompts), wanted, "others", remedy)
+    wanted = f"prompts of at least {steer.span} tokens, the positions of the vector"
+    remedy = "lengthen it, or begin it with the end-of-text token that began the text of the vector"
+    expect(steer.span <= shortest, wanted, f"one of {shortest}", remedy)
+    if steer.where == "generated":
+        remedy = "where='generated' touches no position in a run of one new token, use where='last'"
+        expect(max_new_tokens > 1, "a run of two new tokens or more", max_new_tokens, remedy)
+    if not isinstance(steer.where, str):
+        expect(max(steer.where) < shortest, f"positions below {shortest}, the shortest prompt", list(steer.where))
 
 
 def _then(first: Add, second: Add) -> Add:

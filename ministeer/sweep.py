@@ -27,11 +27,10 @@ from torch import Tensor
 
 from ministeer.activations import depth
 from ministeer.files import append_lines, read_lines, write_text
-from ministeer.generate import check_steers
-from ministeer.model import Cache, Past, Site, Sites, Transformer, check_site
+from ministeer.model import Cache, Past, Site, Transformer, check_site
 from ministeer.prompts import pad
 from ministeer.provenance import data_hash, dtype_name, fingerprint, identity
-from ministeer.steer import Intervention, Steer
+from ministeer.steer import Intervention, Steer, resolve
 from ministeer.variants import Branch, Shared, above, logits32
 from ministeer.vectors import SteeringVector, vector_hash
 
@@ -188,7 +187,7 @@ def _check(model: Transformer, prompts: Any, score: Any, vectors: Any, sites: An
     for vector in vectors.values():
         for c in coeffs:
             Steer(vector, sites[0], c, where=where)  # refuses what is no coefficient
-        check_steers(model, [Steer(vector, site, coeffs[0], where=where) for site in sites], prompts, tokens)
+        resolve(model, [Steer(vector, site, coeffs[0], where=where) for site in sites], prompts, tokens)
 
 
 def _check_ids(model: Transformer, rows: Any, what: str) -> None:
@@ -391,17 +390,17 @@ class _Run:
             at = at.clamp(max=positions.shape[1] - 1)
             positions = torch.where(inside, positions.gather(1, at), -1)
             x = x.gather(1, at.to(x.device)[:, :, None].expand(-1, -1, x.shape[-1]))
-            x = self._added(x, site, positions, self.lengths, variants)  # (R * N, span, D)
+            x = self._added(x, site, positions, self.texts, variants)  # (R * N, span, D)
             x = x.view(rows, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)  # (N, R * span, D)
             read = self._read(positions)[:, None].expand(-1, rows, -1)  # (N, R, span)
             x = above(self.model, x, site, Branch(self.cache, span), read.flatten(1))
             return x[read.nonzero()[:, 1].argsort(stable=True).to(x.device)]  # text by text -> variant by variant
         if self.shared:
             past = Shared()
-            begun = self._added(self.beginning[site], site, torch.arange(self.shared)[None], self.lengths[:1], variants)
+            begun = self._added(self.beginning[site], site, torch.arange(self.shared)[None], self.texts[:1], variants)
             nothing = torch.zeros(begun.shape[:2], dtype=torch.bool)
             above(self.model, begun, site, past, nothing)
-        x = self._added(x, site, positions, self.lengths, variants)  # (R * N, T - s, D)
+        x = self._added(x, site, positions, self.texts, variants)  # (R * N, T - s, D)
         return above(self.model, x, site, past, self._read(positions).repeat(rows, 1))
 
     def _read(self, positions: Tensor) -> Tensor:
@@ -409,17 +408,16 @@ class _Run:
         return positions >= self.lengths[:, None] - 1
 
     def _added(
-        self, x: Tensor, site: Site, positions: Tensor, lengths: Tensor, variants: Sequence[tuple[str, float]]
+        self, x: Tensor, site: Site, positions: Tensor, texts: Sequence[Text], variants: Sequence[tuple[str, float]]
     ) -> Tensor:
         """The stream `(N, T, D)` after what each variant adds to it, variant by variant `(R * N, T, D)`."""
         parts = []
         for name in dict.fromkeys(name for name, _ in variants):
             mine = [c for other, c in variants if other == name]
             steer = Steer(self.vectors[name], site, [c for c in mine for _ in range(len(x))], where=self.where)
-            at = positions.repeat(len(mine), 1)  # (R * N, T)
-            add = steer.add(at, lengths.repeat(len(mine)))
-            base = x.repeat(len(mine), 1, 1)
-            parts.append(Sites(self.model, at, {site: add}).at(site, base))
+            prompts = [t.ids[: t.length] for t in texts] * len(mine)
+            plan = resolve(self.model, steer, prompts, 1 + max(len(t.ids) - t.length + 1 for t in texts))
+            parts.append(plan.at(site, x.repeat(len(mine), 1, 1), positions.repeat(len(mine), 1)))  # (R * N, T, D)
         return torch.cat(parts)
 
     def _scores(self, x: Tensor, rows: int, score: Score | Answers) -> list[dict[int, Any]]:

@@ -14,7 +14,7 @@ from ministeer.extract import activation_addition, contrastive, pair_streams, ra
 from ministeer.generate import generate
 from ministeer.model import Transformer
 from ministeer.provenance import Provenance, data_hash, fingerprint
-from ministeer.steer import Steer
+from ministeer.steer import Steer, resolve
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
 
@@ -164,11 +164,11 @@ def test_a_vector_belongs_where_it_was_read(site: tuple[str, int]) -> None:
     """
     positive, negative = (BYTES.encode(text) for text in ("it was (A", "it was (B"))
     vector = contrastive(MODEL, BYTES, [("it was (A", "it was (B")], SITES)
-    add = Steer(vector, site, where="last").add(torch.arange(9)[None], torch.tensor([9]))
+    add = resolve(MODEL, Steer(vector, site, where="last"), [negative]).adds(torch.arange(9)[None])[site]
     wanted = MODEL(torch.tensor([positive]))[0, -1]
     assert relative(MODEL(torch.tensor([negative]), adds={site: add})[0, -1], wanted) < 1e-5
     for wrong in SITES:
-        add = Steer(vector, wrong, where="last").add(torch.arange(9)[None], torch.tensor([9]))
+        add = resolve(MODEL, Steer(vector, wrong, where="last"), [negative]).adds(torch.arange(9)[None])[wrong]
         if wrong != site:
             assert relative(MODEL(torch.tensor([negative]), adds={site: add})[0, -1], wanted) > 1e-3
 
@@ -353,7 +353,7 @@ def test_a_front_turns_the_negative_text_into_the_positive_one(site: tuple[str, 
     plus, minus = ([256, *text.encode()] for text in ("weddings", "shipping"))
     steered = generate(MODEL, minus, max_new_tokens=1, temperature=0, steer=Steer(vector, site, where="front"))
     assert steered[-1] == generate(MODEL, plus, max_new_tokens=1, temperature=0)[-1]
-    add = Steer(vector, site, where="front").add(torch.arange(9)[None], torch.tensor([9]))
+    add = resolve(MODEL, Steer(vector, site, where="front"), [minus]).adds(torch.arange(9)[None])[site]
     assert relative(MODEL(torch.tensor([minus]), adds={site: add}), MODEL(torch.tensor([plus]))) < 1e-4
 
 

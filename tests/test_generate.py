@@ -17,7 +17,7 @@ from torch import Tensor
 from ministeer.generate import decode, generate, penalize, prefill, sample
 from ministeer.model import Cache, Transformer
 from ministeer.provenance import Provenance
-from ministeer.steer import Steer
+from ministeer.steer import Steer, resolve
 from ministeer.vectors import SteeringVector
 
 BOTH = both(seed=1)
@@ -505,9 +505,9 @@ def test_the_logits_of_every_step_are_those_of_the_loop_without_a_cache(where: A
     behind = [[5, 6, 7, 8], [11, 12, 13, 14], [20, 21, 22, 23]]
     lengths = torch.tensor([len(p) for p in RAGGED])
     cache = Cache(MODEL, 3, int(lengths.max()) + 4)
-    steers = [steer(where, site, COEFFS)]
-    steps = [prefill(MODEL, RAGGED, cache, steers)]
-    steps += [decode(MODEL, torch.tensor(ids), cache, steers, lengths) for ids in zip(*behind, strict=True)]
+    plan = resolve(MODEL, steer(where, site, COEFFS), RAGGED, 5)
+    steps = [prefill(MODEL, RAGGED, cache, plan)]
+    steps += [decode(MODEL, torch.tensor(ids), cache, plan) for ids in zip(*behind, strict=True)]
     for row, (prompt, more, c) in enumerate(zip(RAGGED, behind, COEFFS, strict=True)):
         text = [*prompt, *more]
         full = MODEL(torch.tensor([text]), adds={site: added(where, c, len(prompt), len(text))})[0, len(prompt) - 1 :]
@@ -560,7 +560,7 @@ def test_steering_is_what_hooks_on_transformers_generate_do(where: Any) -> None:
 def test_what_belongs_to_the_prompt_is_added_once_as_it_is_read(calls: list, where: Any) -> None:
     """Later tokens feel it through the cache only."""
     steered = greedy([3, 14, 15], 6, steer=steer(where, ("pre", 1), 2.0))
-    torch.testing.assert_close(calls[0][("pre", 1)], added(where, 2.0, 3, 3))
+    torch.testing.assert_close(calls[0]["pre", 1].expand(1, 3, -1), added(where, 2.0, 3, 3))
     assert calls[1:] == [{}] * 5
     assert steered != greedy([3, 14, 15], 6)
 

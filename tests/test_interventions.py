@@ -15,7 +15,7 @@ from ministeer.interventions import Gate, clamp, decay, keep_norm, project_out, 
 from ministeer.interventions import relative as share
 from ministeer.model import Cache
 from ministeer.receipt import GateWarning
-from ministeer.steer import Steer
+from ministeer.steer import Steer, resolve
 
 BOTH = both(5, 61, 32, 24, 3, 2)
 MODEL, THEIRS = BOTH["gpt2"]
@@ -141,17 +141,17 @@ def test_functions_touch_the_positions_asked_for_with_and_without_a_cache(name: 
     vector, coeff, _ = ALL[name]
     prompts = [random_ids(MODEL, 1, n, seed=n)[0].tolist() for n in (3, 6)]
     steer = Steer(vector, ("mid", 1), coeff, where)
-    cache, lengths = Cache(MODEL, 2, 12), torch.tensor([3, 6])
-    logits = [prefill(MODEL, prompts, cache, [steer])]
+    cache, plan = Cache(MODEL, 2, 12), resolve(MODEL, steer, prompts, 4)
+    logits = [prefill(MODEL, prompts, cache, plan)]
     more = random_ids(MODEL, 2, 3, seed=9)
-    logits += [decode(MODEL, more[:, i], cache, [steer], lengths) for i in range(3)]
+    logits += [decode(MODEL, more[:, i], cache, plan) for i in range(3)]
     for row, prompt in enumerate(prompts):
         whole = torch.tensor([prompt + more[row].tolist()])
         positions = torch.arange(len(whole[0]))[None]
-        add = steer.add(positions, lengths[row : row + 1])
+        add = resolve(MODEL, steer, [prompt], 4).adds(positions)["mid", 1]
         wanted = MODEL(whole, adds={("mid", 1): add})[0, len(prompt) - 1 :]
         assert relative(torch.stack([x[row] for x in logits]), wanted) < TOLERANCE
-        touched = steer.touches(positions, lengths[row : row + 1])
+        touched = steer.touches(positions, torch.tensor([len(prompt)]))
         tapes: list[Any] = [{}, {}]
         MODEL(whole, adds={("mid", 1): add}, tape=tapes[0])
         MODEL(whole, tape=tapes[1])
@@ -200,11 +200,12 @@ def test_what_a_function_makes_of_other_positions_cannot_hurt() -> None:
 
 def test_decay_halves_with_every_half_life() -> None:
     steer = Steer(V, ("pre", 1), 8.0, schedule=decay(2))
-    delta = steer.add(torch.arange(9)[None], torch.tensor([4]))
+    plan = resolve(MODEL, steer, [[0] * 4], 6)
+    delta = plan.adds(torch.arange(9)[None])["pre", 1]
     factors = delta[0] @ V / (V @ V)
     wanted = [8.0] * 4 + [8 * 2 ** (-n / 2) for n in (1, 2, 3, 4, 5)]
     assert torch.allclose(factors, torch.tensor(wanted), rtol=1e-5)
-    late = steer.add(torch.tensor([[7]]), torch.tensor([4]))  # one token, as with a cache
+    late = plan.adds(torch.tensor([[7]]))["pre", 1]  # one token, as with a cache
     assert torch.allclose(late[0, 0], delta[0, 7])
 
 
@@ -286,10 +287,12 @@ def test_a_decision_is_for_its_prompts_in_their_order() -> None:
 
 
 def test_a_schedule_can_return_one_number() -> None:
-    positions, lengths = torch.arange(9)[None], torch.tensor([4])
-    half = Steer(V, ("pre", 1), 2.0, schedule=lambda n: 0.5).add(positions, lengths)
-    assert torch.equal(half, Steer(V, ("pre", 1), 1.0).add(positions, lengths))
-    early = Steer(V, ("pre", 1), schedule=lambda n: (n < 3) * 1.0).add(positions, lengths)
+    def added(coeff: float, schedule: Any = None) -> Tensor:
+        steer = Steer(V, ("pre", 1), coeff, schedule=schedule)
+        return resolve(MODEL, steer, [[0] * 4], 9).adds(torch.arange(9)[None])["pre", 1].expand(1, 9, -1)
+
+    assert torch.equal(added(2.0, lambda n: 0.5), added(1.0))
+    early = added(1.0, lambda n: (n < 3) * 1.0)
     assert early[0].any(-1).tolist() == [True] * 6 + [False] * 3
 
 

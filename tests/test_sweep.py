@@ -17,7 +17,7 @@ from ministeer import interventions as by
 from ministeer.model import Transformer
 from ministeer.prompts import pad
 from ministeer.provenance import Provenance
-from ministeer.steer import Steer, adds_at
+from ministeer.steer import Steer, resolve
 from ministeer.sweep import sweep
 from ministeer.vectors import SteeringVector
 
@@ -56,7 +56,7 @@ def naive(model, prompts, score, vectors, sites, coeffs, where) -> list:
 
                 def logits(ids, length, steer):  # of every coefficient, one per row
                     rows, positions = pad([ids] * len(coeffs))
-                    return model(rows, adds_at([steer], positions, torch.tensor([length] * len(coeffs)))).float()
+                    return model(rows, resolve(model, steer, [ids[:length]] * len(coeffs), 9).adds(positions)).float()
 
                 steer = Steer(vector, site, list(coeffs), where=where)
                 if callable(score):

@@ -1,4 +1,4 @@
-"""Where a Steer steers, written out by hand; the algebra of vectors; files that survive accidents; fingerprints."""
+"""The algebra of vectors; files that survive accidents; fingerprints."""
 
 import copy
 import math
@@ -14,11 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import SHAPES, both, pair, random_tensor, writer
-from torch import Tensor
 
 from ministeer import vectors
 from ministeer.provenance import Provenance, data_hash, fingerprint
-from ministeer.steer import Steer, adds_at
+from ministeer.steer import Steer
 from ministeer.vectors import SteeringVector
 
 MODELS = {name: some.ours for name, some in both(seed=1).items()}
@@ -46,93 +45,6 @@ def same(a: SteeringVector, b: SteeringVector) -> bool:
     return a.sites == b.sites and all(a[s].dtype == b[s].dtype and torch.equal(a[s], b[s]) for s in a.sites)
 
 
-# --- where a Steer steers -------------------------------------------------------------------------------------------
-
-# one prompt of 4 tokens, one of 2, one of 1, padded to 4; then two tokens behind each
-PROMPTS = torch.tensor([[0, 1, 2, 3], [0, 1, -1, -1], [0, -1, -1, -1]])
-BEHIND = torch.tensor([[4, 5], [2, 3], [1, 2]])
-LENGTHS = torch.tensor([4, 2, 1])
-TOUCHED = {
-    "all": (["xxxx", "xx..", "x..."], ["xx", "xx", "xx"]),
-    "prompt": (["xxxx", "xx..", "x..."], ["..", "..", ".."]),
-    "last": (["...x", ".x..", "x..."], ["xx", "xx", "xx"]),
-    "generated": (["....", "....", "...."], ["xx", "xx", "xx"]),
-    "front": (["xx..", "xx..", "x..."], ["..", "..", "x."]),  # `check` refuses it for the row of one token
-    (0,): (["x...", "x...", "x..."], ["..", "..", ".."]),
-    (1, 3): ([".x.x", ".x..", "...."], ["..", ".x", "x."]),  # likewise for the two short rows
-}
-
-
-def drawn(mask: Tensor) -> list[str]:
-    return ["".join(".x"[int(on)] for on in row) for row in mask]
-
-
-@pytest.mark.parametrize("where", TOUCHED, ids=str)
-def test_which_positions_are_steered_drawn_by_hand(where: Any) -> None:
-    steer = Steer(FRONT if where == "front" else V, ("pre", 1), where=where)
-    assert drawn(steer.touches(PROMPTS, LENGTHS)) == TOUCHED[where][0]
-    assert drawn(steer.touches(BEHIND, LENGTHS)) == TOUCHED[where][1]
-    one_by_one = torch.cat([steer.touches(BEHIND[:, i : i + 1], LENGTHS) for i in range(2)], dim=1)
-    assert drawn(one_by_one) == TOUCHED[where][1]
-
-
-@pytest.mark.parametrize("where", ["all", "prompt", "last", "generated", [0], [0, 1]])
-def test_the_first_steered_position_is_steered_and_the_one_before_is_not(where: Any) -> None:
-    """Published: `>` written for `>=`. For prompts of 2 tokens in texts of 4."""
-    first = {"all": 0, "prompt": 0, "last": 1, "generated": 2}.get(where, 0) if isinstance(where, str) else 0
-    touched = Steer(V, ("pre", 1), where=where).touches(torch.arange(4)[None], torch.tensor([2]))[0].tolist()
-    assert touched.index(True) == first
-
-
-def test_a_one_token_prompt_is_not_taken_for_a_decoding_step() -> None:
-    """Published. Its one position is the prompt's, though a call with one token looks like one that decodes."""
-    position, length = torch.tensor([[0]]), torch.tensor([1])
-    steered = [
-        w for w in ("all", "prompt", "last", "generated") if Steer(V, ("pre", 1), where=w).touches(position, length)
-    ]
-    assert steered == ["all", "prompt", "last"]
-    steered = [
-        w for w in ("all", "prompt", "last", "generated") if Steer(V, ("pre", 1), where=w).touches(position + 1, length)
-    ]
-    assert steered == ["all", "last", "generated"]
-
-
-@given(
-    st.lists(st.integers(2, 6), min_size=1, max_size=4),
-    st.sampled_from(["all", "prompt", "last", "generated", "front", (0,), (1, 0)]),
-    st.integers(0, 3),
-    st.integers(0, 99),
-)
-def test_what_is_added_is_the_coefficient_times_the_vector_there_and_zero_elsewhere(
-    lengths: list[int], where: Any, behind: int, seed: int
-) -> None:
-    coeffs = random_tensor(len(lengths), seed=seed, scale=3.0).tolist()
-    steer = Steer(FRONT if where == "front" else V, ("pre", 1), coeffs, where)
-    rows = [[*range(n), *[-1] * (max(lengths) - n), *range(n, n + behind)] for n in lengths]
-    delta = steer.add(torch.tensor(rows), torch.tensor(lengths))
-    assert delta.shape == (len(rows), len(rows[0]), WIDTH)
-    for row, (positions, n, c) in enumerate(zip(rows, lengths, coeffs, strict=True)):
-        for column, p in enumerate(positions):
-            at = {"all": True, "prompt": p < n, "last": p >= n - 1, "generated": p >= n, "front": p < 2}
-            on = p >= 0 and (at[where] if isinstance(where, str) else p in where)
-            expected = (FRONT[p] if where == "front" else V) * c if on else torch.zeros(WIDTH)
-            torch.testing.assert_close(delta[row, column], expected)
-
-
-def test_one_coefficient_serves_every_row_and_a_list_gives_each_its_own() -> None:
-    positions, lengths = torch.arange(3).expand(2, 3), torch.tensor([3, 3])
-    assert torch.equal(Steer(V, ("pre", 1), 2).add(positions, lengths), (2 * V).expand(2, 3, -1))
-    swept = Steer(V, ("pre", 1), (2, -1.5)).add(positions, lengths)
-    assert torch.equal(swept, torch.tensor([2, -1.5])[:, None, None] * V.expand(2, 3, -1))
-
-
-def test_coefficients_may_lie_in_a_tensor_or_an_array() -> None:
-    sweep = torch.linspace(-1, 1, 3)
-    for coeff in (sweep, sweep.numpy()):
-        assert Steer(V, ("pre", 1), coeff).coeffs == [-1.0, 0.0, 1.0]
-    assert Steer(V, ("pre", 1), sweep[2]).coeffs == [1.0]
-
-
 def test_vectors_and_interventions_can_be_compared_and_kept_in_a_set() -> None:
     """By identity: of tensors, Python's == makes no yes or no."""
     for one, twin in ((some_vector(1), some_vector(1)), (Steer(V, ("pre", 1)), Steer(V, ("pre", 1)))):
@@ -147,106 +59,6 @@ def test_a_vector_shows_what_it_is_and_not_its_numbers() -> None:
 def test_a_number_close_to_another_leaves_another_provenance() -> None:
     vector = some_vector(1)
     assert (0.12345671 * vector).provenance != (0.12345672 * vector).provenance
-
-
-def test_a_coefficient_is_not_rounded_away() -> None:
-    assert torch.equal(Steer(V, ("pre", 1), 0.1).add(torch.tensor([[0]]), torch.tensor([1]))[0, 0], 0.1 * V)
-
-
-def test_interventions_at_one_site_are_summed_and_at_two_sites_kept_apart() -> None:
-    w, site = random_tensor(WIDTH, seed=9), ("pre", 1)
-    adds = adds_at([Steer(V, site, 2.0), Steer(w, site, -1.0, "last"), Steer(w, ("mid", 0))], PROMPTS, LENGTHS)
-    assert list(adds) == [site, ("mid", 0)]
-    expected = torch.zeros(3, 4, WIDTH)
-    for row, n in enumerate(LENGTHS.tolist()):
-        expected[row, :n] = 2.0 * V
-        expected[row, n - 1] -= w
-    torch.testing.assert_close(adds[site], expected)
-    assert torch.equal(adds["mid", 0], (PROMPTS >= 0)[:, :, None] * w)
-
-
-def test_an_intervention_that_touches_none_of_these_positions_is_left_out() -> None:
-    steers = [
-        Steer(FRONT, ("pre", 0), where="front"),
-        Steer(V, ("pre", 1), where="prompt"),
-        Steer(V, ("pre", 2), where=[1]),
-    ]
-    assert list(adds_at(steers, PROMPTS[:2], LENGTHS[:2])) == [("pre", 0), ("pre", 1), ("pre", 2)]
-    assert adds_at(steers, torch.tensor([[4], [2]]), LENGTHS[:2]) == {}
-    assert adds_at([], PROMPTS, LENGTHS) == {}
-
-
-def test_a_steering_vector_gives_its_tensor_at_the_site() -> None:
-    vector = some_vector()
-    for site in vector.sites:
-        assert Steer(vector, site).content is vector[site]
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"where": "first"}, ["'all'", "'first'"]),
-        ({"where": ""}, ["'all'", "''"]),
-        ({"where": []}, ["counted from 0", "[]"]),
-        ({"where": [-1]}, ["counted from 0", "[-1]", "where='last'"]),
-        ({"where": [0, 1.0]}, ["counted from 0", "[0, 1.0]"]),
-        ({"where": [True, False]}, ["counted from 0", "[True, False]"]),
-        ({"where": 3}, ["list of prompt positions", "3"]),
-        ({"where": None}, ["list of prompt positions", "None"]),
-        ({"vector": FRONT}, ["(D,)", "(2, 16)", "'all'", "goes with where='front'"]),
-        ({"where": "front"}, ["(P, D)", "(16,)", "'front'"]),
-        ({"vector": FRONT[:0], "where": "front"}, ["(P, D)", "(0, 16)"]),
-        ({"vector": torch.tensor(1.0)}, ["(D,)", "()"]),
-        ({"vector": torch.arange(16)}, ["floating-point", "int64"]),
-        ({"vector": [1.0, 2.0]}, ["floating-point", "list"]),
-        ({"vector": V / 0.0}, ["finite values"]),
-        ({"coeff": math.nan}, ["finite coefficients", "nan"]),
-        ({"coeff": [1.0, math.inf]}, ["finite coefficients", "[1.0, inf]"]),
-        ({"coeff": []}, ["list of one a row", "[]"]),
-        ({"coeff": "10"}, ["list of one a row", "'10'"]),
-        ({"coeff": torch.tensor([1.0, math.nan])}, ["finite coefficients", "nan"]),
-        ({"coeff": "strong"}, ["list of one a row", "strong"]),
-        ({"coeff": None}, ["list of one a row", "None"]),
-        ({"site": ["pre", 1]}, ['("pre", i)', "['pre', 1]"]),
-        ({"vector": some_vector()}, ["('pre', 0), ('mid', 1), ('pre', 3)", "got ('pre', 1)"]),
-    ],
-)
-def test_a_steer_that_means_nothing_is_refused_as_it_is_made(change: dict, words: list[str]) -> None:
-    with pytest.raises(ValueError) as caught:
-        Steer(**{"vector": V, "site": ("pre", 1), **change})
-    assert all(word in str(caught.value) for word in words), caught.value
-
-
-@pytest.mark.parametrize(
-    ("steer", "lengths", "new", "words"),
-    [
-        (Steer(FRONT, ("pre", 1), where="front"), [5, 1, 4], 3, ["at least 2 tokens", "one of 1", "end-of-text"]),
-        (Steer(V, ("pre", 1), where="generated"), [5, 1, 4], 1, ["one new token", "where='last'"]),
-        (Steer(V, ("pre", 1), where=[0, 4]), [5, 4, 9], 3, ["below 4", "[0, 4]"]),
-        (Steer(V, ("pre", 1), [1.0, 2.0]), [5, 1, 4], 3, ["each of 3 rows", "got 2"]),
-    ],
-)
-def test_a_run_in_which_less_would_be_steered_than_asked_for_is_refused(
-    steer: Steer, lengths: list[int], new: int, words: list[str]
-) -> None:
-    with pytest.raises(ValueError) as caught:
-        steer.check([[0] * n for n in lengths], new)
-    assert all(word in str(caught.value) for word in words), caught.value
-
-
-@pytest.mark.parametrize(
-    ("steer", "lengths", "new"),
-    [
-        (Steer(FRONT, ("pre", 1), where="front"), [5, 2, 4], 1),
-        (Steer(V, ("pre", 1), where="generated"), [5, 1, 4], 2),
-        (Steer(V, ("pre", 1), where="last"), [5, 1, 4], 1),
-        (Steer(V, ("pre", 1), where=[0, 3]), [5, 4, 9], 1),
-        (Steer(V, ("pre", 1), [1.0, 2.0, 0.0]), [5, 1, 4], 1),
-        (Steer(V, ("pre", 1), [1.0]), [5, 1, 4], 1),
-    ],
-)
-def test_a_run_at_the_edge_of_what_can_be_steered_is_accepted(steer: Steer, lengths: list[int], new: int) -> None:
-    steer.check([[0] * n for n in lengths], new)
 
 
 # --- the algebra of vectors -----------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from torch import Tensor
 from ministeer import metrics
 from ministeer.interventions import Function, Gate, project_out
 from ministeer.metrics import Array
-from ministeer.model import Transformer
+from ministeer.model import Site, Transformer
 from ministeer.prompts import pad
-from ministeer.steer import Steer, adds_at
+from ministeer.steer import Steer, resolve
 from ministeer.tokenizer import Tokenizer
 from ministeer.variants import Branch, above, last_token, logits32
 from ministeer.vectors import SteeringVector
@@ -51,17 +51,23 @@ def answers(
     ids = [tokenizer.encode(item["prompt"], special=True) for item in items]
     words = [[tokenizer.single(word) for word in item["words"]] for item in items]
     order = sorted(range(len(items)), key=lambda i: len(ids[i]))  # prompts of like lengths together: less padding
-    change = None if vector is None else _function(vector["pre", layer], how)
+    site = ("pre", layer)
     for start in range(0, len(order), ROWS):
         some = order[start : start + ROWS]
         prompts = [ids[i] for i in some]
-        x, tape, cache = last_token(model, prompts, [("pre", layer)])  # (B, 1, D)
-        if change is not None:
-            strength = torch.tensor(coefficients, device=x.device).expand(len(some), -1)[..., None]  # (B, C, 1)
-            if gate is not None:
-                strength = strength * _passes(model, prompts, gate).to(x.device)[:, None, None]
-            x = tape[0] + change(tape[0], strength).to(x.dtype)  # (B, C, D)
-            x = above(model, x, ("pre", layer), Branch(cache))
+        x, tape, cache = last_token(model, prompts, [site])  # (B, 1, D)
+        if vector is not None:
+            beside = [ids for ids in prompts for _ in coefficients]  # B * C
+            rows_open = (
+                None if gate is None else [o for o in _passes(model, prompts, gate).tolist() for _ in coefficients]
+            )
+            coeffs = [*coefficients] * len(prompts)
+            plan = resolve(
+                model, Steer(_content(vector, site, how), site, coeffs, where="last", rows=rows_open), beside
+            )
+            x = tape[0].repeat_interleave(len(coefficients), 0)  # (B * C, 1, D)
+            x = plan.at(site, x, plan.lengths[:, None] - 1).view(len(prompts), len(coefficients), -1)  # (B, C, D)
+            x = above(model, x, site, Branch(cache))
         for i, logits in zip(some, logits32(model, x), strict=True):  # (C, V)
             logp = logits[:, words[i]] - logits.logsumexp(-1, keepdim=True)
             said = [tokenizer.decode([token]) for token in logits.argmax(-1).tolist()]
@@ -91,14 +97,15 @@ def disturbance(
 
     `[{"kl": [of each coefficient], "perplexity": [of each coefficient]}]`.
     """
-    ids, positions = pad([tokenizer.encode(text, special=True) for text in texts])
+    rows = [tokenizer.encode(text, special=True) for text in texts]
+    ids, positions = pad(rows)
     real = positions >= 0  # (N, T)
     ids = ids.to(model.device)
-    plain = model(ids)
+    plain, site = model(ids), ("pre", layer)
     found: list[dict[str, Any]] = [{"kl": [], "perplexity": []} for _ in texts]
     for coefficient in coefficients:
-        steer = Steer(_function(vector["pre", layer], how), ("pre", layer), coefficient)
-        logits = model(ids, adds_at([steer], positions, real.sum(1)))
+        steer = Steer(_content(vector, site, how), site, coefficient)
+        logits = model(ids, resolve(model, steer, rows).adds(positions))
         kl = metrics.kl(logits, plain).cpu()  # (N, T)
         perplexity = metrics.perplexity(logits, ids, real)
         for row, k, mask, p in zip(found, kl, real, perplexity.tolist(), strict=True):
@@ -107,11 +114,11 @@ def disturbance(
     return found
 
 
-def _function(vector: Tensor, how: str) -> Function:
-    """Stream and coefficients -> what to add."""
+def _content(vector: SteeringVector, site: Site, how: str) -> Tensor | Function:
+    """What a `Steer` takes for it."""
     if how not in ("add", "project_out"):
         raise ValueError(f"expected how to be 'add' or 'project_out', got {how!r}")
-    return project_out(vector) if how == "project_out" else lambda x, coeff=1.0, /: coeff * vector.to(x)
+    return project_out(vector[site]) if how == "project_out" else vector[site]
 
 
 def _passes(model: Transformer, prompts: Sequence[Sequence[int]], gate: dict[str, Any]) -> Tensor:

@@ -116,7 +116,7 @@ def more(text: str) -> str:
         [("metrics.py", insert("kl", '"""Said again."""'))],
         [("model.py", insert("Attention.forward", "# a comment"))],
         [("metrics.py", insert("bootstrap", "changed = 1"))],  # a file that is reached, a function that is not
-        [("lab/answers.py", lambda text: text.replace("_function(", "_renamed("))],
+        [("lab/answers.py", lambda text: text.replace("_content(", "_renamed("))],
         [
             (
                 "divergence.py",
@@ -134,7 +134,7 @@ def test_what_no_measure_reaches_costs_nothing(copy, edits):
     ("file", "edit", "measures"),
     [
         ("lab/answers.py", insert("answers", "changed = 1"), {"answers"}),
-        ("lab/answers.py", insert("_function", "changed = 1"), {"answers", "disturbance"}),
+        ("lab/answers.py", insert("_content", "changed = 1"), {"answers", "disturbance"}),
         ("metrics.py", insert("kl", "changed = 1"), {"disturbance"}),
         ("variants.py", insert("above", "changed = 1"), {"answers"}),
         ("model.py", insert("Block.attend", "changed = 1"), {"answers", "disturbance"}),
@@ -143,6 +143,7 @@ def test_what_no_measure_reaches_costs_nothing(copy, edits):
         ("tokenizer.py", insert("Tokenizer.encode", "changed = 1"), {"answers", "disturbance"}),
         ("interventions.py", insert("project_out", "changed = 1"), {"answers", "disturbance"}),
         ("vectors.py", insert("SteeringVector.__getitem__", "changed = 1"), {"answers", "disturbance"}),
+        ("steer.py", insert("_Part.add", "changed = 1"), {"answers", "disturbance"}),
         ("lab/answers.py", lambda text: text.replace("\nROWS = ", "\nROWS = 1 + "), {"answers"}),
     ],
 )
