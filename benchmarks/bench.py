@@ -8,7 +8,8 @@ Each side runs in a process of its own (worker.py) and they take turns, so that 
 all; medians are reported, the slowest and the fastest in brackets. A limit is what the hardware was measured to do in the same
 run: reading memory, or multiplying matrices. Nothing here passes or fails: a missed target is a word in the table.
 
-GPT-2 XL is for the headline, against transformers; GPT-2 small for every library that `make bench-peers` has installed.
+GPT-2 XL is for the headline, against transformers; SmolLM2-135M, a Llama, too; GPT-2 small for every library that `make bench-peers` has
+installed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from jobs import (
     LLAMA,
     PEERS,
     SMALL,
+    SMOLLM2,
     VERSIONS,
     XL,
     Answer,
@@ -58,7 +60,8 @@ HERE = Path(__file__).parent
 
 def loading(folder: Path, dtype: str, threads: int, repetitions: int, sides: Sequence[str]) -> list[Row]:
     """Import and loading, in fresh processes that have imported torch; one token is run, for what a library puts off till then."""
-    width = json.loads((folder / "config.json").read_text(encoding="utf-8"))["n_embd"]
+    about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    width = about.get("n_embd") or about["hidden_size"]
     found: dict[str, list[Answer]] = {side: [] for side in sides}
     for repetition in range(repetitions):
         for side in sides if repetition % 2 == 0 else reversed(sides):
@@ -148,6 +151,24 @@ def headline(folder: Path, threads: int, add: Callable[[Row], None], llama: bool
                 bench = Bench(XL, dtype, workers | another, "int8")
                 bench.decode(1, 1, 2)
                 add(bench.decode(2, 1, 32))
+
+
+def modern(folder: Path, threads: int, repetitions: int, add: Callable[[Row], None]) -> None:
+    """SmolLM2-135M's sizes, against transformers: the overhead of an operation counts, as the matrices are small."""
+    for dtype in ("float32", "bfloat16"):
+        for row in loading(folder, dtype, threads, repetitions + 1, [OURS, THEIRS])[1:]:
+            add(row)
+        with working(folder, dtype, threads, [OURS, THEIRS]) as workers:
+            bench = Bench(SMOLLM2, dtype, workers)
+            for form in ("", "pack") if dtype == "float32" or supported() else ("",):
+                if form:
+                    workers[OURS].must(form)
+                    bench.form = form
+                bench.decode(1, 1, 4)  # warm
+                add(bench.decode(2 * repetitions, 1, 64, target=1.3))
+            add(bench.extract(repetitions, 64, target=2.0))
+            add(bench.sweep(repetitions, range(3, SMOLLM2.n_layer, 6), 8, target=3.0))
+            add(bench.ablate(repetitions, 8, prompts=2))
 
 
 def forms(folder: Path, threads: int, repetitions: int, add: Callable[[Row], None]) -> None:
@@ -264,11 +285,13 @@ def main() -> None:
     formed: list[Row] = []
     large: list[Row] = []
     small: list[Row] = []
+    other: list[Row] = []
     everybody = [OURS, THEIRS, *peers]
     with tempfile.TemporaryDirectory() as name:
         repetitions = 1 if args.quick else 2
         everyone(checkpoint(SMALL, Path(name) / "small"), args.threads, repetitions, adding(small, everybody), peers)
         forms(Path(name) / "small", args.threads, repetitions, adding(formed))
+        modern(checkpoint(SMOLLM2, Path(name) / "smollm2"), args.threads, repetitions, adding(other))
         if not args.quick:
             headline(checkpoint(XL, Path(name) / "xl"), args.threads, adding(large), LLAMA in peers)
     if args.quick:
@@ -276,7 +299,7 @@ def main() -> None:
     grown = growth.section(HERE / "growth.png")
     load.append(os.getloadavg()[0])
     versions = ", ".join(f"{side} {version}" for side, version in VERSIONS.items())
-    notes = dict.fromkeys(f"- **{row.job.partition(',')[0]}**: {row.about}" for row in [*large, *small])
+    notes = dict.fromkeys(f"- **{row.job.partition(',')[0]}**: {row.about}" for row in [*large, *other, *small])
     text = f"""# Measured side by side
 
 {machine()}; torch {torch.__version__}; {args.threads} threads; load average {load[0]:.1f} at the start, {load[1]:.1f} at the end;
@@ -292,6 +315,10 @@ Medians, the slowest and the fastest in brackets. Limits were measured in the sa
 What rounding does to nano, against its float32: {rounding()}
 Peak: the most memory of each side's process so far, over that of its imports. In float32 the weights are the mapped file, on both sides; it is the disk's
 cache, which the system takes back when memory is short, and after `pack` it is counted beside the packed model.
+
+## SmolLM2-135M's sizes
+
+{side_by_side(other)}
 
 ## GPT-2 small's sizes, float32, every library (llama.cpp: a float16 file)
 

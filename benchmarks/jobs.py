@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,16 @@ import torch.nn.functional as F
 from table import OURS, THEIRS, Row, Side
 
 from ministeer.checkpoint import save_model
-from ministeer.model import GPT2, GPT2Config, Linear, multiply
+from ministeer.llama import Llama, LlamaConfig
+from ministeer.model import GPT2, GPT2Config, Linear, Transformer, multiply
 from ministeer.pack import Packed, supported
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / "build" / "peers"  # an environment of its own for each, made by `make bench-peers`
 LLAMA = "llama-cpp-python"  # reads a file of its own, in float16 or 8 bits, and decodes only
 SMALL, XL = GPT2Config(n_embd=768, n_layer=12, n_head=12), GPT2Config()
+SMOLLM2 = LlamaConfig()  # 135 million parameters
+Config = GPT2Config | LlamaConfig
 LAYER, COEFF = 6, 100.0  # where decoding is steered
 COEFFS = [-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 8.0]  # the sweep's
 VERSIONS: dict[str, str] = {}  # of the sides that have been started
@@ -118,9 +121,13 @@ def agree(sides: dict[str, Side], within: float) -> None:
 # --- the weights -----------------------------------------------------------------------------------------------------
 
 
-def checkpoint(config: GPT2Config, folder: Path) -> Path:
+def build(config: Config) -> Transformer:
+    return GPT2(config) if isinstance(config, GPT2Config) else Llama(config)
+
+
+def checkpoint(config: Config, folder: Path) -> Path:
     """Random weights in the hub's layout, float32, with a tokenizer that reads "t5 t17" as the ids 5 and 17."""
-    model = GPT2(config).requires_grad_(False)
+    model = build(config).requires_grad_(False)
     model.initialize(torch.Generator().manual_seed(0))
     save_model(model, folder)
     vocabulary = {f"t{i}": i for i in range(config.vocab_size)}
@@ -134,12 +141,15 @@ def checkpoint(config: GPT2Config, folder: Path) -> Path:
     return folder
 
 
-def matrices(config: GPT2Config) -> int:
+@cache
+def matrices(config: Config) -> int:
     """Weights of one block's matrices."""
-    return 12 * config.n_embd**2
+    with torch.device("meta"):
+        block = build(replace(config, n_layer=1)).blocks[0]
+    return sum(weight.numel() for weight in block.parameters() if weight.ndim == 2)
 
 
-def sweep_operations(config: GPT2Config, layers: Sequence[int], variants: int, tokens: int) -> float:
+def sweep_operations(config: Config, layers: Sequence[int], variants: int, tokens: int) -> float:
     """Of a sweep's matrix products: every block once, and the blocks above each site once a variant."""
     blocks = config.n_layer + variants * sum(config.n_layer - layer for layer in layers)
     return 2 * matrices(config) * blocks * tokens
@@ -152,7 +162,7 @@ def sweep_operations(config: GPT2Config, layers: Sequence[int], variants: int, t
 class Bench:
     """The workers of one size and dtype, and the jobs they are given. `form`: "", or what was done to ours: "pack", "int8", "compile", "graph"."""
 
-    config: GPT2Config
+    config: Config
     dtype: str
     workers: dict[str, Worker]
     form: str = ""
@@ -160,7 +170,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.draw = random.Random(0)
-        self.v = [self.draw.gauss(0, 0.01) for _ in range(self.config.n_embd)]
+        self.v = [self.draw.gauss(0, 0.01) for _ in range(self.config.width)]
         self.torch_dtype = getattr(torch, self.dtype)
 
     def ids(self, rows: int, tokens: int) -> list[list[int]]:
@@ -193,7 +203,7 @@ class Bench:
                 raise RuntimeError("the same tokens without the vector: that all sides agree says nothing of steering")
         c = self.config
         size = 1 if self.form == "int8" else self.torch_dtype.itemsize
-        read = c.n_layer * matrices(c) * size + c.vocab_size * c.n_embd * self.torch_dtype.itemsize
+        read = c.n_layer * matrices(c) * size + c.vocab_size * c.width * self.torch_dtype.itemsize
         return Row(
             self.named(f"steered decoding, {rows} x {new} tokens from 8"), self.dtype, sides,
             "greedy, a vector added at the input of a block, a cache; ours `generate` with a `Steer`; the limit is reading each matrix once a token.",
@@ -305,14 +315,14 @@ def read_bandwidth(device: str = "cpu") -> float:
 
 
 @cache
-def gemm_rate(config: GPT2Config, dtype: torch.dtype, device: str = "cpu") -> float:
+def gemm_rate(config: Config, dtype: torch.dtype, device: str = "cpu") -> float:
     """Operations a second of a batch through the widest of a block's matrices, or through a square one, packed or not: the fastest."""
-    d, found = config.n_embd, []
-    for rows, inside, outside in ((384, d, 4 * d), (384, 4 * d, d), (2048, 2048, 2048)):
+    d, inner, found = config.width, config.inner, []
+    for rows, inside, outside in ((384, d, inner), (384, inner, d), (2048, 2048, 2048)):
         x, w = torch.randn(rows, inside).to(device, dtype), torch.randn(outside, inside).to(device, dtype)
         ways: list[Callable[[], object]] = [lambda x=x, w=w: F.linear(x, w)]  # type: ignore[misc]
         if device == "cpu" and supported(dtype):
             packed = Packed(Linear(inside, outside, dtype=dtype))
-            ways.append(lambda x=x, packed=packed: packed.product(x))  # type: ignore[misc]
+            ways.append(lambda x=x, packed=packed: packed(x))  # type: ignore[misc]
         found += [2 * rows * inside * outside / seconds(way) for way in ways for _ in range(8)]
     return max(found)

@@ -92,7 +92,7 @@ class Ministeer:
         from ministeer import heads as mediation
 
         c = self.model.config
-        nothing = torch.zeros(c.n_layer, c.n_head, c.n_embd)
+        nothing = torch.zeros(c.n_layer, c.n_head, c.width)
         found = mediation.indirect_effects(self.model, Words(), texts(ids), texts([[i] for i in answers]), nothing)
         return [found[:, layer, head].tolist() for layer, head in heads]
 
@@ -116,11 +116,13 @@ class Transformers:
     )  # it imports late
 
     def __init__(self, folder: str, dtype: str, device: str = "cpu") -> None:
-        from transformers import GPT2LMHeadModel
+        from transformers import AutoModelForCausalLM
 
         torch.set_default_device(device)  # of what the jobs make
-        self.model = GPT2LMHeadModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
-        self.folder = folder
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
+        self.folder, self.base = folder, self.model.base_model
+        self.gpt2 = hasattr(self.base, "h")
+        self.blocks = self.base.h if self.gpt2 else self.base.layers
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -132,7 +134,7 @@ class Transformers:
     def steered(self, layer: int, coeff: float, v: list[float]) -> Iterator[None]:
         """Within it, the vector is added to what enters a block."""
         push = coeff * torch.tensor(v, dtype=self.model.dtype)
-        block = self.model.transformer.h[layer]
+        block = self.blocks[layer]
         handle = block.register_forward_pre_hook(lambda _, args: (args[0] + push, *args[1:]))
         try:
             yield
@@ -151,7 +153,7 @@ class Transformers:
         rows, found = torch.tensor(pairs).flatten(0, 1), []  # (2 N, T)
         for ids in rows.split(batch):
             # without the head: nobody reads its logits
-            out = self.model.transformer(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+            out = self.base(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
             found.append(torch.stack([x[:, -1] for x in out.hidden_states[1:]]).float())  # (L, B, D)
         return mean_difference(found)
 
@@ -170,7 +172,8 @@ class Transformers:
 
     def ablate(self, ids: Ids, answers: list[int], heads: list[Cell]) -> list[list[float]]:
         """One head at a time, all prompts in one batch."""
-        rows, at, size = torch.tensor(ids), torch.arange(len(ids)), self.model.config.n_embd // self.model.config.n_head
+        rows, at, c = torch.tensor(ids), torch.arange(len(ids)), self.model.config
+        size = c.hidden_size // c.num_attention_heads
 
         def silence(head: int) -> Any:
             def hook(_: Any, args: tuple[Tensor]) -> tuple[Tensor]:
@@ -182,7 +185,9 @@ class Transformers:
 
         before, found = self.last_logits(rows).softmax(-1)[at, answers], []
         for layer, head in heads:
-            handle = self.model.transformer.h[layer].attn.c_proj.register_forward_pre_hook(silence(head))
+            block = self.blocks[layer]
+            projection = block.attn.c_proj if self.gpt2 else block.self_attn.o_proj
+            handle = projection.register_forward_pre_hook(silence(head))
             try:
                 found.append((self.last_logits(rows).softmax(-1)[at, answers] - before).tolist())
             finally:
