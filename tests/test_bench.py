@@ -13,20 +13,24 @@ import jobs
 import sides
 import table
 
+from ministeer.llama import LlamaConfig
 from ministeer.model import GPT2Config
 
-CONFIG = GPT2Config(n_embd=64, n_layer=3, n_head=4)
+CONFIGS = {
+    "gpt2": GPT2Config(n_embd=64, n_layer=3, n_head=4),
+    "llama": LlamaConfig(width=64, inner=96, n_layer=3, n_head=4, n_kv_head=2, head_size=16),
+}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=CONFIGS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
-        return jobs.checkpoint(CONFIG, tmp_path_factory.mktemp("bench") / "tiny")
+        return jobs.checkpoint(CONFIGS[request.param], tmp_path_factory.mktemp("bench") / request.param)
 
 
 def test_both_sides_compute_the_same(folder: Path) -> None:
     ours, theirs = sides.Ministeer(str(folder), "float32"), sides.Transformers(str(folder), "float32")
-    work = jobs.Bench(CONFIG, "float32", {})
+    work = jobs.Bench(CONFIGS[folder.name], "float32", {})
     steered = {"layer": 1, "coeff": 30.0, "v": work.v}
     for rows in (1, 3):
         ids = work.ids(rows, 8)
