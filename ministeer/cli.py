@@ -2,7 +2,7 @@
 
 ministeer steer "I feel" --plus Love --minus Hate --layer 1 --coeff 2
 ministeer steer "Grace was asked and" --vector honesty.safetensors --layer 5 --coeff 1.5 --where last
-ministeer steer "How was your day?" --chat --model smollm2-135m-instruct --plus "I feel happy" --minus "I feel sad" --layer 15 --coeff 4
+ministeer steer "How was your day?" --chat --model smollm2-135m-instruct --plus "I feel very happy" --minus "I feel very sad" --layer 15 --coeff 0.5
 """
 
 from __future__ import annotations
