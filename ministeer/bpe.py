@@ -153,7 +153,7 @@ class Hub:
                 f"{source}: {reason}, which tiktoken cannot run; "
                 "install the package that can with pip install 'ministeer[tokenizers]'"
             ) from error
-        self.content, self.special = spec, special
+        self.content, self.special, self.source = spec, special, source
         try:
             ends = {"post_processor": None, "truncation": None, "padding": None}
             self.full = tokenizers.Tokenizer.from_str(json.dumps(spec | ends))
@@ -179,11 +179,15 @@ class Hub:
         )
 
     def encode(self, text: str, special: bool) -> list[int]:
-        try:
-            return list((self.full if special else self.plain).encode(text, add_special_tokens=False).ids)
-        except (TypeError, UnicodeEncodeError) as error:
+        if SURROGATES.search(text):
             raise ValueError(
                 "expected a text, got half a character (a lone surrogate); this tokenizer has no ids for it"
+            )
+        try:
+            return list((self.full if special else self.plain).encode(text, add_special_tokens=False).ids)
+        except Exception as error:  # the package says no more than that
+            raise ValueError(
+                f"expected a text that the tokenizer of {self.source} has ids for, got {str(error)[:200]!r}; download it again"
             ) from error
 
     def token_bytes(self, id: int) -> bytes:
