@@ -38,7 +38,8 @@ right = torch.tensor([tokenizer.single(f" {row['right']}") for row in known])
 context = data.context_pairs(VALUE)
 answered = [[f"<|endoftext|>{row['prompt']}{row[sign]}" for sign in SIGNS] for row in train]
 plain, plain_facts = prefill(model, prompts), prefill(model, facts)
-mean = extract.contrastive(model, tokenizer, context, SITE, token="last")
+read = extract.read(model, tokenizer, context, SITE, token="last")
+mean = extract.mean_difference(read)
 
 
 def last_mean(rows: Sequence[Sequence[int]], site: tuple[str, int]) -> torch.Tensor:
@@ -63,17 +64,15 @@ def effect(steer: Steer, on_facts: Steer | None = None) -> list[float]:
 def vectors() -> list[list[str]]:
     """Ways to a direction for honesty, at one site."""
     private = {
-        f"private_mean, epsilon {epsilon}": extract.private_mean(
-            model, tokenizer, context, SITE, token="last", clip=12.0, epsilon=epsilon, delta=1e-5, seed=0
-        )
+        f"private_mean, epsilon {epsilon}": extract.private_mean(read, clip=12.0, epsilon=epsilon, delta=1e-5, seed=0)
         for epsilon in (0.9, 0.1)
     }
     made = {
         "contrastive, in the context": mean,
         "contrastive, in the answer": extract.contrastive(model, tokenizer, answered, SITE),
-        "pca, in the context": extract.pca(model, tokenizer, context, SITE, token="last"),
-        "pca_centred, in the context": extract.pca_centred(model, tokenizer, context, SITE, token="last"),
-        "probe, in the context": extract.probe(model, tokenizer, context, SITE, token="last"),
+        "pca, in the context": extract.pca(read),
+        "pca_centred, in the context": extract.pca_centred(read),
+        "probe, in the context": extract.probe(read),
         **private,
     }
     rows = []

@@ -1,8 +1,13 @@
 """Texts -> steering vectors.
 
-Of pairs of texts, or of one kind of text alone, the stream is read at one token; a direction is found in what was read.
-`contrastive`, `pca`, `probe` and `private_mean` take pairs, and the same arguments, so that they can be compared;
-`activation_addition` one pair; `function_vector` prompts of one task. Each vector has its `health`.
+Of pairs of texts the stream is read at one token, slowly and once; a direction is found in what was read, quickly and often:
+
+    read = extract.read(model, tok, pairs)                  # the stream of both texts of each pair at each site
+    vector, other = extract.mean_difference(read), extract.pca(read)
+    vector = extract.pca(model, tok, pairs)                 # both steps in one
+
+`mean_difference` (`contrastive`), `pca`, `probe` and `private_mean` find one in pairs; `activation_addition` takes one pair,
+`function_vector` prompts of one task. Each vector has its `health`.
 
 Letters: N texts or pairs, D width, P positions of a per-position vector.
 """
@@ -12,20 +17,22 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ministeer import directions
 from ministeer.activations import OnBatch, alike, as_sites, check_texts, depth, pair_streams, streams
-from ministeer.directions import logistic, mean_difference, principal, principal_centred
 from ministeer.health import Health, health
-from ministeer.model import Site, Transformer
+from ministeer.model import Site, Transformer, expect, refusal
 from ministeer.provenance import Provenance
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
+
+Pairs = Sequence[tuple[str, str]]
 
 
 @torch.no_grad()
@@ -69,10 +76,69 @@ def activation_addition(
     )
 
 
-def contrastive(
+@dataclass(frozen=True, eq=False, repr=False)
+class Read:
+    """The stream of both texts of N pairs at one token of each, `{site: (N, 2, D)}`, the positive text first, in float32 on the
+    CPU; with where it is from, as a vector's provenance has it. It tells as much of the texts as they do themselves."""
+
+    streams: dict[Site, Tensor]
+    source: Provenance
+
+    def __repr__(self) -> str:
+        return f"Read({len(self)} pairs at the {self.source.token} token, sites {self.sites})"
+
+    def __len__(self) -> int:
+        return len(next(iter(self.streams.values())))
+
+    @property
+    def sites(self) -> list[Site]:
+        return list(self.streams)
+
+    def only(self, sites: Site | Sequence[Site]) -> Read:
+        """The same at fewer sites."""
+        for site in (wanted := as_sites(sites)):
+            expect(
+                site in self.streams, f"one of the sites that were read {self.sites}", repr(site), "read it there too"
+            )
+        return Read({site: self.streams[site] for site in wanted}, self.source)
+
+
+@torch.no_grad()
+def read(
     model: Transformer,
     tokenizer: Tokenizer,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Pairs,
+    sites: Site | Sequence[Site] | None = None,
+    *,
+    token: str = "answer",
+    batch_size: int = 16,
+    on_batch: OnBatch | None = None,
+) -> Read:
+    """The streams of pairs of texts, positive and negative, in which directions are found: the slow step, done once.
+
+    token: where the stream is read: "answer", the first token in which the two texts of a pair differ, or "last", the last
+        token of each, for texts that differ in more than one.
+    sites: by default the stream that enters each block and the one that leaves the last. What the literature calls
+        the output of block i is `("pre", i + 1)`.
+    batch_size, on_batch: see `pair_streams`.
+    The texts are encoded as they are: begin them with "<|endoftext|>" yourself if the prompts to be steered do.
+    """
+    wanted = _all_sites(model) if sites is None else as_sites(sites)
+    if not len(pairs):
+        raise refusal("at least one pair of texts", "none")
+    for number, pair in enumerate(pairs):
+        fine = not isinstance(pair, str) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
+        expect(fine, "pairs of two texts, positive and negative", f"{pair!r} as number {number}")
+    rows = [(tokenizer.encode(a, special=True), tokenizer.encode(b, special=True)) for a, b in pairs]
+    positions = [_read_at(plus, minus, token, number) for number, (plus, minus) in enumerate(rows)]
+    found = pair_streams(model, rows, positions, wanted, batch_size=batch_size, on_batch=on_batch)
+    return Read(found, Provenance.of(model, "read", [text for pair in pairs for text in pair], token))
+
+
+def contrastive(
+    source: Transformer | Read,
+    tokenizer: Tokenizer | None = None,
+    pairs: Pairs | None = None,
     sites: Site | Sequence[Site] | None = None,
     *,
     token: str = "answer",
@@ -81,20 +147,19 @@ def contrastive(
 ) -> SteeringVector:
     """CAA (Panickssery et al. 2024, equation 1): mean over pairs of h(positive text) - h(negative text), `(D,)` a site.
 
-    token: where h is read: "answer", the first token in which the two texts of a pair differ, or "last", the last token
-        of each, for texts that differ in more than one.
-    sites: by default the stream that enters each block and the one that leaves the last. What the literature calls
-        the output of block i is `("pre", i + 1)`.
-    batch_size, on_batch: see `pair_streams`.
-    The texts are encoded as they are: begin them with "<|endoftext|>" yourself if the prompts to be steered do.
+    source: what `read` returned, alone; or a model, with all that `read` takes.
     """
-    return _from_pairs(model, tokenizer, pairs, sites, mean_difference, "contrastive", token, batch_size, on_batch)
+    found = _read(source, tokenizer, pairs, sites, token, batch_size, on_batch)
+    return _vector(found, directions.mean_difference, "contrastive")
+
+
+mean_difference = contrastive  # by what it computes
 
 
 def pca(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    pairs: Sequence[tuple[str, str]],
+    source: Transformer | Read,
+    tokenizer: Tokenizer | None = None,
+    pairs: Pairs | None = None,
     sites: Site | Sequence[Site] | None = None,
     *,
     token: str = "answer",
@@ -106,13 +171,14 @@ def pca(
     Representation reading (Zou et al. 2023, section 3.1). The sign is that of the majority of differences. An exact
     decomposition: nothing is drawn, so there is no seed.
     """
-    return _from_pairs(model, tokenizer, pairs, sites, principal, "pca", token, batch_size, on_batch)
+    found = _read(source, tokenizer, pairs, sites, token, batch_size, on_batch)
+    return _vector(found, directions.principal, "pca")
 
 
 def pca_centred(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    pairs: Sequence[tuple[str, str]],
+    source: Transformer | Read,
+    tokenizer: Tokenizer | None = None,
+    pairs: Pairs | None = None,
     sites: Site | Sequence[Site] | None = None,
     *,
     token: str = "answer",
@@ -125,13 +191,14 @@ def pca_centred(
         "centred PCA subtracts the mean difference, which is what steering needs; use pca or contrastive to steer",
         stacklevel=2,
     )
-    return _from_pairs(model, tokenizer, pairs, sites, principal_centred, "pca_centred", token, batch_size, on_batch)
+    found = _read(source, tokenizer, pairs, sites, token, batch_size, on_batch)
+    return _vector(found, directions.principal_centred, "pca_centred")
 
 
 def probe(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    pairs: Sequence[tuple[str, str]],
+    source: Transformer | Read,
+    tokenizer: Tokenizer | None = None,
+    pairs: Pairs | None = None,
     sites: Site | Sequence[Site] | None = None,
     *,
     token: str = "answer",
@@ -144,20 +211,16 @@ def probe(
     l2: the weight penalty, `l2 / 2 * |w|^2` against the sum of log losses, for streams centred and divided by their
         standard deviation. The smaller, the more it looks at the pairs that are hardest to tell apart.
     """
-    if not 0 < l2 < math.inf:
-        raise ValueError(f"expected l2 above 0 and finite, got {l2}: without it separable classes have no best weights")
-
-    def find(items: Tensor) -> Tensor:
-        return logistic(items, l2)
-
-    return _from_pairs(model, tokenizer, pairs, sites, find, f"probe, l2 {l2:g}", token, batch_size, on_batch)
+    expect(0 < l2 < math.inf, "l2 above 0 and finite", l2, "without it separable classes have no best weights")
+    found = _read(source, tokenizer, pairs, sites, token, batch_size, on_batch)
+    return _vector(found, lambda items: directions.logistic(items, l2), f"probe, l2 {l2:g}")
 
 
 def private_mean(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    pairs: Sequence[tuple[str, str]],
-    sites: Site | Sequence[Site],
+    source: Transformer | Read,
+    tokenizer: Tokenizer | None = None,
+    pairs: Pairs | None = None,
+    sites: Site | Sequence[Site] | None = None,
     *,
     clip: float,
     epsilon: float,
@@ -171,23 +234,29 @@ def private_mean(
 
     Each difference is cut to length `clip`, and Gaussian noise of `private_noise(...)` is added to every entry of the mean.
     The privacy holds for the whole vector, all its sites together, against the exchange of one pair; their number is public.
+    The more sites, the more noise: with a model name them, of what was read take `read.only(site)`. Two vectors of the same
+    pairs spend epsilon twice.
 
-    clip: choose it without looking at the private pairs, e.g. from the norms of public ones. seed: keep it secret: who
-    knows it can subtract the noise. So it is not written into the provenance; nor is a hash of the texts, by which a
-    guess could be checked, nor any health, which would have to be read off the texts.
+    source: as `contrastive`. clip: choose it without looking at the private pairs, e.g. from the norms of public ones. seed:
+    keep it secret: who knows it can subtract the noise. So it is not written into the provenance; nor is a hash of the texts,
+    by which a guess could be checked, nor any health, which would have to be read off the texts.
     """
-    wanted = as_sites(sites)
-    sigma = private_noise(len(pairs), clip=clip, epsilon=epsilon, delta=delta, sites=len(set(wanted)))
-    found = _read_pairs(model, tokenizer, pairs, wanted, token, batch_size, on_batch)
+    if not isinstance(source, Read):
+        wanted, remedy = "the sites of a private mean", "name them: each one more needs more noise"
+        if sites is None:
+            raise refusal(wanted, "none", remedy)
+        private_noise(len(pairs or ()), clip=clip, epsilon=epsilon, delta=delta)  # refused before it is read
+    found = _read(source, tokenizer, pairs, sites, token, batch_size, on_batch)
+    sigma = private_noise(len(found), clip=clip, epsilon=epsilon, delta=delta, sites=len(found.sites))
     generator = _generator(seed)
     tensors = {}
-    for site, x in found.items():
+    for site, x in found.streams.items():
         differences = x[:, 0] - x[:, 1]  # (N, D)
         cut = (clip / differences.norm(dim=-1, keepdim=True)).clamp(max=1.0)  # (N, 1)
         mean = (differences * cut).mean(0)
         tensors[site] = mean + sigma * torch.randn(mean.shape, generator=generator)
-    method = f"private_mean, epsilon {epsilon:g}, delta {delta:g}, clip {clip:g}, sigma {sigma:.6g}, {len(pairs)} pairs"
-    return SteeringVector(tensors, replace(Provenance.of(model, method, [], token), data="private"))
+    method = f"private_mean, epsilon {epsilon:g}, delta {delta:g}, clip {clip:g}, sigma {sigma:.6g}, {len(found)} pairs"
+    return SteeringVector(tensors, replace(found.source, method=method, data="private"))
 
 
 def private_noise(pairs: int, *, clip: float, epsilon: float, delta: float, sites: int = 1) -> float:
@@ -271,27 +340,38 @@ def random_like(vector: SteeringVector, *, seed: int) -> SteeringVector:
     return SteeringVector(tensors, replace(vector.provenance, method=method, seed=seed))
 
 
-def _from_pairs(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    pairs: Sequence[tuple[str, str]],
+def _read(
+    source: Any,
+    tokenizer: Tokenizer | None,
+    pairs: Pairs | None,
     sites: Site | Sequence[Site] | None,
-    find: Callable[[Tensor], Tensor],
-    method: str,
     token: str,
     batch_size: int,
     on_batch: OnBatch | None,
-) -> SteeringVector:
+) -> Read:
+    """What was read, as it is; or what is read now, of a model."""
+    if isinstance(source, Read):
+        alone = tokenizer is None and pairs is None and sites is None and token in ("answer", source.source.token)
+        expect(
+            alone,
+            "what was read, alone",
+            "texts, sites or another token beside it",
+            "take read.only(sites), or read again",
+        )
+        return source
+    if tokenizer is None or pairs is None:
+        got = f"{type(source).__name__} alone" if tokenizer is None else "no pairs"
+        raise refusal("what extract.read returned, or a model, its tokenizer and pairs of texts", got)
+    return read(source, tokenizer, pairs, sites, token=token, batch_size=batch_size, on_batch=on_batch)
+
+
+@torch.no_grad()
+def _vector(found: Read, find: Callable[[Tensor], Tensor], method: str) -> SteeringVector:
     """The vector that `find` makes of the pairs' streams `(N, 2, D)` at each site."""
-    wanted = _all_sites(model) if sites is None else as_sites(sites)
-    found = _read_pairs(model, tokenizer, pairs, wanted, token, batch_size, on_batch)
-    tensors = {site: find(x) for site, x in found.items()}
+    tensors = {site: find(x) for site, x in found.streams.items()}
     _check_not_zero(tensors)
-    return SteeringVector(
-        tensors,
-        Provenance.of(model, method, [text for pair in pairs for text in pair], token),
-        {site: health(tensors[site], x, find) for site, x in found.items()},
-    )
+    report = {site: health(tensors[site], x, find) for site, x in found.streams.items()}
+    return SteeringVector(tensors, replace(found.source, method=method), report)
 
 
 def _check_not_zero(tensors: dict[Site, Tensor]) -> None:
@@ -300,26 +380,6 @@ def _check_not_zero(tensors: dict[Site, Tensor]) -> None:
             f"expected texts that differ at one of {list(tensors)}, got a vector of zeros at all of them; read further up, or "
             "at another token"
         )
-
-
-def _read_pairs(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    pairs: Sequence[tuple[str, str]],
-    sites: Sequence[Site],
-    token: str,
-    batch_size: int,
-    on_batch: OnBatch | None,
-) -> dict[Site, Tensor]:
-    """The streams of both texts of each pair, `{site: (N, 2, D)}`."""
-    if not len(pairs):
-        raise ValueError("expected at least one pair of texts, got none")
-    for number, pair in enumerate(pairs):
-        if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise ValueError(f"expected pairs of two texts, positive and negative, got {pair!r} as number {number}")
-    rows = [(tokenizer.encode(a, special=True), tokenizer.encode(b, special=True)) for a, b in pairs]
-    positions = [_read_at(plus, minus, token, number) for number, (plus, minus) in enumerate(rows)]
-    return pair_streams(model, rows, positions, sites, batch_size=batch_size, on_batch=on_batch)
 
 
 def _read_at(plus: Sequence[int], minus: Sequence[int], token: str, number: int) -> tuple[int, int]:

@@ -289,3 +289,72 @@ def test_the_package_steering_vectors_finds_the_same(name: str, batch_size: int)
     for layer, direction in wanted.layer_activations.items():
         assert relative(vector["pre", layer + 1], direction.detach()) < 1e-3, layer
         assert relative(vector["pre", layer], direction.detach()) > 0.05, layer  # and is not mistaken for its neighbour
+
+
+# --- reading and finding are two steps ---
+
+STEPS: dict[str, dict[str, Any]] = {
+    "contrastive": {}, "mean_difference": {}, "pca": {}, "pca_centred": {}, "probe": {"l2": 0.5}, "private_mean": PRIVATE,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("token", ["answer", "last"])
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.filterwarnings("ignore:centred PCA")
+def test_read_then_found_is_the_short_form_to_the_bit(name: str, token: str) -> None:
+    method, settings = getattr(extract, name), STEPS[name]
+    short = method(MODEL, BYTES, PAIRS, SITES, token=token, **settings)
+    for found in (
+        method(extract.read(MODEL, BYTES, PAIRS, SITES, token=token), **settings),
+        method(extract.read(MODEL, BYTES, PAIRS, [*SITES[::-1]], token=token).only(SITES), **settings),
+    ):
+        assert found.sites == short.sites
+        assert all(torch.equal(found[site], short[site]) for site in SITES)
+        assert (found.provenance, found.health) == (short.provenance, short.health)
+
+
+@pytest.mark.filterwarnings("ignore:centred PCA")
+def test_the_model_is_read_once_for_every_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    stream = type(MODEL).stream
+    monkeypatch.setattr(type(MODEL), "stream", lambda *args, **kw: calls.append(1) or stream(*args, **kw))
+    read = extract.read(MODEL, BYTES, PAIRS)
+    once = len(calls)
+    for name, settings in STEPS.items():
+        getattr(extract, name)(read.only(SITES[-1]), **settings)
+    assert len(calls) == once > 0
+    extract.pca(MODEL, BYTES, PAIRS)
+    assert len(calls) == 2 * once
+
+
+def test_what_was_read_says_what_it_is_and_nothing_of_the_texts() -> None:
+    read = extract.read(MODEL, BYTES, PAIRS, SITES[:2])
+    assert repr(read) == f"Read(6 pairs at the answer token, sites {SITES[:2]})"
+    assert read.streams[SITES[0]].shape == (6, 2, MODEL.config.width)
+    private = extract.private_mean(read, **PRIVATE)
+    assert (private.provenance.data, private.provenance.seed, private.health) == ("private", None, {})
+    assert read.source.data not in repr(private.provenance)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda read: extract.pca(read, BYTES, PAIRS), "what was read, alone"),
+        (lambda read: extract.probe(read, sites=SITES[:1]), r"take read.only\(sites\)"),
+        (lambda read: extract.contrastive(read, token="last"), "what was read, alone"),
+        (lambda read: read.only(("pre", 3)), "one of the sites that were read"),
+        (lambda read: extract.pca(MODEL), "a model, its tokenizer and pairs of texts, got .* alone"),
+        (lambda read: extract.pca(MODEL, BYTES), "got no pairs"),
+        (lambda read: extract.private_mean(MODEL, BYTES, PAIRS, **PRIVATE), "the sites of a private mean, got none"),
+    ],
+)
+def test_a_reading_beside_texts_or_nothing_to_read_is_one_sentence(call: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as error:
+        call(extract.read(MODEL, BYTES, PAIRS, SITES[:2]))
+    assert "\n" not in str(error.value)
+
+
+def test_a_private_mean_that_cannot_be_is_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(MODEL), "stream", lambda *args, **kw: pytest.fail("read"))
+    with pytest.raises(ValueError, match="epsilon and delta between 0 and 1"):
+        extract.private_mean(MODEL, BYTES, PAIRS, SITES, **{**PRIVATE, "epsilon": 2.0})
