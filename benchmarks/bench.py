@@ -98,7 +98,7 @@ def loading(folder: Path, dtype: str, threads: int, repetitions: int, sides: Seq
 def rounding() -> str:
     """What 16 and 8 bits do to a model with real weights, nano's, against float32."""
     exact, tokenizer = ministeer.load("nano")
-    ids, positions = pad([[tokenizer.eot, *tokenizer.encode(row["prompt"])] for row in data.read("facts.tsv")])
+    ids, positions = pad([[tokenizer.bos, *tokenizer.encode(row["prompt"])] for row in data.read("facts.tsv")])
     real, plain, found = positions >= 0, exact(ids), []
     for name, model in (
         ("bfloat16", ministeer.load_model("nano", dtype="bfloat16")),

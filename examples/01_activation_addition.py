@@ -21,18 +21,18 @@ COEFFICIENTS = [-10.0, -5.0, -2.0, 0.0, 2.0, 5.0, 10.0]
 def valence(model, tokenizer, *, vector, layer, coefficients, prompts, pleasant, unpleasant):
     """log p(the next word is pleasant) - log p(it is unpleasant) after each prompt, in nats, for each coefficient."""
     words = [[i[0] for w in group if len(i := tokenizer.encode(f" {w}")) == 1] for group in (pleasant, unpleasant)]
-    ids = [[tokenizer.eot, *tokenizer.encode(prompt)] for prompt in prompts]
+    ids = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
     steers = [Steer(vector, ("pre", layer), c, where="front") for c in coefficients]
     return [{"valence": metrics.log_odds(prefill(model, ids, None, [s]), *words).tolist()} for s in steers]
 
 
 def completions(model, tokenizer, *, vector, layer, coefficients, prompts, seed, max_new_tokens):
     """Of each prompt, a text sampled as in the ActAdd paper at each coefficient: one batch, a coefficient a row."""
-    ids = [[tokenizer.eot, *tokenizer.encode(prompt)] for prompt in prompts for _ in coefficients]
+    ids = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts for _ in coefficients]
     steer = Steer(vector, ("pre", layer), [c for _ in prompts for c in coefficients], where="front")
     texts = generate(
         model, ids, steer=steer, max_new_tokens=max_new_tokens, top_p=0.3, frequency_penalty=1.0,
-        generator=[torch.Generator().manual_seed(seed) for _ in ids], stop=[tokenizer.eot],
+        generator=[torch.Generator().manual_seed(seed) for _ in ids], stop=tokenizer.stop,
     )  # fmt: skip
     found = iter(tokenizer.decode(text[len(i) :]) for text, i in zip(texts, ids, strict=True))
     return [{"prompt": prompt, "texts": [next(found) for _ in coefficients]} for prompt in prompts]

@@ -32,7 +32,7 @@ VIG = {"gpt2": 0.020, "gpt2-medium": 0.128, "gpt2-large": 0.173, "gpt2-xl": 0.16
 
 def perplexities(model, tokenizer, *, vector, layer, coefficients, texts):
     """Perplexity of each text at each coefficient; the first tokens, where the vector lies, do not count."""
-    prompts = [[tokenizer.eot, *tokenizer.encode(text)] for text in texts]
+    prompts = [[tokenizer.bos, *tokenizer.encode(text)] for text in texts]
     ids, positions = pad(prompts)
     counted = positions >= len(vector["pre", layer])
     rows = [{"perplexity": []} for _ in texts]
@@ -48,12 +48,12 @@ def perplexities(model, tokenizer, *, vector, layer, coefficients, texts):
 
 def completions(model, tokenizer, *, vector, layer, coefficient, prompt, count, seed):
     """Texts sampled as in the paper, 50 at a time."""
-    rows, ids = [], [tokenizer.eot, *tokenizer.encode(prompt)]
+    rows, ids = [], [tokenizer.bos, *tokenizer.encode(prompt)]
     for first in range(0, count, 50):
         some = range(first, min(first + 50, count))
         steer = [Steer(vector, ("pre", layer), coefficient, where="front")] if coefficient else None
         texts = generate(model, [ids for _ in some], max_new_tokens=40, steer=steer, top_p=0.3, frequency_penalty=1.0,
-                         generator=[torch.Generator().manual_seed(seed + i) for i in some], stop=[tokenizer.eot])  # fmt: skip
+                         generator=[torch.Generator().manual_seed(seed + i) for i in some], stop=tokenizer.stop)  # fmt: skip
         rows += [{"text": tokenizer.decode(text[len(ids) :])} for text in texts]
     return rows
 

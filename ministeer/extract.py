@@ -47,11 +47,11 @@ def activation_addition(
 ) -> SteeringVector:
     """ActAdd (Turner et al. 2023, section 3): the stream over `positive` minus the stream over `negative`, `(P, D)`.
 
-    Both texts begin with the end-of-text token; the shorter is lengthened on the right with `filler`, one token.
-    For `Steer(..., where="front")` on prompts that begin with the end-of-text token too.
+    Both texts begin with `tokenizer.bos`; the shorter is lengthened on the right with `filler`, one token.
+    For `Steer(..., where="front")` on prompts that begin with it too.
     """
     wanted = as_sites(sites)
-    rows = [[tokenizer.eot, *tokenizer.encode(text)] for text in (positive, negative)]
+    rows = [[tokenizer.bos, *tokenizer.encode(text)] for text in (positive, negative)]
     longest = max(map(len, rows))
     rows = [row + [tokenizer.single(filler)] * (longest - len(row)) for row in rows]
     if rows[0] == rows[1]:

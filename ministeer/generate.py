@@ -237,7 +237,7 @@ def _check_settings(
     if not isinstance(max_new_tokens, Integral):
         raise ValueError(f"expected max_new_tokens to be a whole number, got {max_new_tokens!r}")
     if not isinstance(stop, Collection) or not all(isinstance(i, Integral) for i in stop):
-        remedy = "[tok.eot]" if isinstance(stop, Collection) else f"[{stop!r}]"
+        remedy = "tok.stop" if isinstance(stop, Collection) else f"[{stop!r}]"
         raise ValueError(f"expected stop to be a list of ids, got {stop!r}; write {remedy}")
     _check_sampling(temperature, top_p, top_k, generator, rows)
     for name, value, good, wanted in (

@@ -197,7 +197,7 @@ def _check_ids(model: Transformer, rows: Any, what: str) -> None:
     ):
         raise ValueError(
             f"expected {what} as one or more rows of ids from 0 to {model.config.vocab_size - 1}, a list of lists, got {' '.join(str(rows).split())[:60]}; "
-            "write [[tok.eot, *tok.encode(text)], ...]"
+            "write [[tok.bos, *tok.encode(text)], ...]"
         )
 
 

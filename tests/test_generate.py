@@ -662,7 +662,7 @@ def test_logits_that_are_no_numbers_are_not_sampled() -> None:
         ("hello", {}, "got a text; write .*tok.encode"),
         (["hello", "you"], {}, "got a text; write .*tok.encode"),
         ([1], {"stop": 3}, r"expected stop to be a list of ids, got 3; write \[3\]"),
-        ([1], {"stop": "<|endoftext|>"}, r"expected stop to be a list of ids, got '<|endoftext|>'; write \[tok.eot\]"),
+        ([1], {"stop": "<|endoftext|>"}, r"expected stop to be a list of ids, got '<|endoftext|>'; write tok.stop"),
         ([1], {"generator": 0}, "expected a torch.Generator or a list of them, got 0"),
         ([1], {"temperature": "1"}, "expected temperature 0 .argmax. or more, got '1'"),
         (torch.tensor(3), {}, "expected ids, a list of whole numbers or a list of such lists, got tensor.3."),
