@@ -49,6 +49,7 @@ setup(
         "formats": ["gguf>=0.10"],
         "chat": ["jinja2>=3.1.6"],  # older ones have known ways out of the sandbox
         "tokenizers": ["tokenizers>=0.21"],
+        "harness": ["lm_eval[hf]>=0.4.12"],
         "test": [
             "pytest>=8",
             "hypothesis>=6.100",

@@ -184,6 +184,11 @@ def test_a_model_is_saved_with_its_tokenizer_as_any_client_reads_it(config, tmp_
     for text in ("the the 19", "<|im_end|>"):
         assert mine.encode(text, special=True) == tok.encode(text, special=True) == theirs(text).input_ids
     assert all(map(torch.equal, again.state_dict().values(), model.state_dict().values()))
+    reader = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "a")
+    read = theirs("the the 19", return_tensors="pt")
+    with torch.no_grad():
+        assert relative(reader(**read).logits, model(read["input_ids"])) < TOLERANCE
+    assert (reader.dtype, reader.generation_config.eos_token_id) == (torch.float32, [0, 2])
     said = json.loads(files["config.json"])
     assert (said["bos_token_id"], said["eos_token_id"]) == (tok.bos, [0, 2])
 
