@@ -53,8 +53,8 @@ def calibrate(
     For what vanishes with its coefficient: a vector, relative, keep_norm, substitute, rotate; not clamp. Give `highest`
     where the coefficient has a natural end: 1 for project_out, pi for rotate.
 
-    texts: lists of ids. The mean is over the predictions at and behind each text's first steered position; with
-        where="front", behind the injected ones. steer: its own coefficient is not used but for its sign.
+    texts: lists of ids. The mean is over the predictions at and after each text's first steered position; with
+        where="front", after the injected ones. steer: its own coefficient is not used but for its sign.
     tolerance: how near, as a share of `kl`. start: the first coefficient tried. highest: the last one.
 
     The coefficient is doubled, or halved, until the budget lies between two, and that bracket is halved (on a scale of
@@ -76,7 +76,7 @@ def calibrate(
     batches = [_Batch(model, texts[i : i + batch_size], steer, i) for i in range(0, len(texts), batch_size)]
     counted = sum(batch.counted for batch in batches)
     if not counted:
-        raise ValueError(f"expected texts with predictions behind a steered position, got none in {len(texts)} texts")
+        raise ValueError(f"expected texts with predictions after a steered position, got none in {len(texts)} texts")
     tried: dict[float, float] = {}
 
     def measure(coeff: float) -> float:
@@ -130,8 +130,8 @@ class _Batch:
         ids, self.positions = pad(texts)
         self.ids = ids.to(model.device)
         touched = resolve(model, replace(steer, rows=self.rows), texts).touched(self.positions)  # (B, T)
-        behind = touched.cumsum(-1) > 0
-        self.mask = (behind & ~touched if steer.where == "front" else behind) & (self.positions >= 0)
+        after = touched.cumsum(-1) > 0
+        self.mask = (after & ~touched if steer.where == "front" else after) & (self.positions >= 0)
         self.counted = int(self.mask.sum())
         self.reference = self.logits(model, {})
 

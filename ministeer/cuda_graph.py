@@ -4,7 +4,7 @@
 
 A small batch's token is little work for a GPU; what takes time is Python, which starts some twenty kernels a block one by one. A
 graph repeats the same kernels on the same memory, so all that changes from one token to the next is in tensors here: the ids,
-their positions, what is added at each site. Attention reads the whole cache and masks what is behind a row's position.
+their positions, what is added at each site. Attention reads the whole cache and masks what is after a row's position.
 
 Letters: B rows, D width, V vocabulary.
 """
@@ -20,7 +20,7 @@ from ministeer.model import Add, Cache, Site, Sites, Transformer
 
 
 class Graph:
-    """One token of each row through the model, behind what the cache holds. Vectors are added at these sites, functions are not."""
+    """One token of each row through the model, after what the cache holds. Vectors are added at these sites, functions are not."""
 
     def __init__(self, model: Transformer, cache: Cache, sites: Iterable[Site]) -> None:
         self.model, self.cache = model, cache

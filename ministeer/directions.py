@@ -21,7 +21,7 @@ def principal(items: Tensor) -> Tensor:
 
 
 def principal_centred(items: Tensor) -> Tensor:
-    """As `principal`, of the differences less their mean: the largest variance."""
+    """As `principal`, of the differences minus their mean: the largest variance."""
     differences = (items[:, 0] - items[:, 1]).double()
     return _principal(differences - differences.mean(0), differences)
 

@@ -166,7 +166,7 @@ def generate(
     """Continue one text (a list of ids) or several (a list of lists of any lengths, or a tensor `(B, T)`).
 
     Returns ids of the same kind, prompt included: a list for a list, else a list of lists. Each row is what it would be
-    alone: by argmax, or with a list of generators, one a row (in bfloat16 up to rounding, which can turn a near tie).
+    alone: by argmax, or with a list of generators, one per row (in bfloat16 up to rounding, which can turn a near tie).
     A row ends after `max_new_tokens` or with the first id that is in `stop`, which it keeps.
 
     steer: one `Steer` or several. on_token: called with (row, id) as each token is chosen.

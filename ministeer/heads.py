@@ -71,7 +71,7 @@ def indirect_effects(
     p(answer | prompt, the head's write := its mean) - p(answer | prompt) (Todd et al. 2024, section 2). The prompts have
     shuffled labels, so that the model does not know the task; the means are from prompts that show it.
 
-    answers: one a prompt, one token each. means: from `mean_writes`, `(L, H, D)`. batch_size: heads patched at a time, of
+    answers: one per prompt, one token each. means: from `mean_writes`, `(L, H, D)`. batch_size: heads patched at a time, of
     one layer, over several prompts. on_batch: called with (prompts done, N).
     path: a `.safetensors` file that the effects are kept in as they are found; a run that was cut off continues there, with
         the means it began with. A file of another model, other prompts, answers or means is refused.

@@ -227,7 +227,7 @@ class Gate:
         A run on other prompts, or in another order, is refused. Warns where it opens for none, or all, of several prompts.
         """
         if not isinstance(steer, Steer):
-            raise ValueError(f"expected a Steer to put behind the gate, got {type(steer).__name__}")
+            raise ValueError(f"expected a Steer to put after the gate, got {type(steer).__name__}")
         rows = self.passes(model, prompts).tolist()
         if len(rows) > 1 and len(set(rows)) == 1:
             warnings.warn(

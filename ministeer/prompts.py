@@ -34,6 +34,15 @@ def _plain(row: Any) -> Any:
     return row.tolist() if hasattr(row, "tolist") else row
 
 
+def check_ids(model: Transformer, rows: Any, what: str) -> None:
+    """Raise `ValueError` for what is not a list of one or more rows of ids of this model's vocabulary, each with one or more."""
+    fine = isinstance(rows, Sequence) and len(rows) and all(isinstance(row, Sequence) and len(row) for row in rows)
+    size = model.config.vocab_size
+    fine = fine and all(isinstance(i, Integral) and 0 <= int(i) < size for row in rows for i in row)
+    wanted = f"{what} as one or more rows of ids from 0 to {size - 1}, a list of lists"
+    expect(bool(fine), wanted, " ".join(str(rows).split())[:60], "write [[tok.eot, *tok.encode(text)], ...]")
+
+
 def check_room(model: Transformer, rows: Sequence[Sequence[int]], new: int) -> None:
     """Raise `ValueError` for an empty row, or for one that has no room in the context for so many new tokens."""
     remedy = "begin it with the end-of-text token"

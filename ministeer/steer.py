@@ -68,7 +68,7 @@ class Steer:
             raise ValueError(f'expected a site ("pre", i) or ("mid", i), got {self.site!r}')
         if callable(self.content):
             if self.where == "front":
-                raise ValueError("expected a vector (P, D), one a position, for where='front', got a function")
+                raise ValueError("expected a vector (P, D), one per position, for where='front', got a function")
         else:
             self._check_tensor(self.content)
         try:
@@ -76,10 +76,10 @@ class Steer:
         except (TypeError, ValueError):
             fine = False
         if not fine:
-            raise ValueError(f"expected finite coefficients, a number or a list of one a row, got {self.coeff!r}")
+            raise ValueError(f"expected finite coefficients, a number or a list of one per row, got {self.coeff!r}")
         rows: Any = self.rows
         if rows is not None and not (isinstance(rows, Sequence) and all(isinstance(row, bool) for row in rows)):
-            raise ValueError(f"expected rows as a list of True and False, one a row, got {rows!r}")
+            raise ValueError(f"expected rows as a list of True and False, one per row, got {rows!r}")
         if self.schedule is not None and not callable(self.schedule):
             raise ValueError(f"expected a schedule that is a function, such as decay(5), got {self.schedule!r}")
 
@@ -88,8 +88,10 @@ class Steer:
             got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise ValueError(f"expected a vector that is a tensor of floating-point numbers, got {got}")
         if 0 in tensor.shape or tensor.ndim != (2 if self.where == "front" else 1):
-            wanted = "(P, D), one a position, for where='front'" if self.where == "front" else "(D,)"
-            remedy = "; one a position, as ActAdd makes them, goes with where='front'" if self.where != "front" else ""
+            wanted = "(P, D), one per position, for where='front'" if self.where == "front" else "(D,)"
+            remedy = (
+                "; one per position, as ActAdd makes them, goes with where='front'" if self.where != "front" else ""
+            )
             raise ValueError(f"expected a vector {wanted}, got {tuple(tensor.shape)} with where={self.where!r}{remedy}")
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError("expected a vector of finite values, got NaN or infinity; check how it was made")

@@ -28,7 +28,7 @@ from torch import Tensor
 from ministeer.activations import depth
 from ministeer.files import append_lines, read_lines, write_text
 from ministeer.model import Cache, Past, Site, Transformer, check_site
-from ministeer.prompts import pad
+from ministeer.prompts import check_ids, pad
 from ministeer.provenance import data_hash, dtype_name, fingerprint, identity
 from ministeer.steer import Intervention, Steer, resolve
 from ministeer.variants import Branch, Shared, above, logits32
@@ -83,7 +83,7 @@ def sweep(
     vectors: by name: tensors `(D,)`, `SteeringVector`s (their tensor at the site is taken), or functions of `interventions`, that is
         of each position by itself: tokens that prompts share are run once.
     layers: layer i for `("pre", i)`, or sites.
-    where: as in `Steer`; of a prompt with an answer behind it, "generated" is the answer.
+    where: as in `Steer`; of a prompt with an answer after it, "generated" is the answer.
     path: a file of one JSON row a line, filled as cells are done: a sweep that was cut off continues there, and rows of other
         sweeps stay; one sweep at a time writes there. A row is found again by its key: model, dtype, prompt, vector, site, coefficient, where and score; what functions
         are is told by `provenance.identity`.
@@ -167,7 +167,7 @@ def _check(model: Transformer, prompts: Any, score: Any, vectors: Any, sites: An
     for what, given in (("prompts", prompts), ("vectors", vectors), ("layers", sites), ("coefficients", coeffs)):
         if not len(given):
             raise ValueError(f"expected one or more {what}, got none")
-    _check_ids(model, prompts, "prompts")
+    check_ids(model, prompts, "prompts")
     if not callable(score):
         if not isinstance(score, Sequence) or isinstance(score, str):
             raise ValueError(
@@ -176,29 +176,18 @@ def _check(model: Transformer, prompts: Any, score: Any, vectors: Any, sites: An
         if len(score) != len(prompts):
             raise ValueError(f"expected candidate answers for each of {len(prompts)} prompts, got {len(score)} lists")
         for answers in score:
-            _check_ids(model, answers, "candidate answers of a prompt")
-    behind = [0 if callable(score) else max(map(len, score[i])) - 1 for i in range(len(prompts))]
-    longest = max(len(ids) + more for ids, more in zip(prompts, behind, strict=True))
+            check_ids(model, answers, "candidate answers of a prompt")
+    after = [0 if callable(score) else max(map(len, score[i])) - 1 for i in range(len(prompts))]
+    longest = max(len(ids) + more for ids, more in zip(prompts, after, strict=True))
     if longest > model.config.context:
         raise ValueError(
-            f"expected prompts, and answers behind them, within the model's context of {model.config.context} tokens, got {longest}; cut the text"
+            f"expected prompts, and answers after them, within the model's context of {model.config.context} tokens, got {longest}; cut the text"
         )
     tokens = 1 if callable(score) else min(len(ids) for answers in score for ids in answers)
     for vector in vectors.values():
         for c in coeffs:
             Steer(vector, sites[0], c, where=where)  # refuses what is no coefficient
         resolve(model, [Steer(vector, site, coeffs[0], where=where) for site in sites], prompts, tokens)
-
-
-def _check_ids(model: Transformer, rows: Any, what: str) -> None:
-    fine = isinstance(rows, Sequence) and len(rows) and all(isinstance(row, Sequence) and len(row) for row in rows)
-    if not fine or not all(
-        isinstance(i, Integral) and 0 <= int(i) < model.config.vocab_size for row in rows for i in row
-    ):
-        raise ValueError(
-            f"expected {what} as one or more rows of ids from 0 to {model.config.vocab_size - 1}, a list of lists, got {' '.join(str(rows).split())[:60]}; "
-            "write [[tok.bos, *tok.encode(text)], ...]"
-        )
 
 
 def _parts(path: Path) -> list[Path]:
@@ -383,7 +372,7 @@ class _Run:
         """The last stream of every variant at the tokens that are read, text by text within it, `(R * reads, D)`."""
         x, positions, rows = self.streams[site], self.positions, len(variants)
         past: Past | None = None
-        if self.untouched is not None:  # the rest of each text, variants side by side behind what nothing changes
+        if self.untouched is not None:  # the rest of each text, variants side by side after what nothing changes
             span = self.span
             at = self.untouched[:, None] - self.shared + torch.arange(span)  # (N, span)
             inside = at < positions.shape[1]

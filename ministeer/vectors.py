@@ -26,7 +26,7 @@ from ministeer.provenance import Provenance, fingerprint, tensor_hash
 
 @dataclass(frozen=True, eq=False)
 class SteeringVector:
-    """Directions in the residual stream, one tensor a site: `(D,)`, or `(P, D)` for one vector a position (ActAdd).
+    """Directions in the residual stream, one tensor per site: `(D,)`, or `(P, D)` for one vector per position (ActAdd).
 
     Unscaled: the coefficient belongs to the run (`Steer`). Vectors of the same sites can be added and subtracted, and
     scaled by a number; the result says so in its provenance. `health` says how each came out of its data, in numbers
@@ -126,7 +126,7 @@ class SteeringVector:
         return SteeringVector(tensors, Provenance(method=method, seed=seed, **joined))
 
     def hook(self, site: Site, coeff: float = 1.0) -> Callable[[Any, Any, Any], Any]:
-        """A forward hook that adds `coeff` times the tensor at `site` to what a module of another GPT-2 returns.
+        """A forward hook that adds `coeff` times the tensor at `site` to what a module of another model returns.
 
         It belongs on the module whose output is the stream there, or is added to it: `formats.module_name(site)` names it
         in transformers' GPT-2. At every position, also of each token generated with a cache.
@@ -213,7 +213,7 @@ def one_vector(vector: SteeringVector, site: Site, coeff: float) -> Tensor:
     """The tensor `(D,)` at a site, for a tool that adds it times a coefficient at every position."""
     tensor = vector[site]
     if tensor.ndim != 1:
-        raise ValueError(f"expected a vector (D,) at {site}, got one a position, {tuple(tensor.shape)}")
+        raise ValueError(f"expected a vector (D,) at {site}, got one per position, {tuple(tensor.shape)}")
     if not math.isfinite(coeff):
         raise ValueError(f"expected a finite coefficient, got {coeff}")
     return tensor

@@ -88,7 +88,7 @@ def test_functions_gates_and_schedules_are_calibrated_too() -> None:
         assert found.kl == pytest.approx(0.02, rel=0.01)
         pairs = itertools.pairwise(found.tried)
         assert all(a[0] < b[0] for a, b in pairs)
-    with pytest.raises(ValueError, match="behind a steered position"):
+    with pytest.raises(ValueError, match="after a steered position"):
         calibrate(MODEL, TEXTS, Steer(V, ("pre", 2), rows=[False] * 3), kl=0.02)
 
 

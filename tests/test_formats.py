@@ -97,7 +97,7 @@ def test_a_hook_says_what_it_cannot_do() -> None:
         steering.hook(("pre", 2))
     with pytest.raises(ValueError, match="finite coefficient"):
         steering.hook(("pre", 1), float("nan"))
-    with pytest.raises(ValueError, match=r"one a position, \(2, 16\)"):
+    with pytest.raises(ValueError, match=r"one per position, \(2, 16\)"):
         SteeringVector({("pre", 1): random_tensor(2, 16)}, MADE).hook(("pre", 1))
     hook = steering.hook(("pre", 1))
     for output in ({"stream": torch.zeros(1, 2, 16)}, torch.zeros(1, 2, 17), None):  # never a silent no-op
@@ -260,7 +260,7 @@ def test_steer_files_that_cannot_be_written(tmp_path: Path) -> None:
         formats.save_lm_eval(ours, ("pre", 2), tmp_path / "steer.pt")
     with pytest.raises(ValueError, match="finite coefficient"):
         formats.save_lm_eval(ours, ("pre", 1), tmp_path / "steer.pt", coeff=float("inf"))
-    with pytest.raises(ValueError, match="one a position"):
+    with pytest.raises(ValueError, match="one per position"):
         front = SteeringVector({("pre", 1): random_tensor(2, 16)}, MADE)
         formats.save_lm_eval(front, ("pre", 1), tmp_path / "steer.pt")
     assert list(tmp_path.iterdir()) == []
