@@ -139,6 +139,22 @@ def test_bf16_is_no_further_from_the_truth_than_transformers_in_bf16(name: str) 
             assert distance(tape[site], x) <= 1.25 * distance(seen[site], x), site
 
 
+@pytest.mark.once
+def test_attention_that_is_upcast_is_computed_in_float32(
+    pairs: dict[str, Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the model's dtype, as Stanford's replicas of GPT-2 ask; others stay in their own."""
+    seen: list[torch.dtype] = []
+    real = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, *a, **k: seen.append(q.dtype) or real(q, *a, **k))
+    for name in ("upcast", "gpt2", "llama"):
+        model = copy.deepcopy(pairs[name].ours).bfloat16()
+        cache = Cache(model, 2, 9)
+        assert model(random_ids(model, 2, 7), cache=cache).dtype == cache.k.dtype == torch.bfloat16
+        model(random_ids(model, 2, 2), cache=cache)
+    assert seen == [torch.float32] * 6 + [torch.bfloat16] * 12
+
+
 def test_int32_ids_are_as_good_as_int64() -> None:
     assert torch.equal(MODEL(IDS.int()), MODEL(IDS))
 
