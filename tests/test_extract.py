@@ -323,7 +323,7 @@ def test_activation_addition_is_the_first_texts_stream_minus_the_seconds(positiv
 def test_the_row_of_end_of_text_is_exactly_zero_in_models_of_any_shape(pairs: dict, name: str) -> None:
     model = pairs[name].ours
     tokenizer = Tokenizer({bytes([byte]): byte for byte in range(256)}, eot=256)
-    tokenizer.eot = model.config.vocab_size - 1
+    tokenizer.bos = model.config.vocab_size - 1
     found = activation_addition(model, tokenizer, "(+*", "!0", ("pre", model.config.n_layer))
     assert found["pre", model.config.n_layer].shape == (4, model.config.width)
     assert not found["pre", model.config.n_layer][0].any()
