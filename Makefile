@@ -27,6 +27,7 @@ check: $(READY)  ## ruff and mypy
 
 bench: $(READY)  ## side by side with other libraries on GPT-2 XL's size; writes benchmarks/RESULTS.md (12 GB of disk, 14 of memory)
 	$(PY) benchmarks/bench.py
+	$(PY) benchmarks/bench.py --smollm2
 
 bench-gpu: $(READY)  ## GPT-2 XL's sizes on DEVICE=cuda, and how long nano trains there; writes benchmarks/RESULTS-GPU.md
 	$(PY) benchmarks/bench.py --device $(if $(filter cpu,$(DEVICE)),cuda,$(DEVICE))

@@ -129,7 +129,7 @@ class SteeringVector:
         """A forward hook that adds `coeff` times the tensor at `site` to what a module of another model returns.
 
         It belongs on the module whose output is the stream there, or is added to it: `formats.module_name(site)` names it
-        in transformers' GPT-2. At every position, also of each token generated with a cache.
+        in transformers. At every position, also of each token generated with a cache.
         """
         tensor = one_vector(self, site, coeff)
 
