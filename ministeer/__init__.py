@@ -1,6 +1,6 @@
 """A GPT-2 you can read in one sitting, in which steering is a `+`."""
 
-from ministeer import extract, formats, heads, interventions, metrics
+from ministeer import extract, formats, heads, interventions, metrics, pack
 from ministeer.calibrate import calibrate
 from ministeer.checkpoint import from_transformers, load, load_model, save_model
 from ministeer.generate import generate, prefill
@@ -32,6 +32,7 @@ __all__ = [
     "load",
     "load_model",
     "metrics",
+    "pack",
     "prefill",
     "save_model",
     "sweep",

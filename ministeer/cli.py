@@ -47,9 +47,13 @@ def parser() -> argparse.ArgumentParser:
 
 def steered(options: argparse.Namespace) -> str:
     """The prompt continued without and with the vector, and the receipt, a line each."""
-    model, tokenizer = load(options.model, device=options.device, dtype=options.dtype)
     if (options.vector is None) == (options.plus is None) or (options.plus is None) != (options.minus is None):
         raise ValueError("expected --vector FILE, or --plus TEXT and --minus TEXT; give one of the two")
+    model, tokenizer = load(options.model, device=options.device, dtype=options.dtype)
+    if not 0 <= options.layer <= model.config.n_layer:
+        raise ValueError(f"expected --layer from 0 to {model.config.n_layer}, the model's layers, got {options.layer}")
+    if options.chat and tokenizer.chat_template is None:
+        raise ValueError(f"expected a chat model for --chat, got {options.model}, without a template; leave out --chat")
     site = ("pre", options.layer)
     where = options.where or ("all" if options.chat or options.vector is not None else "front")
     if options.vector is not None:

@@ -1,6 +1,6 @@
 """Texts -> steering vectors.
 
-Of pairs of texts the stream is read at one token, slowly and once; a direction is found in what was read, quickly and often:
+Reading the stream of pairs of texts, at one token, is slow and done once; finding a direction in what was read is quick:
 
     read = extract.read(model, tok, pairs)                  # the stream of both texts of each pair at each site
     vector, other = extract.mean_difference(read), extract.pca(read)
@@ -67,7 +67,7 @@ def activation_addition(
     return SteeringVector(
         tensors,
         Provenance.of(
-            model, "activation_addition", [positive, negative], f"every token, behind end-of-text, filler {filler!r}"
+            model, "activation_addition", [positive, negative], f"every token, after tokenizer.bos, filler {filler!r}"
         ),
         {  # mean norm of the vectors over that of the streams
             site: Health(float(tensors[site].norm(dim=-1).mean() / x.float().norm(dim=-1).mean()))
@@ -121,7 +121,7 @@ def read(
     sites: by default the stream that enters each block and the one that leaves the last. What the literature calls
         the output of block i is `("pre", i + 1)`.
     batch_size, on_batch: see `pair_streams`.
-    The texts are encoded as they are: begin them with "<|endoftext|>" yourself if the prompts to be steered do.
+    The texts are encoded as they are: begin them with `tokenizer.decode([tokenizer.bos])` if the prompts to be steered begin so.
     """
     wanted = _all_sites(model) if sites is None else as_sites(sites)
     if not len(pairs):
@@ -401,8 +401,8 @@ def _read_at(plus: Sequence[int], minus: Sequence[int], token: str, number: int)
 
 
 def _generator(seed: int) -> torch.Generator:
-    if not isinstance(seed, Integral):
-        raise ValueError(f"expected a seed, a whole number, got {seed!r}")
+    if not isinstance(seed, Integral) or not -(2**63) <= int(seed) < 2**63:
+        raise ValueError(f"expected a seed, a whole number of 64 bits, got {seed!r}")
     return torch.Generator().manual_seed(int(seed))
 
 

@@ -9,7 +9,7 @@ To put a head's clean mean in the place of what it writes is itself a `+`: the s
 changed by the difference of the two. Only the last token is changed, so the rest of the prompt is read once.
 
 Letters: N prompts, B of them at a time, L layers, H heads, D width, V vocabulary. Texts are encoded as they are: begin them
-with "<|endoftext|>" yourself if the prompts to be steered do. Everything is read, and patched, at a prompt's last token.
+with the text of `tokenizer.bos` if the prompts to be steered do. Everything is read, and patched, at a prompt's last token.
 """
 
 from __future__ import annotations
@@ -191,7 +191,9 @@ def _rows(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
     check_texts(prompts)
     rows = [tokenizer.encode(prompt, special=True) for prompt in prompts]
     if min(map(len, rows)) < 2:
-        raise ValueError("expected prompts of two tokens or more, got a shorter one; begin it with <|endoftext|>")
+        raise ValueError(
+            "expected prompts of two tokens or more, got a shorter one; begin it with the text of tokenizer.bos"
+        )
     return rows
 
 

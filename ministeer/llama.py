@@ -2,7 +2,7 @@
 
 What differs from `model.py`, and nothing else stands here: norms without mean and bias, positions that turn queries and keys
 instead of being added to the stream, keys and values shared by groups of heads, and a gated MLP. The two lines that add to the
-stream, and the sites before them, are `Block`'s, the same as GPT-2's:
+stream, and the sites before them, are `Block`'s, the same as GPT-2's. By hand:
 
     x = model.embed(ids)                       # (B, T) -> (B, T, D)
     for i, block in enumerate(model.blocks):

@@ -103,7 +103,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers with GPT-2's tanh form of GELU between them, four times the width inside."""
+    """Two layers with an activation between them, usually the tanh form of GELU and four times the width."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
@@ -324,8 +324,8 @@ class Cache:
         return positions
 
     def place(self, positions: Tensor, at: slice | None = None, end: int | None = None, masked: bool = True) -> None:
-        """Say that the next call's tokens have positions `(B, T)` and look at the slots before `end`. By default at all, with
-        a mask, so that no shape depends on the positions. `lengths` stays as it is."""
+        """Say that the next call's tokens have positions `(B, T)` and look at the slots before `end`. Without `end` they look at
+        every slot, under a mask, so that no shape depends on the positions. `lengths` stays as it is."""
         rows, self._end = torch.arange(len(positions), device=positions.device)[:, None], end or self.capacity
         self._slots = (rows, positions) if at is None else (slice(None), at)
         seen = torch.arange(self._end, device=positions.device) <= positions[:, :, None]  # (B, T, S)
@@ -341,7 +341,7 @@ class Cache:
         if self._end == k.shape[1]:  # nothing came before
             return k, v, None
         all_k, all_v = self.k[layer, :, : self._end], self.v[layer, :, : self._end]  # (B, S, G, K)
-        if k.requires_grad:
+        if k.requires_grad or v.requires_grad:
             all_k, all_v = all_k.clone(), all_v.clone()
             all_k[self._slots], all_v[self._slots] = k, v
         return all_k, all_v, self._mask

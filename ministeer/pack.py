@@ -1,4 +1,4 @@
-"""GPT-2's matrices in other forms, for quicker inference on a CPU: in the order in which oneDNN reads them, or in 8 bits.
+"""A model's matrices in other forms, for quicker inference on a CPU: in the order in which oneDNN reads them, or in 8 bits.
 
     pack(model)  # the same numbers, to rounding
     int8(model)  # other numbers: half the memory of bfloat16, and the rounding of 8 bits

@@ -40,12 +40,12 @@ def check_ids(model: Transformer, rows: Any, what: str) -> None:
     size = model.config.vocab_size
     fine = fine and all(isinstance(i, Integral) and 0 <= int(i) < size for row in rows for i in row)
     wanted = f"{what} as one or more rows of ids from 0 to {size - 1}, a list of lists"
-    expect(bool(fine), wanted, " ".join(str(rows).split())[:60], "write [[tok.eot, *tok.encode(text)], ...]")
+    expect(bool(fine), wanted, " ".join(str(rows).split())[:60], "write [[tok.bos, *tok.encode(text)], ...]")
 
 
 def check_room(model: Transformer, rows: Sequence[Sequence[int]], new: int) -> None:
     """Raise `ValueError` for an empty row, or for one that has no room in the context for so many new tokens."""
-    remedy = "begin it with the end-of-text token"
+    remedy = "begin it with tok.bos"
     expect(bool(rows) and all(rows), "at least one token in every prompt", "an empty one", remedy)
     longest, context = max(map(len, rows)), model.config.context
     wanted, remedy = f"a prompt and new tokens within the context of {context}", "shorten the prompt or ask for fewer"

@@ -303,7 +303,8 @@ def _called(function: Any, x: Tensor, strength: Tensor) -> Tensor:
 
 def _check_reach(steer: Steer, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     """Raise `ValueError` if in some row of such a run nothing, or less than was asked for, would be steered."""
-    shortest, n, coeffs, rows = min(map(len, prompts)), len(prompts), len(steer.coeffs), steer.rows
+    shortest, n, coeffs, rows = min(map(len, prompts), default=0), len(prompts), len(steer.coeffs), steer.rows
+    expect(shortest > 0, "one prompt or more, each of one token or more", f"{n} prompts")
     remedy = "to sweep one prompt, give it once for each"
     expect(coeffs in (1, n), f"one coefficient, or one for each of {n} rows", coeffs, remedy)
     if rows is not None:
@@ -315,7 +316,7 @@ def _check_reach(steer: Steer, prompts: Sequence[Sequence[int]], max_new_tokens:
         )
         expect(steer.decided_for == prompts_hash(prompts), wanted, "others", remedy)
     wanted = f"prompts of at least {steer.span} tokens, the positions of the vector"
-    remedy = "lengthen it, or begin it with the end-of-text token that began the text of the vector"
+    remedy = "lengthen it, or begin it with tok.bos, as the texts of the vector do"
     expect(steer.span <= shortest, wanted, f"one of {shortest}", remedy)
     if steer.where == "generated":
         remedy = "where='generated' touches no position in a run of one new token, use where='last'"

@@ -76,9 +76,11 @@ class SteeringVector:
             )
         return self.tensors[site]
 
-    def only(self, sites: Sequence[Site]) -> SteeringVector:
-        """The same vector at fewer sites, with its provenance and their health."""
-        tensors = {site: self[site] for site in sites}
+    def only(self, sites: Site | Sequence[Site]) -> SteeringVector:
+        """The same vector at fewer sites, or at one, with its provenance and their health."""
+        given: Any = sites
+        one = isinstance(given, tuple) and bool(given) and isinstance(given[0], str)
+        tensors = {site: self[site] for site in ([given] if one else given)}
         return SteeringVector(tensors, self.provenance, {s: h for s, h in self.health.items() if s in tensors})
 
     def norm(self) -> dict[Site, float]:

@@ -58,9 +58,17 @@ def test_sampling_comes_from_the_seed(capsys: pytest.CaptureFixture[str]) -> Non
         (["I feel", "--plus", "Love", "--layer", "1"], "expected --vector FILE, or"),
         (["I feel", *LOVE, "--vector", "v.safetensors"], "give one of the two"),
         (["I feel", *LOVE, "--model", "nanoo"], 'got "nanoo"'),
+        (["I feel", *LOVE, "--chat"], "leave out --chat"),
+        (
+            ["I feel", "--plus", "Love", "--layer", "1", "--model", "nanoo"],
+            "expected --vector FILE, or",
+        ),  # before it is looked for
         (["I feel", "--vector", "none.safetensors", "--layer", "1"], "none.safetensors"),
         (["I feel", *LOVE[:-1], "0"], "nothing was added"),
-        (["I feel", "--plus", "Love", "--minus", "Hate", "--layer", "9"], "('pre', 9)"),
+        (
+            ["I feel", "--plus", "Love", "--minus", "Hate", "--layer", "9"],
+            "expected --layer from 0 to 8, the model's layers, got 9",
+        ),
     ],
 )
 def test_wrong_words_end_in_one_sentence(arguments: list[str], message: str) -> None:

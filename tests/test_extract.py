@@ -371,7 +371,7 @@ def test_provenance_of_an_activation_addition() -> None:
         fingerprint(MODEL),
         "activation_addition",
         data_hash(["Love", "Hate"]),
-        "every token, behind end-of-text, filler ' '",
+        "every token, after tokenizer.bos, filler ' '",
         "float32",
     )
 

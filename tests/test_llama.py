@@ -11,6 +11,7 @@ from reference import SHAPES, TOLERANCE, Pair, pair, parts, random_ids, random_t
 from torch import Tensor
 
 from ministeer.llama import Llama, Llama3Scaling, LlamaConfig, RMSNorm
+from ministeer.model import Cache
 
 OURS, THEIRS = pair(SHAPES["llama"], seed=1)
 
@@ -159,3 +160,20 @@ def test_a_scaled_config_can_be_a_key() -> None:
     one, twin = (LlamaConfig(rope_scaling=Llama3Scaling(8.0, 1.0, 4.0, 8192)) for _ in range(2))
     assert one == twin and hash(one) == hash(twin)
     assert one != LlamaConfig()
+
+
+def test_a_gradient_reaches_values_that_train_alone() -> None:
+    """As when an adapter trains the values' product only: a later call of a cache keeps its gradient."""
+    model = Llama(LlamaConfig(vocab_size=31, width=16, inner=24, n_layer=1, n_head=2, n_kv_head=1, head_size=8))
+    model.requires_grad_(False)
+    weight = model.blocks[0].attn.v.weight.requires_grad_(True)
+    ids, gradients = torch.tensor([[3, 1, 4]]), []
+    for split in (0, 1):
+        cache = Cache(model, 1, 3)
+        with torch.no_grad():
+            held = model(ids[:, :split], cache=cache) if split else None
+        model(ids[:, split:], cache=cache)[:, -1].sum().backward()
+        gradients.append(weight.grad.clone())
+        weight.grad = None
+        assert held is None or held.shape[1] == split
+    assert gradients[0].any() and gradients[1].any()

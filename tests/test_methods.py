@@ -303,13 +303,14 @@ STEPS: dict[str, dict[str, Any]] = {
 @pytest.mark.filterwarnings("ignore:centred PCA")
 def test_read_then_found_is_the_short_form_to_the_bit(name: str, token: str) -> None:
     method, settings = getattr(extract, name), STEPS[name]
-    short = method(MODEL, BYTES, PAIRS, SITES, token=token, **settings)
+    sites = SITES[-1:] if name == "probe" else SITES  # whose fits take seconds
+    short = method(MODEL, BYTES, PAIRS, sites, token=token, **settings)
     for found in (
-        method(extract.read(MODEL, BYTES, PAIRS, SITES, token=token), **settings),
-        method(extract.read(MODEL, BYTES, PAIRS, [*SITES[::-1]], token=token).only(SITES), **settings),
+        method(extract.read(MODEL, BYTES, PAIRS, sites, token=token), **settings),
+        method(extract.read(MODEL, BYTES, PAIRS, [*SITES[::-1]], token=token).only(sites), **settings),
     ):
         assert found.sites == short.sites
-        assert all(torch.equal(found[site], short[site]) for site in SITES)
+        assert all(torch.equal(found[site], short[site]) for site in sites)
         assert (found.provenance, found.health) == (short.provenance, short.health)
 
 

@@ -199,7 +199,7 @@ def test_a_steer_that_means_nothing_is_refused_as_it_is_made(change: dict, words
 @pytest.mark.parametrize(
     ("steer", "lengths", "new", "words"),
     [
-        (Steer(FRONT, ("pre", 1), where="front"), [5, 1, 4], 3, ["at least 2 tokens", "one of 1", "end-of-text"]),
+        (Steer(FRONT, ("pre", 1), where="front"), [5, 1, 4], 3, ["at least 2 tokens", "one of 1", "tok.bos"]),
         (Steer(V, ("pre", 1), where="generated"), [5, 1, 4], 1, ["one new token", "where='last'"]),
         (Steer(V, ("pre", 1), where=[0, 4]), [5, 4, 9], 3, ["below 4", "[0, 4]"]),
         (Steer(V, ("pre", 1), [1.0, 2.0]), [5, 1, 4], 3, ["each of 3 rows", "got 2"]),
