@@ -120,7 +120,8 @@ def save_model(
     """Write `config.json` and `model.safetensors`; the same model gives the same bytes, an interruption no half files.
 
     dtype: of the file, the model's own unless told; as in `load_model`.
-    tokenizer: written beside them if given. Without, a vocabulary that is not GPT-2's needs its files put there, or `load_model`.
+    tokenizer: written beside them if given. Without it, a model whose vocabulary is not GPT-2's can only be read by `load_model`,
+    unless its tokenizer's files are in the folder. Another vocabulary's `vocab.tiktoken` there is refused: `load` would prefer it.
     """
     from safetensors.torch import save_file
 
@@ -134,6 +135,12 @@ def save_model(
                 f"{tokenizer.n_vocab}; give the model's own"
             )
         texts = tokenizer.files()
+        table = folder / "vocab.tiktoken"
+        if table.is_file() and Tokenizer.from_file(table).files()["tokenizer.json"] != texts["tokenizer.json"]:
+            raise ValueError(
+                f"{table}: expected the vocabulary of the tokenizer to save, found another, which load would prefer; "
+                "delete it or save to another folder"
+            )
         ends = [*tokenizer.stop]
         settings |= {"bos_token_id": tokenizer.bos, "eos_token_id": ends if len(ends) > 1 else tokenizer.eot}
     tensors = {}
@@ -263,7 +270,7 @@ def _same(head: Tensor, embedding: Tensor) -> bool:
 def _read_model(files: ModelFiles, device: str | torch.device | None, dtype: str | torch.dtype | None) -> Transformer:
     """All headers are checked before any tensor is read; then each tensor stays where it is, or goes straight to its final memory."""
     kind = _dtype(dtype, torch.float32)
-    home = known_device(device or "cpu")
+    home = known_device("cpu" if device is None else device)
     mapped, layout = (kind, home.type) == (torch.float32, "cpu"), LAYOUTS[type(files.config)]
     # what is converted leaves memory with its tensor, so its file is opened for each
     there = files.entries(cache(open_file) if mapped else open_file)

@@ -48,9 +48,14 @@ TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
     "chat_template.jinja",
     "vocab.json",
     "merges.txt",
+    "tokenizer.model",  # these three are not read; without them, tokenizer.py could take GPT-2's for the model's own
+    "spiece.model",
+    "vocab.txt",
 )
 INDEX = "model.safetensors.index.json"
 NO_NETWORK_SECONDS = 8.0
@@ -121,15 +126,18 @@ def _fetch_hub(name: str, repository: str, revision: str, check: Check | None) -
             raise refusal(error, file) from error
 
     def refusal(error: Exception, file: str) -> Exception:
-        """What to say for an error of huggingface_hub. A lost connection is a missing entry too, of the cache."""
-        if isinstance(error, refusals.EntryNotFoundError) and not isinstance(error, refusals.LocalEntryNotFoundError):
+        """What to say for an error of huggingface_hub. A lost connection is a missing entry too, of the cache, and in
+        version 0.30 a ValueError."""
+        lost = isinstance(error, refusals.LocalEntryNotFoundError)
+        if isinstance(error, refusals.EntryNotFoundError) and not lost:
             return _AbsentError(file)
         if isinstance(error, refusals.GatedRepoError):
             return ConnectionError(
                 f"could not download {name}: its owner wants to be asked; accept the terms at "
                 f"{constants.ENDPOINT}/{repository} and set HF_TOKEN to a token of yours"
             )
-        if isinstance(error, (refusals.RepositoryNotFoundError, refusals.RevisionNotFoundError, ValueError)):
+        absent = (refusals.RepositoryNotFoundError, refusals.RevisionNotFoundError, ValueError)
+        if isinstance(error, absent) and not lost:
             return FileNotFoundError(
                 f'expected a path or a repository and revision of {constants.ENDPOINT}, got "{name}", where nothing '
                 "is; mind the spelling, or set HF_TOKEN if it is private"

@@ -47,8 +47,8 @@ class Layout:
         return ".".join(self.parts.get(part, part) for part in name.split("."))
 
     def key(self, name: str, config: Config) -> str:
-        """Our name of a weight -> the key by which it is saved. GPT-2's files of old have no prefix, but where a head of its own
-        stands beside, transformers wants it."""
+        """Our name of a weight -> the key by which it is saved. GPT-2's files of old have no prefix, but with an untied head,
+        transformers wants the prefix."""
         hub_name = self.hub_name(name)
         return hub_name if hub_name == HEAD or (self.model is GPT2 and config.tied) else self.prefix + hub_name
 
@@ -92,19 +92,19 @@ def read_config(found: dict[str, Any], where: str) -> Config:
         kind = found.get("model_type")
         if not isinstance(kind, str) or kind not in MODEL_TYPES:
             supported = " or ".join(f'"{known}"' for known in MODEL_TYPES)
-            raise refusal(f"model_type {supported}", repr(kind), "only these architectures are supported")
+            raise _wrong_entry(f"model_type {supported}", repr(kind), "only these architectures are supported")
         if found.get("quantization_config") is not None:
-            raise refusal("no quantization_config", "one", "take the unquantised safetensors, or a GGUF file")
+            raise _wrong_entry("no quantization_config", "one", "take the unquantised safetensors, or a GGUF file")
         config = MODEL_TYPES[kind](found)
         for name in ("vocab_size", "context", "width", "inner", "n_layer", "n_head", "head_size"):
             if getattr(config, name) > MOST:
-                raise refusal(f"{name} of at most {MOST}", getattr(config, name), "is it damaged?")
+                raise _wrong_entry(f"{name} of at most {MOST}", getattr(config, name), "is it damaged?")
         return config
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 
 
-def refusal(expected: str, found: object, remedy: str) -> ValueError:
+def _wrong_entry(expected: str, found: object, remedy: str) -> ValueError:
     return ValueError(f"expected {expected}, found {found}; {remedy}")
 
 
@@ -115,11 +115,11 @@ def _gpt2(found: dict[str, Any]) -> GPT2Config:
     size = {name: _size(found, name) for name in sizes}
     context = size["n_positions"]
     if found.get("n_ctx") not in (None, context):
-        raise refusal(f"n_ctx {context}, as n_positions", repr(found["n_ctx"])[:80], "keep the right one")
+        raise _wrong_entry(f"n_ctx {context}, as n_positions", repr(found["n_ctx"])[:80], "keep the right one")
     _only(found, "GPT-2", add_cross_attention=(False,))
     activation = found.get("activation_function", "gelu_new")
     if activation not in [*ACTIVATIONS]:
-        raise refusal(
+        raise _wrong_entry(
             f"activation_function {', '.join(ACTIVATIONS)}", repr(activation), "this variant of GPT-2 is not supported"
         )
     inner = None if found.get("n_inner") is None else _size(found, "n_inner")
@@ -159,10 +159,10 @@ def _rotary(found: dict[str, Any], family: str, **biases: bool) -> LlamaConfig:
     kinds = ["full_attention"] + ["sliding_attention"] * (window is not None)
     if reached or (layers is not None and not (isinstance(layers, list) and all(layer in kinds for layer in layers))):
         got = f"sliding_window {window!r}, layer_types {layers!r}"[:120]
-        raise refusal("full attention in every layer", got, "windows are not supported")
+        raise _wrong_entry("full attention in every layer", got, "windows are not supported")
     groups, head = found.get("num_key_value_heads"), found.get("head_dim")
     if head is None and width % heads:
-        raise refusal(f"a head_dim, or heads that divide hidden_size {width}", f"{heads} heads", "is it damaged?")
+        raise _wrong_entry(f"a head_dim, or heads that divide hidden_size {width}", f"{heads} heads", "is it damaged?")
     base, scaling = _rope(found, family, context)
     return LlamaConfig(
         vocab_size=_size(found, "vocab_size"),
@@ -189,29 +189,31 @@ def _rope(found: dict[str, Any], family: str, context: int) -> tuple[float, Llam
         if part is None:
             continue
         if not isinstance(part, dict) or any(isinstance(value, dict) for value in part.values()):
-            raise refusal(
+            raise _wrong_entry(
                 f"{name} as one set of settings", repr(part)[:80], f"this variant of {family} is not supported"
             )
         if differs := [key for key in part if rope.get(key, part[key]) != part[key]]:
-            raise refusal(f"one {differs[0]}", "two that differ", "keep rope_parameters or rope_scaling")
+            raise _wrong_entry(f"one {differs[0]}", "two that differ", "keep rope_parameters or rope_scaling")
         rope |= part
     for name in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
         outside = found.get(name)
         if outside is not None and rope.setdefault(name, outside) != outside:
-            raise refusal(f"one {name}", f"{outside!r} and {rope[name]!r}", "keep the one the model came with")
+            raise _wrong_entry(f"one {name}", f"{outside!r} and {rope[name]!r}", "keep the one the model came with")
     _only(rope, family, partial_rotary_factor=(1,))
     base = _real(rope, "rope_theta", 10000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return base, None
     if kind != "llama3":
-        raise refusal('rope_type "default" or "llama3"', repr(kind), "this scaling of positions is not supported")
+        raise _wrong_entry('rope_type "default" or "llama3"', repr(kind), "this scaling of positions is not supported")
     original = _size({"original_max_position_embeddings": context, **rope}, "original_max_position_embeddings")
     scaling = Llama3Scaling(
         _real(rope, "factor"), _real(rope, "low_freq_factor"), _real(rope, "high_freq_factor"), original
     )
     if scaling.high <= scaling.low:
-        raise refusal("high_freq_factor above low_freq_factor", f"{scaling.high} and {scaling.low}", "is it damaged?")
+        raise _wrong_entry(
+            "high_freq_factor above low_freq_factor", f"{scaling.high} and {scaling.low}", "is it damaged?"
+        )
     return base, scaling
 
 
@@ -222,15 +224,17 @@ def _only(found: dict[str, Any], family: str, **neutral: tuple[Any, ...]) -> Non
     """Refuse an entry with a value that changes what is computed."""
     for name, values in neutral.items():
         if found.get(name) is not None and found[name] not in values:
-            raise refusal(f"{name} {values[0]!r}", repr(found[name])[:80], f"this variant of {family} is not supported")
+            raise _wrong_entry(
+                f"{name} {values[0]!r}", repr(found[name])[:80], f"this variant of {family} is not supported"
+            )
 
 
 def _size(found: dict[str, Any], name: str) -> int:
     value = found.get(name)
     if value is None:
-        raise refusal(name, "no such entry", "take the config.json the model came with")
+        raise _wrong_entry(name, "no such entry", "take the config.json the model came with")
     if type(value) is not int or value < 1:
-        raise refusal(f"{name} to be a whole number above 0", repr(value)[:80], "is it damaged?")
+        raise _wrong_entry(f"{name} to be a whole number above 0", repr(value)[:80], "is it damaged?")
     return value
 
 
@@ -239,14 +243,14 @@ def _real(found: dict[str, Any], name: str, default: float | None = None, below:
     value = default if value is None else value
     if not isinstance(value, int | float) or isinstance(value, bool) or not 1e-30 < value < below:
         limits = "above 0" if below == 1e30 else f"between 0 and {below}"
-        raise refusal(f"{name} {limits}", "no such entry" if value is None else repr(value)[:80], "is it damaged?")
+        raise _wrong_entry(f"{name} {limits}", "no such entry" if value is None else repr(value)[:80], "is it damaged?")
     return float(value)
 
 
 def _flag(found: dict[str, Any], name: str, default: bool) -> bool:
     value = found.get(name, default)
     if not isinstance(value, bool):
-        raise refusal(f"{name} true or false", repr(value)[:80], "take the config.json the model came with")
+        raise _wrong_entry(f"{name} true or false", repr(value)[:80], "take the config.json the model came with")
     return value
 
 
@@ -261,6 +265,7 @@ def write_config(config: Config) -> dict[str, Any]:
 def _write_gpt2(config: GPT2Config) -> dict[str, Any]:
     variants = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn")
     plain = GPT2Config()
+    end = min(config.vocab_size, plain.vocab_size) - 1  # a longer table is GPT-2's with rows added
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -273,7 +278,7 @@ def _write_gpt2(config: GPT2Config) -> dict[str, Any]:
         "tie_word_embeddings": config.tied,
         "initializer_range": 0.02,
         **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0),
-        **dict.fromkeys(("bos_token_id", "eos_token_id"), config.vocab_size - 1),
+        **dict.fromkeys(("bos_token_id", "eos_token_id"), end),
     }
 
 

@@ -24,6 +24,7 @@ from ministeer.layouts import Config, read_config
 from ministeer.tokenizer import Tokenizer
 
 FILE_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 class Entry(NamedTuple):
@@ -57,9 +58,6 @@ class ModelFiles:
     def tokenizer(self) -> Tokenizer:
         if self.stored is not None:
             return Tokenizer.from_gguf(metadata(self.weights), str(self.weights))
-        kept = self.weights.with_name("tokenizer_gguf.json")  # of a GGUF file that hub.py has made to safetensors
-        if kept.is_file():
-            return Tokenizer.from_gguf(read_json(kept), str(kept))
         return Tokenizer.from_folder(self.weights.parent, self.config.vocab_size)
 
 
@@ -124,7 +122,7 @@ def _locate(name: str | Path) -> Path:
     if not path.exists():
         names = ", ".join(f'"{known}"' for known in ("nano", *NAMES))
         raise FileNotFoundError(
-            f'expected {names} or the path of a model, got "{name}", where nothing is; mind the spelling'
+            f'expected {names}, owner/name on the hub or the path of a model, got "{name}", where nothing is; mind the spelling'
         )
     if path.is_dir():
         for ending in ("model.safetensors", "model.safetensors.index.json"):
@@ -143,14 +141,19 @@ def _locate(name: str | Path) -> Path:
                 "is it the folder of a model?"
             )
         raise _no_pickles(pickles)
-    if not path.name.endswith((".safetensors", ".safetensors.index.json", ".gguf")):
+    if path.suffix in PICKLES:
         raise _no_pickles([path])
+    if not path.name.endswith((".safetensors", ".safetensors.index.json", ".gguf")):
+        raise ValueError(
+            f"{path}: expected a .safetensors file, its index or a .gguf file, found {path.suffix or 'another'}; "
+            "name one of them or the model's folder"
+        )
     return path
 
 
 def _pickles(folder: Path) -> list[Path]:
     """Pickles in a folder that may be a model, beside those that trainers write of their own state."""
-    found = sorted(file for ending in ("*.bin", "*.pt", "*.pth") for file in folder.glob(ending))
+    found = sorted(file for ending in PICKLES for file in folder.glob(f"*{ending}"))
     return [file for file in found if not file.name.startswith(("optimizer", "scheduler", "scaler", "training_args"))]
 
 
@@ -165,7 +168,7 @@ def _no_pickles(files: list[Path]) -> ValueError:
     )
     remedy = f'convert it: python -c "{convert}"' if one else "convert the model among them with safetensors"
     return ValueError(
-        f"{path}: expected a .safetensors file, its index or a .gguf file, found {path.suffix or 'another'}, and pickles can run code, "
+        f"{path}: expected a .safetensors file, its index or a .gguf file, found {path.suffix}, and pickles can run code, "
         f"so they are never opened; {remedy}"
     )
 

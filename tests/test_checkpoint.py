@@ -139,7 +139,7 @@ def test_weights_that_the_dtype_cannot_hold_are_not_saved(saved):
     assert (saved / "model.safetensors").read_bytes() == content
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", 3.5])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", 3.5, ""])
 def test_a_device_that_is_not_there_is_one_sentence(device, saved):
     with pytest.raises(ValueError, match=f'expected a device that torch can use here, such as "cpu", got "{device}"'):
         checkpoint.load_model(saved, device=device)
@@ -231,6 +231,20 @@ def test_load_gives_the_folders_tokenizer(saved):
     assert torch.equal(model(IDS), checkpoint.load_model(saved)(IDS))
     assert (tok.n_vocab, tok.encode("ab")) == (257, [97, 98])
     assert checkpoint.load(saved / "model.safetensors")[1].n_vocab == 257
+
+
+def test_a_vocabulary_that_load_would_prefer_is_not_left_beside_another(saved):
+    lines = [base64.b64encode(bytes([b])) + b" %d\n" % b for b in range(256)]
+    (saved / "vocab.tiktoken").write_bytes(b"".join(lines))
+    model, tok = checkpoint.load(saved)
+    checkpoint.save_model(model, saved, tokenizer=tok)  # its own: both say the same
+    (saved / "vocab.tiktoken").write_bytes(b"".join(lines) + base64.b64encode(b"ab") + b" 256\n")
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    with pytest.raises(
+        ValueError, match="vocab.tiktoken: expected the vocabulary of the tokenizer to save, found anoth"
+    ):
+        checkpoint.save_model(model, saved, tokenizer=tok)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 
 
 def test_nano_is_found_in_an_installed_package_from_any_folder(saved, tmp_path):
@@ -419,7 +433,7 @@ def test_an_untied_head(saved):
     refused(saved, "finite numbers in wte.weight")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "model.ckpt"])
 def test_a_pickle_is_refused_with_a_command_that_converts_it(name, saved, tmp_path):
     before = checkpoint.load_model(saved)(IDS)
     tensors = load_file(saved / "model.safetensors")
@@ -441,8 +455,18 @@ def test_a_pickle_is_never_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("name", ["config.json", "README.md", "LICENSE"])
+def test_a_file_that_is_neither_weights_nor_a_pickle_is_called_neither(name, saved):
+    (saved / name).touch()
+    found = Path(name).suffix or "another"
+    with pytest.raises(ValueError, match=f"{name}: expected a .safetensors file, .*, found {found}; name") as caught:
+        checkpoint.load_model(saved / name)
+    assert "pickle" not in str(caught.value)
+
+
 def test_paths_where_nothing_is(saved, tmp_path):
-    refused(tmp_path / "nowhere", '"nano", "gpt2", "gpt2-medium"', kind=FileNotFoundError)
+    names = '"nano", "gpt2", "gpt2-medium"', "owner/name on the hub"
+    refused(tmp_path / "nowhere", *names, kind=FileNotFoundError)
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "model.safetensors.index.json", kind=FileNotFoundError)
     (saved / "config.json").unlink()

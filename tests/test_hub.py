@@ -310,6 +310,44 @@ def test_a_single_file_and_a_branch_that_moves_on_give_one_commit(single, tmp_pa
         assert set(asked(hub)) == {"config.json", "tokenizer.json", "model.safetensors"}
 
 
+def test_what_stands_beside_a_tokenizer_comes_with_it(tmp_path):
+    """Else the ids that end an answer are lost, and a vocabulary of another kind is not seen."""
+    model = GPT2(GPT2Config(n_positions=8, n_embd=8, n_layer=1, n_head=2))
+    model.initialize(torch.Generator().manual_seed(0))
+    checkpoint.save_model(model, tmp_path / "shelf", tokenizer=Tokenizer.gpt2())
+    (tmp_path / "shelf" / "generation_config.json").write_text('{"eos_token_id": [50256, 198]}')
+    others = ("added_tokens.json", "spiece.model", "tokenizer.model", "vocab.txt")
+    for number, name in enumerate(others):  # of one content, the cache would ask for one alone
+        (tmp_path / "shelf" / name).write_text("{}" + " " * number)
+    load = "import sys; from ministeer import checkpoint; print(checkpoint.load(sys.argv[1])[1].stop)"
+    with serve(tmp_path / "shelf") as hub:
+        status, out, err = run(tmp_path / "home", hub.url, "-c", load, NAME)
+        assert {*others} <= {*asked(hub)}
+    assert (status, out.strip()) == (0, "(50256, 198)"), err
+
+
+def test_a_connection_lost_in_an_old_huggingface_hub_is_no_misspelt_name(monkeypatch):
+    """In 0.30 its LocalEntryNotFoundError is a ValueError too, as is the error for a name that cannot be."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+
+    class LocalEntryNotFoundError(huggingface_hub.errors.EntryNotFoundError, FileNotFoundError, ValueError):
+        def __init__(self) -> None:
+            OSError.__init__(self, "the connection broke")
+
+        def __str__(self) -> str:
+            return "the connection broke"
+
+    def lost(*_: object, **__: object) -> None:
+        raise LocalEntryNotFoundError
+
+    monkeypatch.setattr(huggingface_hub.errors, "LocalEntryNotFoundError", LocalEntryNotFoundError)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lost)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: None)
+    with pytest.raises(ConnectionError, match=f"could not download {NAME} .*the connection broke"):
+        named.fetch(NAME)
+
+
 def test_a_cut_shard_is_resumed(sharded, tmp_path):
     with serve(sharded) as hub:
         hub.cut = 11 << 20

@@ -464,6 +464,12 @@ def test_a_wrappers_prefix_is_named(wrapper, folder):
     refused(folder, f"a wrapper put {wrapper} there; save {layouts.WRAPPERS[wrapper]}")
 
 
+@pytest.mark.parametrize(("size", "end"), [(4409, 4408), (50257, 50256), (50304, 50256)])
+def test_the_token_that_ends_a_text_is_gpt2s_also_in_a_padded_table(size, end):
+    said = layouts.write_config(GPT2Config(vocab_size=size))
+    assert (said["bos_token_id"], said["eos_token_id"]) == (end, end)
+
+
 def test_biases_that_no_model_type_has_are_not_saved(tmp_path):
     for biases in ({"o_bias": True}, {"qkv_bias": True, "mlp_bias": True}):
         model = Llama(LlamaConfig(30, 8, 8, 8, 1, 2, 1, 4, **biases))

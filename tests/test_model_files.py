@@ -155,19 +155,13 @@ def test_the_command_that_converts_is_for_the_model_among_the_pickles(files, tmp
 # --- tokenizers ---
 
 
-def test_a_gguf_file_and_what_hub_makes_of_one_bring_their_tokenizer(pair, tmp_path, monkeypatch):
-    """The file's metadata; and beside safetensors the same, as JSON."""
+def test_a_gguf_file_brings_its_tokenizer(pair, monkeypatch):
     _, file = pair
     told = gguf_metadata() | {"tokenizer.chat_template": "{{ messages }}"}
     monkeypatch.setattr(model_files, "metadata", lambda path: told if path == file else None)
     expected = Tokenizer.from_gguf(told).encode("the the 19")
-    ours, tok = checkpoint.load(file)
-    assert tok.encode("the the 19") == expected
-    checkpoint.save_model(ours, tmp_path / "made")
-    (tmp_path / "made" / "tokenizer_gguf.json").write_text(json.dumps(told))
-    again, tok = checkpoint.load(tmp_path / "made")
+    _, tok = checkpoint.load(file)
     assert (tok.encode("the the 19"), tok.chat_template) == (expected, "{{ messages }}")
-    assert torch.equal(again(IDS), ours(IDS))
 
 
 @pytest.mark.parametrize("config", [GPT2Config(270, 16, 8, 1, 2), LlamaConfig(270, 16, 8, 8, 1, 2, 1, 4)])

@@ -1,4 +1,4 @@
-"""What the experiments will take on a model, in time and memory, before it is downloaded or loaded.
+"""What the experiments will take on a model, in time and memory, before it is loaded; of the four GPT-2s, before the download.
 
     python -m ministeer.lab.estimate gpt2-xl --dtype bfloat16 --device cpu --subset quick     (`make reproduce` begins with it)
 
