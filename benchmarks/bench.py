@@ -282,10 +282,12 @@ sides, from one file; each side in a process of its own, in turns.
 Medians, the slowest and the fastest in brackets; what each job is: [RESULTS.md](RESULTS.md). Limits were measured in the same run; memory was read at
 {read_bandwidth() / 1e9:.1f} GB/s.
 
-A token passes 30 blocks of about a hundred operations each. Most of its time are the seven products of a block, whose matrices of .2 to 1.8 MB in
-bfloat16 are too small to be read at the memory's rate: what a call costs counts. RMSNorm, which torch computes in several
-operations, is the next (a tenth). Before queries and keys were turned together a block had 118 operations, now 99; `pack` has no product
-for several matrices of one input, which would save three calls a block.
+**Where a target is missed.** Decoding: a token passes 30 blocks of about a hundred operations each. Their seven products take most of its time, and
+matrices of .2 to 1.8 MB in bfloat16 are too small to be read at the memory's rate: what a call costs counts, which is why the share of the limit
+is a quarter. RMSNorm, several operations in torch, is the next, a tenth. `pack` has no product for several matrices of one input,
+which would save three calls a block. Extraction and sweep: over these layers a sweep runs half of a loop's operations, and with narrow matrices norms, turns and
+attention are a larger part of both than at GPT-2 XL's width; the rows are with `pack`, which is faster there than without. Loading
+in bfloat16: the float32 file is rounded, and looked through for NaN, which transformers does not do.
 """
 
 
