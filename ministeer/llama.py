@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -126,19 +126,12 @@ class GatedMLP(nn.Module):
         return self.down(self.gate(x, "silu") * self.up(x))  # (B, T, D) -> (B, T, I) -> (B, T, D)
 
 
-class RMSNorm(nn.RMSNorm):
-    """The stream divided by the root of its mean square, times a weight; in float32 inside."""
-
-
 class Llama(Transformer):
     """A Llama: the embedding alone enters the stream; positions are attention's business."""
 
     def __init__(self, config: LlamaConfig) -> None:
-        def norm() -> RMSNorm:
-            return RMSNorm(config.width, config.rms_norm_epsilon)
-
         super().__init__(config)
-        self.blocks = nn.ModuleList(
-            Block(i, norm(), LlamaAttention(config, i), norm(), GatedMLP(config)) for i in range(config.n_layer)
-        )
+        norm = partial(nn.RMSNorm, config.width, config.rms_norm_epsilon)
+        layers = ((norm(), LlamaAttention(config, i), norm(), GatedMLP(config)) for i in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(i, *parts) for i, parts in enumerate(layers))
         self.ln_f = norm()

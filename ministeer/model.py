@@ -326,10 +326,13 @@ class Cache:
     def place(self, positions: Tensor, at: slice | None = None, end: int | None = None, masked: bool = True) -> None:
         """Say that the next call's tokens have positions `(B, T)` and look at the slots before `end`. Without `end` they look at
         every slot, under a mask, so that no shape depends on the positions. `lengths` stays as it is."""
-        rows, self._end = torch.arange(len(positions), device=positions.device)[:, None], end or self.capacity
-        self._slots = (rows, positions) if at is None else (slice(None), at)
-        seen = torch.arange(self._end, device=positions.device) <= positions[:, :, None]  # (B, T, S)
-        self._mask = seen[:, None] if masked else None
+
+        def count(n: int) -> Tensor:
+            return torch.arange(n, device=positions.device)
+
+        self._end = end or self.capacity
+        self._slots = (count(len(positions))[:, None], positions) if at is None else (slice(None), at)
+        self._mask = (count(self._end) <= positions[:, :, None])[:, None] if masked else None  # (B, 1, T, S)
 
     def positions(self, layer: int, tokens: int) -> slice | Tensor:
         """Of this call's tokens, asked before `extend`: an index into a table by position, a slice or `(B, T)`."""
@@ -365,8 +368,10 @@ class Sites:
         )
         expect(isinstance(tape, dict | list | None), "a tape that can be filled, a dict or a list of sites", got[1])
         depth = model.config.n_layer if depth is None else depth
-        every = [(name, i) for i in range(depth) for name in ("pre", "mid")] + [("pre", depth)]
-        for site in (wanted := every if tape == {} else list(tape or ())):
+        wanted = list(tape or ())
+        if tape == {}:
+            wanted = [(name, i) for i in range(depth) for name in ("pre", "mid")] + [("pre", depth)]
+        for site in wanted:
             check_site(site, depth, ("pre", "mid", "head"))
         self.adds, self.recorded = dict(adds or {}), dict.fromkeys(wanted)
         for site, add in self.adds.items():

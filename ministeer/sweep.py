@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ministeer.activations import depth
+from ministeer.activations import alike, depth
 from ministeer.files import append_lines, read_lines, write_text
 from ministeer.model import Cache, Past, Site, Transformer, check_site
 from ministeer.prompts import check_ids, pad
@@ -279,8 +279,7 @@ def _work(texts: Sequence[Text]) -> int:
 def _shared(texts: Sequence[Text]) -> int:
     """How many tokens all of them begin with, of those whose logits nobody reads; 0 where running them once is no gain."""
     first, last = min(t.ids for t in texts), max(t.ids for t in texts)
-    alike = next((k for k, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
-    s = min(alike, *(t.length - 1 for t in texts))
+    s = min(alike(first, last), *(t.length - 1 for t in texts))
     return s if s * (len(texts) - 1) > 0.1 * sum(len(t.ids) for t in texts) else 0
 
 

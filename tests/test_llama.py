@@ -10,7 +10,7 @@ import torch
 from reference import SHAPES, TOLERANCE, Pair, pair, parts, random_ids, random_tensor, relative, small
 from torch import Tensor
 
-from ministeer.llama import Llama, Llama3Scaling, LlamaConfig, RMSNorm
+from ministeer.llama import Llama, Llama3Scaling, LlamaConfig
 from ministeer.model import Cache
 
 OURS, THEIRS = pair(SHAPES["llama"], seed=1)
@@ -121,7 +121,7 @@ def test_nothing_of_a_position_enters_the_stream() -> None:
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 3e3])
 def test_the_norm_is_the_streams_over_the_root_of_its_mean_square(dtype: torch.dtype, scale: float) -> None:
     """In bfloat16 too to the rounding of the result: sums of squares are made in float32."""
-    norm = RMSNorm(64, 1e-5).to(dtype).requires_grad_(False)
+    norm = type(OURS.ln_f)(64, 1e-5).to(dtype).requires_grad_(False)
     norm.weight.copy_(1 + 0.3 * random_tensor(64, scale=1.0))
     x = (scale * random_tensor(3, 64, seed=1, scale=1.0) + scale).to(dtype)
     exact = norm.weight.double() * x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-5).sqrt()
