@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ministeer.files import replacing
+from ministeer.files import make_folder, replacing
 from ministeer.layouts import HEAD, LAYOUTS, OTHER_HEADS, WRAPPERS, Config, write_config
 from ministeer.layouts import read_config as config_of
 from ministeer.model import Transformer
@@ -153,7 +153,7 @@ def save_model(
                 "nothing was written"
             )
     settings["dtype"] = str(kind).removeprefix("torch.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     texts["config.json"] = json.dumps(settings, indent=2) + "\n"
     with ExitStack() as whole:  # all files or none
         for name, text in texts.items():

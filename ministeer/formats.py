@@ -13,7 +13,11 @@ A Llama of transformers calls them `model.layers.{i}`, `model.embed_tokens` and 
 
 from __future__ import annotations
 
+import io
+import math
 import os
+import re
+import warnings
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -21,11 +25,14 @@ from typing import Any
 import torch
 
 from ministeer.files import replacing
-from ministeer.model import Site, check_site
+from ministeer.gguf_file import GGUFFile
+from ministeer.layouts import write_config
+from ministeer.model import Site, Transformer, check_site
 from ministeer.provenance import Provenance
 from ministeer.vectors import SteeringVector, one_vector
 
 UNKNOWN = "unknown"
+SAID = ("controlvector.model_hint", "controlvector.layer_count")  # the second tells nothing that the tensors do not
 # of each model_type of transformers: what puts out the embeddings, a block, and its attention
 LLAMA = ("embed_tokens", "layers.{}", "layers.{}.self_attn")
 MODULES = {"gpt2": ("drop", "h.{}", "h.{}.attn"), "llama": LLAMA, "qwen2": LLAMA}
@@ -87,7 +94,7 @@ def save_gguf(
 
     llama.cpp takes N from 1, so of our sites `("pre", 2)` and up; another raises `ValueError`. coeff: the tensors are
     multiplied by it; llama.cpp's `--control-vector-scaled` multiplies once more. model_hint: the architecture as llama.cpp
-    names it, "gpt2", "llama" or "qwen2"; a hint to people, which no loader compares. Needs the package `gguf`.
+    names it, "gpt2", "llama" or "qwen2", which `load_gguf` compares with its model. Needs the package `gguf`.
     """
     gguf = _gguf()
     target = Path(path)
@@ -113,35 +120,55 @@ def save_gguf(
         writer.close()
 
 
-def load_gguf(path: str | os.PathLike[str]) -> SteeringVector:
-    """Read a control vector that llama.cpp, repeng or `save_gguf` wrote. Needs the package `gguf`."""
-    gguf = _gguf()
+def load_gguf(path: str | os.PathLike[str], model: Transformer | None = None) -> SteeringVector:
+    """Read a control vector that llama.cpp, repeng or `save_gguf` wrote, as llama.cpp does, or not at all.
+
+    With the model it is meant for, another width is an error, and a `model_hint` of another architecture a warning. The hint
+    stands in the provenance. Raises `ValueError` for tensors and metadata that llama.cpp refuses or that may ask for something
+    else than to be added, `FileNotFoundError` where nothing is.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: expected a GGUF file, found none")
-    try:
-        reader = gguf.GGUFReader(path)
-    except (ValueError, IndexError, KeyError) as error:
-        raise ValueError(f"{path}: expected a GGUF file, got one that cannot be read ({error})") from None
-    kind = reader.get_field("general.architecture")
-    if kind is None or kind.contents() != "controlvector":
-        raise ValueError(
-            f"{path}: expected a control vector, got the architecture {None if kind is None else kind.contents()!r}"
+    file = GGUFFile(Path(path))
+    said = file.metadata
+    if (kind := said.get("general.architecture")) != "controlvector":
+        file.refuse("a control vector", f"the architecture {kind!r}", "to load a model use load_model")
+    if more := [key for key in said if not key.startswith("general.") and key not in SAID]:
+        file.refuse(
+            f"of a control vector only {' and '.join(SAID)}",
+            f"{more[0]} {said[more[0]]!r}",
+            "if it is only to be added, write it again without",
         )
+    hint, method = said.get(SAID[0], UNKNOWN), said.get("general.description", "control vector")
+    if not isinstance(hint, str) or not isinstance(method, str):
+        file.refuse(f"texts as {SAID[0]} and general.description", f"{hint!r} and {method!r}")
+    if not file.table:
+        file.refuse("a tensor direction.1 or a later one", "no tensors")
     tensors: dict[Site, torch.Tensor] = {}
-    for tensor in reader.tensors:
-        name, _, layer = tensor.name.partition(".")
-        if name != "direction" or not layer.isdigit() or int(layer) < 1:
-            raise ValueError(f"{path}: expected tensors direction.N with N from 1, got {tensor.name!r}")
-        if tensor.tensor_type != gguf.GGMLQuantizationType.F32:
-            raise ValueError(
-                f"{path}: expected {tensor.name} in F32, as control vectors are, got {tensor.tensor_type.name}"
-            )
-        tensors[from_block_output(int(layer))] = torch.from_numpy(tensor.data.copy()).float()
-    described = reader.get_field("general.description")
-    method = described.contents() if described is not None else "control vector"
-    return SteeringVector(
-        dict(sorted(tensors.items())), Provenance(UNKNOWN, f"{method} (gguf)", UNKNOWN, UNKNOWN, UNKNOWN)
+    for name, (shape, *_) in file.table.items():
+        if not (
+            match := re.fullmatch("direction[.]([1-9][0-9]{0,8})", name)
+        ):  # one spelling, so that no layer comes twice
+            file.refuse("tensors direction.N with N from 1", repr(name), "is it a control vector of llama.cpp's?")
+        if math.prod(shape[:-1]) != 1 or file.kind(name) != "F32":  # (1, D) has one dimension for llama.cpp too
+            file.refuse(f"{name} with one dimension in F32, as control vectors are", f"{shape} in {file.kind(name)}")
+        tensors[from_block_output(int(match[1]))] = file.tensor(name).view(-1).clone()
+    known = UNKNOWN if hint == UNKNOWN else f"{UNKNOWN} {hint}"
+    vector = SteeringVector(
+        dict(sorted(tensors.items())), Provenance(known, f"{method} (gguf)", UNKNOWN, UNKNOWN, UNKNOWN)
     )
+    if model is not None:
+        if vector.width != model.config.width:
+            file.refuse(
+                f"a vector of the model's width {model.config.width}", str(vector.width), "it is another model's"
+            )
+        if hint not in (UNKNOWN, here := write_config(model.config)["model_type"]):
+            warnings.warn(
+                f"{path}: this vector was made for {hint!r}, as its model_hint says, and the model is {here!r}; "
+                "a direction need not mean the same in both",
+                stacklevel=2,
+            )
+    return vector
 
 
 def _gguf() -> Any:
@@ -174,8 +201,10 @@ def save_lm_eval(
         "bias": None,
         "head_index": None,
     }
+    content = io.BytesIO()
+    torch.save({name: entry}, content)  # not into the file: its errors of the disk are RuntimeErrors of many texts
     with replacing(target) as unfinished:
-        torch.save({name: entry}, unfinished)
+        unfinished.write_bytes(content.getvalue())
 
 
 # --- the package steering-vectors ---

@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ministeer.files import stand_in
+
 # metadata types by number: struct's letter; 8 is a string, 9 an array
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
@@ -40,6 +42,8 @@ class GGUFFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with path.open("rb") as file:
+            if other := stand_in(path):
+                self.refuse("a GGUF file", *other)
             size = file.seek(0, 2)
             if size < 24:
                 self.refuse("a GGUF file", f"{size} bytes")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ministeer.files import read_json
+from ministeer.files import read_json, stand_in
 from ministeer.gguf_model import Stored, metadata, read
 from ministeer.layouts import Config, read_config
 from ministeer.tokenizer import Tokenizer
@@ -102,6 +102,8 @@ def _read_headers(weights: Path, opened: Callable[[Path], Any]) -> list[Entry]:
                 part = there.get_slice(key)
                 entries.append(Entry(str(file), key, part.get_dtype(), part.get_shape(), reader(key)))
         except SafetensorError as error:
+            if found := stand_in(file):
+                raise ValueError(f"{file}: expected a safetensors file, found {found[0]}; {found[1]}") from error
             raise ValueError(
                 f"{file}: expected a safetensors file whose header fits its {file.stat().st_size} bytes, found a damaged or "
                 f"cut one ({error}); download or save it again"
@@ -160,6 +162,10 @@ def _pickles(folder: Path) -> list[Path]:
 def _no_pickles(files: list[Path]) -> ValueError:
     """The refusal of files that are no safetensors, with the command that converts them where they are sure to be one model."""
     path, one = files[0], len(files) == 1 or files[0].name.startswith("pytorch_model")
+    if found := stand_in(path):
+        return ValueError(
+            f"{path}: expected the weights, found {found[0]}; {found[1]}, as safetensors if there are any"
+        )
     convert = (
         "import torch; from safetensors.torch import save_file; d = {}; "
         f"[d.update(torch.load(f, map_location='cpu', weights_only=True)) for f in {[str(file) for file in files]}]; "

@@ -20,7 +20,7 @@ from typing import Any
 
 from ministeer import bpe, chat
 from ministeer.bpe import PATTERN, byte_letters
-from ministeer.files import read_json, write_text
+from ministeer.files import read_json, read_text, write_text
 
 __all__ = ["END", "PATTERN", "Tokenizer", "byte_letters"]
 END = "<|endoftext|>"
@@ -80,7 +80,7 @@ class Tokenizer:
     def from_file(cls, path: str | Path) -> Tokenizer:
         """From a rank file, one line a token, `base64(bytes) id`; `<|endoftext|>` gets the id after the last."""
         ranks: dict[bytes, int] = {}
-        for number, line in enumerate(Path(path).read_bytes().splitlines(), start=1):
+        for number, line in enumerate(read_text(Path(path)).encode().splitlines(), start=1):
             try:
                 token, rank = line.split()
                 piece = base64.b64decode(token, validate=True)
@@ -108,7 +108,7 @@ class Tokenizer:
         if (folder / "vocab.tiktoken").is_file():
             tokenizer = cls.from_file(folder / "vocab.tiktoken")
         elif "tokenizer.json" in there:
-            tokenizer = cls._from_json(_read(folder / "tokenizer.json"), config, str(folder / "tokenizer.json"))
+            tokenizer = cls._from_json(read_json(folder / "tokenizer.json"), config, str(folder / "tokenizer.json"))
         elif {"vocab.json", "merges.txt"} <= {*there}:
             tokenizer = cls._from_json(_from_two_files(folder, config), config, str(folder / "vocab.json"))
         elif vocab_size == GPT2_VOCAB and not there:
@@ -230,28 +230,22 @@ class Tokenizer:
         }
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except (RecursionError, MemoryError) as error:
-        raise ValueError(f"{path}: expected JSON, got one too deep to read; download it again") from error
-
-
 def _config(folder: Path) -> dict[str, Any]:
     """What stands beside a tokenizer: `names` (bos_token ...), `added`, `options`, `chat_template`, `generation_eos`."""
-    found = {name: _read(folder / name) if (folder / name).is_file() else {} for name in (
+    found = {name: read_json(folder / name) if (folder / name).is_file() else {} for name in (
         "special_tokens_map.json", "tokenizer_config.json", "added_tokens.json", "generation_config.json"
     )}  # fmt: skip
     options = found["special_tokens_map.json"] | found["tokenizer_config.json"]
     added = dict(found["added_tokens.json"])
+    jinja = folder / "chat_template.jinja"
+    beside = read_text(jinja) if jinja.is_file() else None
     try:
         names = {key: value["content"] if isinstance(value := options.get(key), dict) else value for key in NAMES}
         added |= {token["content"]: int(i) for i, token in (options.get("added_tokens_decoder") or {}).items()}
         template = options.get("chat_template")
         if isinstance(template, list):
             template = {entry["name"]: entry["template"] for entry in template}.get("default")
-        if (folder / "chat_template.jinja").is_file():
-            template = (folder / "chat_template.jinja").read_text("utf-8")
+        template = template if beside is None else beside
         wrong = [value for value in (*names.values(), template) if not isinstance(value, (str, type(None)))]
         if wrong:
             raise TypeError(f"{wrong[0]!r:.50} for a text")
@@ -303,9 +297,9 @@ def _from_two_files(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"{folder}: expected GPT2Tokenizer or Qwen2Tokenizer for these files, got {kind}; add its tokenizer.json"
         )
-    lines = (folder / "merges.txt").read_text("utf-8").split("\n")
+    lines = read_text(folder / "merges.txt").split("\n")
     merges = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
-    return bpe.content(_read(folder / "vocab.json"), merges, scheme, {}, nfc=scheme == "qwen2")
+    return bpe.content(read_json(folder / "vocab.json"), merges, scheme, {}, nfc=scheme == "qwen2")
 
 
 def _from_gguf(metadata: Mapping[str, Any], source: str) -> tuple[dict[str, Any], dict[str, Any], int]:

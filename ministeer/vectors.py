@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ministeer.files import replacing
+from ministeer.files import replacing, stand_in
 from ministeer.health import Health
 from ministeer.model import Site, Transformer, check_site
 from ministeer.provenance import Provenance, fingerprint, tensor_hash
@@ -174,16 +175,21 @@ class SteeringVector:
                 metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         except SafetensorError as error:
-            raise ValueError(f"{path}: expected a safetensors file, got one that cannot be read ({error})") from None
+            found, remedy = stand_in(Path(path)) or (
+                f"one that cannot be read ({error})",
+                "make it or download it again",
+            )
+            raise ValueError(f"{path}: expected a safetensors file, got {found}; {remedy}") from None
         if metadata.get("format") != "ministeer.vector":
             raise ValueError(f"{path}: expected a vector written by SteeringVector.save, got another safetensors file")
-        by_site: dict[Site, Tensor] = {}
         try:
-            for key, tensor in tensors.items():
-                by_site[_site(key)] = tensor
-            provenance = Provenance(**json.loads(metadata["provenance"]))
-            health = {_site(key): Health(**value) for key, value in json.loads(metadata.get("health", "{}")).items()}
-        except (KeyError, TypeError, ValueError) as error:
+            by_site = {_site(key): tensor for key, tensor in tensors.items()}
+            provenance = Provenance(**_entries(metadata["provenance"], str, seed=(int, NoneType)))
+            said = _entries(metadata.get("health", "{}"), dict)
+            health = {
+                _site(key): Health(**_entries(json.dumps(value), float, int, NoneType)) for key, value in said.items()
+            }
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path}: expected the sites and the provenance that SteeringVector.save writes, got others ({error!r}); "
                 "was it changed by hand, or written by a newer ministeer?"
@@ -227,5 +233,20 @@ def vector_hash(vector: SteeringVector) -> str:
 
 
 def _site(key: str) -> Site:
-    name, layer = key.split(".")
-    return name, int(layer)
+    name, _, layer = key.partition(".")
+    site = (name, int(layer))
+    check_site(site)
+    if key != f"{name}.{int(layer)}":
+        raise ValueError(f"{key!r} for a site")  # another spelling of it could be there as well
+    return site
+
+
+def _entries(text: str, *kinds: type, **others: tuple[type, ...]) -> dict[str, Any]:
+    """The entries of a JSON object, each of one of the kinds, or of those given for its name; raises `TypeError`."""
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise TypeError(f"a {type(found).__name__} for an object")
+    for name, value in found.items():
+        if type(value) not in others.get(name, kinds):
+            raise TypeError(f"{value!r:.50} for {name!r}")
+    return found

@@ -1,5 +1,6 @@
 """Files of other tools: read by their own readers where these can be installed, and written and read back."""
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,11 +28,16 @@ def vector(*sites: tuple[str, int]) -> SteeringVector:
     return SteeringVector({site: random_tensor(16, seed=i + 1) for i, site in enumerate(sites)}, MADE)
 
 
-def write_gguf(path: Path, kind: str, name: str, tensor: Tensor) -> None:
-    """As repeng writes it: no layer count, no description."""
+def write_gguf(path: Path, kind: str, name: str, tensor: Tensor, hint: str = "gpt2", **more: Any) -> None:
+    """As repeng writes it: no layer count, no description. more: other entries, and other tensors."""
     writer = gguf.GGUFWriter(path, kind)
-    writer.add_string("controlvector.model_hint", "gpt2")
+    writer.add_string("controlvector.model_hint", hint)
     writer.add_tensor(name, tensor.numpy())
+    for key, value in more.items():
+        if isinstance(value, Tensor):
+            writer.add_tensor(key, value.numpy())
+        else:
+            writer.add_string(key, value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -212,19 +218,66 @@ def test_other_files_are_no_control_vectors(tmp_path: Path) -> None:
         formats.load_gguf(path)
     for content in (b"", b"not a gguf file at all"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="cannot be read"):
+        with pytest.raises(ValueError, match=r"expected (a GGUF file|the magic GGUF), found .*; "):
             formats.load_gguf(path)
     write_gguf(path, "controlvector", "direction.1", random_tensor(16).half())
-    with pytest.raises(ValueError, match=r"direction\.1 in F32, as control vectors are, got F16"):
+    with pytest.raises(
+        ValueError, match=r"direction\.1 with one dimension in F32, as control vectors are, found \[16\] in F16"
+    ):
         formats.load_gguf(path)
     for kind, name, message in [
-        ("llama", "direction.1", "got the architecture 'llama'"),
+        ("llama", "direction.1", "found the architecture 'llama'"),
         ("controlvector", "direction.0", "from 1"),
-        ("controlvector", "layer.1", "got 'layer.1'"),
+        ("controlvector", "layer.1", "found 'layer.1'"),
     ]:
         write_gguf(path, kind, name, random_tensor(16))
         with pytest.raises(ValueError, match=message):
             formats.load_gguf(path)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("tensor", "more", "message"),
+    [
+        (
+            random_tensor(2, 16),
+            {},
+            r"direction\.1 with one dimension in F32, as control vectors are, found \[2, 16\] in F32",
+        ),
+        (random_tensor(16), {"direction.01": random_tensor(16)}, r"direction\.N with N from 1, found 'direction\.01'"),
+        (random_tensor(16), {"controlvector.mode": "project"}, "only .*, found controlvector.mode 'project'; if it is"),
+        (random_tensor(16), {"steering.operation": "ablate"}, "only .*, found steering.operation 'ablate'"),
+    ],
+)
+def test_what_a_file_asks_for_beside_an_addition_is_refused(
+    tensor: Tensor, more: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    write_gguf(tmp_path / "v.gguf", "controlvector", "direction.1", tensor, **more)
+    with pytest.raises(ValueError, match=message):
+        formats.load_gguf(tmp_path / "v.gguf")
+
+
+@pytest.mark.once
+def test_what_llama_cpp_takes_and_what_says_nothing_of_the_sum_is_read(tmp_path: Path) -> None:
+    row = random_tensor(1, 16)
+    write_gguf(tmp_path / "v.gguf", "controlvector", "direction.1", row, **{"general.name": "kind"})
+    assert torch.equal(formats.load_gguf(tmp_path / "v.gguf")["pre", 2], row[0])
+
+
+def test_a_hint_of_another_architecture_is_said_and_kept(tmp_path: Path) -> None:
+    kind = THEIRS.config.model_type
+    for hint in ("gpt2", "llama", "qwen2", "mistral"):
+        write_gguf(tmp_path / "v.gguf", "controlvector", "direction.1", random_tensor(16), hint)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            vector = formats.load_gguf(tmp_path / "v.gguf", MODEL)
+        assert vector.provenance.model == f"unknown {hint}"
+        assert [
+            f"made for '{hint}', as its model_hint says, and the model is '{kind}'" in str(w.message) for w in said
+        ] == ([] if hint == kind else [True])
+    write_gguf(tmp_path / "v.gguf", "controlvector", "direction.1", random_tensor(8), kind)
+    with pytest.raises(ValueError, match="a vector of the model's width 16, found 8"):
+        formats.load_gguf(tmp_path / "v.gguf", MODEL)
 
 
 # --- lm-evaluation-harness --------------------------------------------------------------------------------------------

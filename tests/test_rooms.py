@@ -31,7 +31,7 @@ ROOMS = {
     "tokenizer.py": Room({"bpe", "chat", "files"}, set()),
     "pack.py": Room({"model"}, {"torch"}),
     "files.py": Room(set(), set()),
-    "gguf_file.py": Room(set(), {"torch", "numpy", "gguf"}),
+    "gguf_file.py": Room({"files"}, {"torch", "numpy", "gguf"}),
     "gguf_model.py": Room({"gguf_file"}, {"torch", "numpy"}),
     "hub.py": Room({"files", "gguf_model", "tokenizer"}, {"huggingface_hub", "safetensors"}),
     "layouts.py": Room({"llama", "model"}, set()),
@@ -58,7 +58,7 @@ ROOMS = {
     ),
     "interventions.py": Room({"activations", "model", "prompts", "receipt", "steer"}, {"torch"}),
     "calibrate.py": Room({"activations", "metrics", "model", "prompts", "steer"}, {"torch"}),
-    "formats.py": Room({"files", "model", "provenance", "vectors"}, {"torch", "gguf"}),
+    "formats.py": Room({"files", "gguf_file", "layouts", "model", "provenance", "vectors"}, {"torch", "gguf"}),
     "metrics.py": Room(set(), {"torch", "numpy"}),
     "sweep.py": Room(
         {"activations", "files", "model", "prompts", "provenance", "steer", "variants", "vectors"},

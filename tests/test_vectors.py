@@ -1,10 +1,11 @@
 """The algebra of vectors; files that survive accidents; fingerprints."""
 
 import copy
+import json
 import math
 import re
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,9 @@ def another_safetensors(path: Path) -> None:
     safetensors.torch.save_file({"wte.weight": torch.ones(3, 4)}, path)
 
 
+SOUND = {"provenance": json.dumps(asdict(Provenance("m", "a", "d", "t", "float32"))), "health": "{}"}
+
+
 def changed_by_hand(key: str, metadata: dict[str, str]) -> Any:
     return lambda path: safetensors.torch.save_file(
         {key: torch.ones(4)}, path, {"format": "ministeer.vector", **metadata}
@@ -289,6 +293,38 @@ def changed_by_hand(key: str, metadata: dict[str, str]) -> Any:
         (changed_by_hand("pre.0", {"provenance": "not json"}), "the provenance"),
         (changed_by_hand("pre", {"provenance": "{}"}), "the sites"),
         (changed_by_hand("pre.x", {"provenance": "{}"}), "the sites"),
+        (changed_by_hand("pre.01", SOUND), "the sites"),
+        (changed_by_hand("pre.-1", SOUND), "the sites"),
+        *[
+            (changed_by_hand("pre.0", SOUND | {"provenance": said}), "the provenance")
+            for said in (
+                "[]",
+                "7",
+                "null",
+                '"a text"',
+                '{"model": "m"}',
+                "[" * 100000,
+                SOUND["provenance"].replace('"m"', "[1]"),
+                SOUND["provenance"].replace("null", '"1"'),
+            )
+        ],
+        *[
+            (changed_by_hand("pre.0", SOUND | {"health": said}), "the provenance")
+            for said in (
+                "[]",
+                "7",
+                '{"pre.0": []}',
+                '{"pre.0": null}',
+                '{"pre.0": {"split_half": "1"}}',
+                '{"pre.0": {"norm": 1}}',
+                '{"x": {}}',
+            )
+        ],
+        (
+            lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n"),
+            "a Git LFS pointer",
+        ),
+        (lambda path: path.write_text("\n<!DOCTYPE html><html>"), "a web page; download the file itself"),
     ],
 )
 def test_a_file_that_is_no_vector_is_refused_in_one_sentence_that_names_it(

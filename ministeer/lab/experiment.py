@@ -15,12 +15,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from ministeer.checkpoint import load
-from ministeer.files import append_lines, read_json, read_lines, write_text
+from ministeer.files import append_lines, make_folder, read_json, read_lines, write_text
 from ministeer.lab.keys import code_key
 from ministeer.model import Transformer
 from ministeer.provenance import fingerprint
@@ -55,7 +55,7 @@ class Experiment:
         self.model, self.tokenizer = load(model, device=device, dtype=dtype)
         self.weights = fingerprint(self.model)
         self.folder = Path(results) / (Path(model).name + ("-quick" if quick else ""))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self.path = self.folder / f"{name}.json"
         self.journal = self.folder / f"{name}.unsaved.jsonl"  # a line a cell, until `save`
         cells = read_json(self.path).get("cells", []) if self.path.exists() else []
@@ -66,8 +66,12 @@ class Experiment:
 
     @classmethod
     def from_command_line(cls, script: str) -> Experiment:
-        """For the scripts in examples/: `--model nano --dtype float32 --device cpu --results results --subset all`."""
+        """For the scripts in examples/: `--model nano --dtype float32 --device cpu --results results --subset all`.
+
+        From here on, a disk that cannot be written ends the script with one sentence; what was measured stays in the journal.
+        """
         options = _parser().parse_args()
+        sys.excepthook = partial(_end, Path(script).name)
         try:
             return cls(
                 Path(script).stem,
@@ -183,6 +187,14 @@ class Experiment:
     def _where(self) -> Row:
         """What the model is and what it runs on."""
         return {"weights": self.weights, "dtype": self.dtype, "device": self.device.split(":")[0]}
+
+
+def _end(script: str, kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Say why a script ends: in the words of `files` where it could not write, else with the traceback."""
+    if isinstance(error, OSError) and error.errno is None:
+        print(f"{script}: {error}; run it again to go on where it was", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _parser() -> argparse.ArgumentParser:

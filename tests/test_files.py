@@ -1,0 +1,208 @@
+"""Whole files or none, whoever writes at the same time and whatever the disk says; and what lies there in place of a file."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference import both
+
+from ministeer import checkpoint, files, formats
+from ministeer.lab.experiment import Experiment
+from ministeer.model_files import find
+from ministeer.provenance import Provenance
+from ministeer.sweep import sweep
+from ministeer.tokenizer import Tokenizer
+from ministeer.vectors import SteeringVector
+
+resource = pytest.importorskip("resource", reason="a system without limits for its processes")
+MODEL = both(seed=1)["gpt2"].ours
+ROOT = Path(__file__).parents[1]
+TOKENIZER = Tokenizer.from_file(ROOT / "weights" / "nano" / "vocab.tiktoken")
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 548105171\n"
+PAGE = b"\n<!DOCTYPE html>\n<html><head><title>Entry not found</title></head></html>\n"
+
+
+def vector(value: float = 1.0) -> SteeringVector:
+    width = MODEL.config.width
+    return SteeringVector({("pre", 2): torch.full((width,), value)}, Provenance("m", "a", "d", "t", "float32"))
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """A folder that this process may not write into; root may write everywhere, so it is somebody else meanwhile."""
+    root = os.geteuid() == 0
+    modes = {folder: 0o555, **{above: 0o755 for above in folder.parents if root and "pytest-of-" in str(above)}}
+    before = {path: stat.S_IMODE(path.stat().st_mode) for path in modes}
+    for path, mode in modes.items():
+        path.chmod(mode)
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        for path, mode in before.items():
+            path.chmod(mode)
+
+
+@contextmanager
+def full(size: int = 64) -> Iterator[None]:
+    """No file of this process may grow beyond `size` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def scores(path: Path) -> None:
+    sweep(MODEL, [[1, 2]], vectors={"v": vector()}, layers=[2], coeffs=[1.0], score=[[[1], [2]]], path=path)
+
+
+WRITERS: dict[str, Callable[[Path], Any]] = {
+    "a vector": lambda folder: vector().save(folder / "v.safetensors"),
+    "a control vector": lambda folder: formats.save_gguf(vector(), folder / "v.gguf"),
+    "a steer file": lambda folder: formats.save_lm_eval(vector(), ("pre", 2), folder / "v.pt"),
+    "a model": lambda folder: checkpoint.save_model(MODEL, folder),
+    "a model in a new folder": lambda folder: checkpoint.save_model(MODEL, folder / "new" / "one"),
+    "a tokenizer": lambda folder: TOKENIZER.save(folder),
+    "a sweep": lambda folder: scores(folder / "sweep.jsonl"),
+}
+
+
+@pytest.mark.parametrize("what", WRITERS)
+def test_a_place_that_cannot_be_written_is_one_kind_of_error_in_one_sentence(what: str, tmp_path: Path) -> None:
+    if what == "a control vector":
+        pytest.importorskip("gguf", reason="the package gguf is not installed")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    WRITERS[what](folder)  # imports what it needs while it may read everything
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    said = "expected a place that can be written, got '{}'; free some space or get the right to write there, or give another path"
+    with (
+        read_only(folder),
+        pytest.raises(PermissionError, match=re.escape(said.format("Permission denied"))) as refused,
+    ):
+        WRITERS[what](folder)
+    assert list(folder.iterdir()) == []
+    with full(), pytest.raises(OSError, match=re.escape(said.format("File too large"))) as cut:
+        WRITERS[what](folder)
+    left = [path for path in folder.rglob("*") if path.is_file()]
+    assert all(str(error.value).startswith(str(folder)) for error in (refused, cut))
+    assert all(error.value.errno is None and "\n" not in str(error.value) for error in (refused, cut))
+    assert left == [] or (what == "a sweep" and files.read_lines(left[0]) == [])
+    WRITERS[what](folder)
+
+
+def test_several_that_write_to_one_path_leave_one_of_them_whole(tmp_path: Path) -> None:
+    path, failed = tmp_path / "v.safetensors", []
+
+    def save(value: float) -> None:
+        try:
+            for _ in range(20):
+                vector(value).save(path)
+                assert len({*SteeringVector.load(path)["pre", 2].tolist()}) == 1
+        except BaseException as error:  # noqa: BLE001 - of a thread, which would not tell
+            failed.append(error)
+
+    threads = [threading.Thread(target=save, args=(float(n),)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert os.listdir(tmp_path) == ["v.safetensors"]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write_and_nothing_else_does(tmp_path: Path) -> None:
+    old, new, other, own = (
+        tmp_path / name for name in (".ministeer-1-a[1]", ".ministeer-2-a[1]", ".ministeer-1-b", ".a[1]")
+    )
+    for file in (old, new, other, own):
+        file.write_text("half")
+    for file in (old, other, own):
+        os.utime(file, (time.time() - 90000,) * 2)
+    files.write_text(tmp_path / "a[1]", "whole")
+    assert {file.name for file in tmp_path.iterdir()} == {"a[1]", new.name, other.name, own.name}
+
+
+def test_a_line_that_was_cut_off_is_not_read_and_gives_way_to_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "rows.jsonl"
+    files.append_lines(path, ['{"a": 1}', '{"a": 2}'])
+    with full(40), pytest.raises(OSError, match="File too large"):
+        files.append_lines(path, ['{"a": "' + "x" * 99 + '"}'])
+    assert path.stat().st_size == 40
+    with read_only(path.parent):
+        assert files.read_lines(path) == [{"a": 1}, {"a": 2}]
+    files.append_lines(path, ['{"a": 3}'])
+    assert files.read_lines(path) == [{"a": 1}, {"a": 2}, {"a": 3}]
+    path.write_text('{"a"')
+    files.append_lines(path, ['{"a": 4}'])
+    assert path.read_text() == '{"a": 4}\n'
+
+
+def test_an_experiment_on_a_full_disk_ends_in_a_sentence_and_goes_on_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    line = ["00_full.py", "--model", str(ROOT / "weights" / "nano"), "--results", str(tmp_path / "results")]
+    monkeypatch.setattr(sys, "argv", line)
+    measured = []
+
+    def count(model: Any, tokenizer: Any, *, n: int) -> list[dict[str, Any]]:
+        measured.append(n)
+        return [{"n": n, "text": "x" * 500}]
+
+    lab = Experiment.from_command_line("examples/00_full.py")
+    lab.cell(count, n=1)
+    with full(lab.journal.stat().st_size + 64), pytest.raises(OSError, match="cannot|can be written") as caught:
+        lab.cell(count, n=2)
+    sys.excepthook(caught.type, caught.value, caught.tb)
+    assert re.fullmatch(
+        r"00_full\.py: .*: expected a place that can be written, got 'File too large'; .*; run it again to go on where it was\n",
+        capsys.readouterr().err,
+    )
+    again = Experiment.from_command_line("examples/00_full.py")
+    for n in (1, 2, 3):
+        again.cell(count, n=n)
+    assert measured == [1, 2, 2, 3]
+    with full(), pytest.raises(OSError, match="can be written"):
+        again.save(title="", question="", protocol="", finding="done", receipt="")
+    assert len(files.read_lines(again.journal)) == 3
+    again.save(title="", question="", protocol="", finding="done", receipt="")
+    assert [path.name for path in again.folder.iterdir()] == ["00_full.json"]
+
+
+@pytest.mark.parametrize(("content", "words"), [(POINTER, "a Git LFS pointer, which only names it; run `git lfs pull`"), (PAGE, "a web page; download the file itself")])  # fmt: skip
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json", "model.gguf", "pytorch_model.bin", "vocab.tiktoken", "tokenizer.json", "tokenizer_config.json", "merges.txt", "chat_template.jinja"])  # fmt: skip
+def test_what_stands_in_for_a_file_is_called_by_its_name(name: str, content: bytes, words: str, tmp_path: Path) -> None:
+    kept = [] if name.endswith((".index.json", ".gguf", ".bin")) else ["model.safetensors"]
+    kept += ["vocab.tiktoken"] if name.startswith(("model.", "chat")) else []
+    if name == "merges.txt":
+        (tmp_path / "vocab.json").write_text('{"a": 0}')
+    for file in ("config.json", *kept):
+        (tmp_path / file).write_bytes((ROOT / "weights" / "nano" / file).read_bytes())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path / name))}: expected .*, found {words}.*$"):
+        checkpoint.load(tmp_path)
+
+
+def test_a_real_file_is_taken_for_none_of_them() -> None:
+    folder = find("nano").weights.parent
+    assert [files.stand_in(path) for path in folder.iterdir() if path.is_file()].count(None) == sum(
+        p.is_file() for p in folder.iterdir()
+    )
