@@ -125,11 +125,21 @@ def build(config: Config) -> Transformer:
     return GPT2(config) if isinstance(config, GPT2Config) else Llama(config)
 
 
+def started(model: Transformer) -> Transformer:
+    """The model with random weights, frozen."""
+    model.requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in model.named_parameters():
+        if weight.ndim == 1:
+            torch.nn.init.constant_(weight, float("ln_" in name and name.endswith("weight")))
+        else:
+            torch.nn.init.normal_(weight, std=0.02, generator=generator)
+    return model
+
+
 def checkpoint(config: Config, folder: Path) -> Path:
     """Random weights in the hub's layout, float32, with a tokenizer that reads "t5 t17" as the ids 5 and 17."""
-    model = build(config).requires_grad_(False)
-    model.initialize(torch.Generator().manual_seed(0))
-    save_model(model, folder)
+    save_model(started(build(config)), folder)
     vocabulary = {f"t{i}": i for i in range(config.vocab_size)}
     tokenizer = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "post_processor": None, "decoder": None,
                  "pre_tokenizer": {"type": "WhitespaceSplit"}, "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "t0"}}  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jobs import started
 from torch.utils.flop_counter import FlopCounterMode
 
 from ministeer import heads
@@ -65,9 +66,7 @@ def main() -> None:
     torch.manual_seed(0)
     found: dict[str, list[dict[str, Any]]] = {"quick": [], "all": []}
     with tempfile.TemporaryDirectory() as folder:
-        model = GPT2(CONFIG)
-        model.initialize(torch.Generator().manual_seed(0))
-        save_model(model, Path(folder) / "stand-in")
+        save_model(started(GPT2(CONFIG)), Path(folder) / "stand-in")
         for subset, rows in found.items():
             for script in sorted((HERE.parent / "examples").glob("[0-9]*.py")):
                 rows.append(count(script, Path(folder) / "stand-in", Path(folder) / "results", subset))

@@ -28,7 +28,7 @@ class Graph:
         self.positions = torch.zeros_like(self.ids)
         nothing = model.wte.weight.new_zeros(*self.ids.shape, model.config.width)  # (B, 1, D)
         self.adds = {site: nothing.clone() for site in sites}
-        self._sites = Sites(model, self.ids, self.adds)
+        self._sites = Sites(model, self.ids, self.adds, None, model.config.n_layer)
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, ids: Tensor, adds: Mapping[Site, Add]) -> Tensor:

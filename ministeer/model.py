@@ -1,6 +1,4 @@
-"""GPT-2 in one file, in reading order, with the residual stream in plain sight.
-
-The forward pass is plain enough to write by hand, and steering is a `+` in it:
+"""GPT-2 in one file, in reading order. The forward pass is plain enough to write by hand, and steering is a `+` in it:
 
     x = model.embed(ids)                       # (B, T) -> (B, T, D)
     for i, block in enumerate(model.blocks):
@@ -9,15 +7,15 @@ The forward pass is plain enough to write by hand, and steering is a `+` in it:
         x = block(x)                           # (B, T, D) -> (B, T, D)
     logits = model.unembed(x)                  # (B, T, D) -> (B, T, V)
 
-`model(ids, adds={("pre", 6): 5.0 * v})` is the same computation, to the bit (it brings v to the model's dtype and device).
+`model(ids, adds={("pre", 6): 5.0 * v})` is the same, to the bit (it brings v to the model's dtype and device).
 
-Sites, the one convention of the project: `("pre", i)` is the stream that enters block i, `("mid", i)` the stream between
-its attention and its MLP, `("pre", n_layer)` the stream that leaves the last block, before the final norm.
-`("head", i)` can be recorded, not added to: what each head of block i writes into the stream.
+Sites, the one convention of the project: `("pre", i)` is the residual stream that enters block i, `("mid", i)` the stream
+between its attention and its MLP, `("pre", n_layer)` the stream that leaves the last block, before the final norm.
+`("head", i)`, what each head of block i writes into the stream, can be recorded, not added to.
 
-A batch is padded on the right: attention is causal, so no token sees padding, and position p of a row is always its p-th token.
-Letters: B rows, T tokens in this call, S slots of a cache, D width, H heads, G heads of keys and values (in GPT-2, H), K head
-size, V vocabulary. This file imports only torch and the standard library: copy it into your project as it is.
+Batches are padded on the right: attention is causal, so no token sees padding, and position p of a row is its p-th token.
+Letters: B rows, T tokens in this call, S slots of a cache, D width, H heads, G heads of keys and values (in GPT-2, H),
+K head size, V vocabulary. This file imports only torch and the standard library: copy it into your project as it is.
 """
 
 from __future__ import annotations
@@ -38,18 +36,14 @@ Add = Tensor | Callable[[Tensor], Tensor]
 Adds = Mapping[Site, Add]
 Tape = dict[Site, Tensor] | list[Any]
 Past = Any  # a `Cache`, or what stands for one: it has `positions` and `extend`
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),  # GPT-2's own
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "silu": F.silu,
-}
+TANH_GELU = "gelu_new", "gelu_pytorch_tanh", "gelu_fast"  # the hub's names for one formula; GPT-2's own is the first
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+ACTIVATIONS |= dict.fromkeys(TANH_GELU, partial(F.gelu, approximate="tanh"))
 
 
 @dataclass(frozen=True)
 class GPT2Config:
-    """Sizes of a GPT-2, named as in the hub's `config.json`; the defaults are GPT-2 XL's (1.56 billion parameters)."""
+    """Sizes of a GPT-2, named as in the hub's `config.json`; the defaults are GPT-2 XL's."""
 
     vocab_size: int = 50257
     n_positions: int = 1024
@@ -66,11 +60,8 @@ class GPT2Config:
 
     def __post_init__(self) -> None:
         check_sizes(self, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "inner")
-        expect(
-            self.n_embd % self.n_head == 0,
-            "a width that the heads divide",
-            f"n_embd={self.n_embd} for n_head={self.n_head}",
-        )
+        got = f"n_embd={self.n_embd} for n_head={self.n_head}"
+        expect(self.n_embd % self.n_head == 0, "a width that the heads divide", got)
         expect(self.activation in ACTIVATIONS, f"activation to be one of {[*ACTIVATIONS]}", repr(self.activation))
 
     # what every architecture's config answers, beside vocab_size, n_layer, n_head and tied
@@ -116,14 +107,14 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: it reads the residual stream twice and adds to it twice. `sites` is where steering enters."""
+    """One layer: it reads the residual stream `(B, T, D)` twice and adds to it twice. Steering enters at `sites`."""
 
     def __init__(self, layer: int, ln_1: nn.Module, attn: nn.Module, ln_2: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
         self.layer, self.ln_1, self.attn, self.ln_2, self.mlp = layer, ln_1, attn, ln_2, mlp
 
     def forward(self, x: Tensor, past: Past | None = None, sites: Sites | None = None) -> Tensor:
-        """The stream `(B, T, D)` entering the block -> the stream leaving it."""
+        """The stream at `("pre", layer)` -> at `("pre", layer + 1)`."""
         return self.feed_forward(self.attend(x, past, sites), sites)
 
     def attend(self, x: Tensor, past: Past | None = None, sites: Sites | None = None) -> Tensor:
@@ -142,7 +133,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """What every architecture is: an embedding, blocks on the stream, a norm, an unembedding. Its weights start at random."""
+    """What every architecture is: an embedding, blocks on the stream, a norm, an unembedding. Weights start at random."""
 
     blocks: nn.ModuleList
     ln_f: nn.Module
@@ -170,15 +161,14 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Logits `(B, T, V)` of the token after each of `ids` `(B, T)`.
 
-        adds: `{site: what to add there}`: a tensor `(D,)`, `(B, 1, D)` or `(B, T, D)` (B may be 1), or a function that takes
-            the stream at the site, `(B, T, D)`, and returns such a tensor. It is brought to the stream's dtype and device.
+        adds: `{site: what to add there}`: a tensor `(D,)`, `(B, 1, D)` or `(B, T, D)` (B may be 1), or a function from the
+            stream at the site, `(B, T, D)`, to such a tensor. It is brought to the stream's dtype and device.
         tape: filled at the end with the stream at each site, `(B, T, D)`, after its add: an empty dict with all of them, a
-            dict with sites as keys or a list of sites with those. `("head", i)` asks for the heads' own writes, `(B, T, H, D)`.
-        cache: a `Cache`; `ids` are then the tokens that follow what it holds, and it holds them too afterwards. Gradients
-            reach this call's tokens, not those held.
+            dict or a list of sites with those. `("head", i)` asks for the heads' own writes, `(B, T, H, D)`.
+        cache: holds the tokens before `ids`, and these too afterwards. Gradients reach this call's tokens, not those held.
 
         Raises `ValueError` for ids outside the vocabulary, more positions than the context, an unknown site, an add of
-        the wrong shape or with a value that is not finite. Nothing of a call stays in the model.
+        another shape or with a value that is not finite. Nothing of a call stays in the model.
         """
         return self.unembed(self.stream(ids, adds, tape, cache))
 
@@ -186,7 +176,7 @@ class Transformer(nn.Module):
         self, ids: Tensor, adds: Adds | None = None, tape: Tape | None = None, cache: Cache | None = None,
         depth: int | None = None,
     ) -> Tensor:  # fmt: skip
-        """As `forward`, without the unembedding: the stream at `("pre", depth)`, `(B, T, D)`, by default the last one.
+        """As `forward`, without the unembedding: the stream `(B, T, D)` at `("pre", depth)`, by default the last one.
         The blocks from `depth` on are not run; a cache has to be one of that depth."""
         depth = self.config.n_layer if depth is None else depth
         check_call(self, ids, cache, depth)
@@ -201,17 +191,6 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.lengths = cache.lengths + ids.shape[1]
         return x
-
-    def initialize(self, generator: torch.Generator) -> None:
-        """Fill the weights as for training from nothing: normal(0, 0.02), the writes into the stream divided by
-        sqrt(2 n_layer), biases 0 (Radford et al. 2019, section 2.3; the standard deviation is that of OpenAI's code)."""
-        writes = tuple(f"{name}.weight" for name in ("attn.c_proj", "mlp.c_proj", "attn.o", "mlp.down"))
-        for name, parameter in self.named_parameters():
-            if name.endswith(".bias") or "ln_" in name:
-                nn.init.constant_(parameter, float(name.endswith("weight")))
-            else:
-                shrink = math.sqrt(2 * self.config.n_layer) if name.endswith(writes) else 1.0
-                nn.init.normal_(parameter, std=0.02 / shrink, generator=generator)
 
 
 class GPT2(Transformer):
@@ -243,10 +222,7 @@ def look_back(q: Tensor, k: Tensor, v: Tensor, layer: int, past: Past | None, sc
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`(..., in)` -> `(..., out)`: W x + b as `F.linear` has it, by a quicker way for a few tokens in float32 on a CPU.
-
-    There torch's BLAS multiplies a vector on one core; the same product as a batch of small ones uses all (`make bench` shows
-    what that gains). 8 tokens, 32 strips of rows and 4 parts of a sum are what was quickest when tried.
-    """
+    There torch multiplies a vector on one core; as a batch of small products it uses all. The numbers are the quickest tried."""
     (out, n), few = weight.shape, 0 < x.numel() <= 8 * weight.shape[1] and x.dtype == torch.float32
     rows = weight.is_contiguous()  # else perhaps columns, as GPT-2's checkpoints hold it
     if not few or x.device.type != "cpu" or not (rows or weight.mT.is_contiguous()):
@@ -283,8 +259,8 @@ class Embedding(nn.Embedding):
 class Cache:
     """Keys and values of the tokens a model has seen, one row per text: slot p of a row is that row's position p.
 
-    `lengths` `(B,)` says how many tokens each row holds, and the next ones follow there. `keep(lengths)` forgets all after:
-    call it after prompts padded on the right, with their true lengths, or to return to a shared prefix, with its length."""
+    Row by row, the next tokens follow what it holds, `lengths` `(B,)`. Call `keep(lengths)` after prompts padded on the
+    right, with their true lengths, or to return to a shared prefix."""
 
     def __init__(self, model: Transformer, rows: int, capacity: int, depth: int | None = None) -> None:
         self.config = c = model.config
@@ -303,15 +279,13 @@ class Cache:
         fine = new.shape == held.shape and not new.is_floating_point() and bool(((new >= 0) & (new <= held)).all())
         expect(fine, f"a length for each row, from 0 to what it holds, {held.tolist()}", new.tolist())
         for row, (start, end) in enumerate(zip(new.tolist(), held.tolist())):
-            # a masked slot counts 0 times its value, which is NaN for an infinity
-            self.k[:, row, start:end] = self.v[:, row, start:end] = 0
+            self.k[:, row, start:end] = self.v[:, row, start:end] = 0  # masked, an infinity would still make NaN
         self.lengths = new.to(torch.int64, copy=True)
 
     def reserve(self, model: Transformer, ids: Tensor, depth: int) -> Tensor:
         """Positions `(B, T)` for the tokens `ids` `(B, T)` that come next; the model calls this before its `depth` blocks."""
         mine, its = (self.config, self.k.dtype, self.k.device), (model.config, model.dtype, model.device)
-        if mine != its:
-            raise refusal(f"a cache made for this model, {its}", f"one for {mine}", "make a new Cache")
+        expect(mine == its, f"a cache made for this model, {its}", f"one for {mine}", "make a new Cache")
         rows, longest = len(self.lengths), int(self.lengths.max())
         end = longest + ids.shape[1]
         expect(depth == self.depth, f"a cache of the {depth} blocks that are run", f"one of {self.depth}", "make one")
@@ -324,12 +298,9 @@ class Cache:
         return positions
 
     def place(self, positions: Tensor, at: slice | None = None, end: int | None = None, masked: bool = True) -> None:
-        """Say that the next call's tokens have positions `(B, T)` and look at the slots before `end`. Without `end` they look at
-        every slot, under a mask, so that no shape depends on the positions. `lengths` stays as it is."""
-
-        def count(n: int) -> Tensor:
-            return torch.arange(n, device=positions.device)
-
+        """Say that the next call's tokens have positions `(B, T)` and look at the slots before `end`; without `end`, at
+        every slot, under a mask, so that no shape depends on the positions."""
+        count = partial(torch.arange, device=positions.device)
         self._end = end or self.capacity
         self._slots = (count(len(positions))[:, None], positions) if at is None else (slice(None), at)
         self._mask = (count(self._end) <= positions[:, :, None])[:, None] if masked else None  # (B, 1, T, S)
@@ -354,26 +325,15 @@ class Cache:
 class Sites:
     """What one call adds and records, checked before anything is computed. Made by the model, gone after the call."""
 
-    def __init__(
-        self,
-        model: Transformer,
-        ids: Tensor,
-        adds: Adds | None = None,
-        tape: Tape | None = None,
-        depth: int | None = None,
-    ) -> None:
-        got = [type(given).__name__ for given in (adds, tape)]
-        expect(
-            isinstance(adds, Mapping | None), "adds as a dictionary", got[0], "of a SteeringVector it is its .tensors"
-        )
+    def __init__(self, model: Transformer, ids: Tensor, adds: Adds | None, tape: Tape | None, depth: int) -> None:
+        remedy, got = "of a SteeringVector give its .tensors", [type(given).__name__ for given in (adds, tape)]
+        expect(isinstance(adds, Mapping | None), "adds as a dictionary", got[0], remedy)
         expect(isinstance(tape, dict | list | None), "a tape that can be filled, a dict or a list of sites", got[1])
-        depth = model.config.n_layer if depth is None else depth
-        wanted = list(tape or ())
-        if tape == {}:
-            wanted = [(name, i) for i in range(depth) for name in ("pre", "mid")] + [("pre", depth)]
+        everywhere = [(name, i) for i in range(depth) for name in ("pre", "mid")] + [("pre", depth)]
+        wanted: list[Any] = everywhere if tape == {} else list(tape or ())
         for site in wanted:
             check_site(site, depth, ("pre", "mid", "head"))
-        self.adds, self.recorded = dict(adds or {}), dict.fromkeys(wanted)
+        self.adds, self.recorded = dict(adds or {}), dict[Site, Any].fromkeys(wanted)
         for site, add in self.adds.items():
             check_site(site, depth)
             if not callable(add):
@@ -425,21 +385,17 @@ def check_site(site: Any, depth: int | None = None, names: tuple[str, ...] = ("p
     known = isinstance(site, tuple) and len(site) == 2 and site[0] in names and isinstance(site[1], Integral)
     if known and 0 <= site[1] < (math.inf if depth is None else depth + (site[0] == "pre")):
         return
-    up, below = ("", "") if depth is None else (f" to {depth}", f" to {depth - 1}")
-    wanted = f'a site of the stream, ("pre", i) with i from 0{up} or ("mid", i) with i from 0{below}'
-    wanted += f', or ("head", i) with i from 0{below}' if "head" in names else ""
-    remedy = (
-        'what others call the output of block i is ("pre", i + 1)'
-        if depth is None
-        else f"this call runs {depth} blocks"
-    )
-    raise refusal(
-        wanted, "a tensor: a list of sites serves one call" if isinstance(site, Tensor) else repr(site), remedy
-    )
+    ends = ["" if depth is None else f" to {depth - (name != 'pre')}" for name in names]
+    forms = [f'("{name}", i) with i from 0{end}' for name, end in zip(names, ends)]
+    remedy = "" if depth is None else f"; this call runs {depth} blocks"
+    remedy = f'what others call the output of block i is ("pre", i + 1){remedy}'
+    got = "a tensor: a list of sites serves one call" if isinstance(site, Tensor) else repr(site)
+    raise refusal(f"a site of the stream, {' or '.join(forms)}", got, remedy)
 
 
 def check_add(site: Site, add: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     expect(isinstance(add, Tensor), f"a tensor or a function that returns one to add at {site}", type(add).__name__)
+    expect(not add.is_complex(), f"real numbers to add at {site}", add.dtype, "take its .real")
     (rows, tokens, width), form = shape, tuple(add.shape)
     fits = len(form) == 3 and form[0] in (1, rows) and form[1] in (1, tokens) and form[2] == width
     wanted = f"a tensor ({width},), ({rows}, 1, {width}) or ({rows}, {tokens}, {width}) to add at {site}"

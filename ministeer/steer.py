@@ -171,7 +171,7 @@ class Plan:
 
     def at(self, site: Site, x: Tensor, positions: Tensor) -> Tensor:
         """The stream `(B, T, D)` at a site -> the stream after what is added there, as the model does it."""
-        return Sites(self.model, positions, self.adds(positions)).at(site, x)
+        return Sites(self.model, positions, self.adds(positions), None, self.model.config.n_layer).at(site, x)
 
     def finish(self) -> None:
         """At the end of the run: the receipt, if there is one, says what was not touched."""

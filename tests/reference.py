@@ -68,6 +68,7 @@ SHAPES = {
     "gelu": small("gpt2", activation_function="gelu"),
     "relu": small("gpt2", activation_function="relu"),
     "gelu by pytorch": small("gpt2", activation_function="gelu_pytorch_tanh"),
+    "gelu fast": small("gpt2", activation_function="gelu_fast"),
     "unscaled": small("gpt2", scale_attn_weights=False),
     "scaled by layer": small("gpt2", scale_attn_by_inverse_layer_idx=True),
     "upcast": small("gpt2", scale_attn_by_inverse_layer_idx=True, reorder_and_upcast_attn=True),
@@ -133,6 +134,17 @@ def draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tenso
     spread = 0.1 if any(write in name for write in ("c_proj", "o_proj", "down_proj")) else 1.5
     inputs = shape[0] if "c_" in name else shape[-1]  # GPT-2's matrices are `[in, out]`
     return 0.3 * spread * x if name.endswith("bias") else spread * x / inputs**0.5
+
+
+def start(model: Transformer, seed: int = 0) -> Transformer:
+    """The model with random weights, as small as those from which training starts."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if weight.ndim == 1:
+            torch.nn.init.constant_(weight, float("ln_" in name and name.endswith("weight")))
+        else:
+            torch.nn.init.normal_(weight, std=0.02, generator=generator)
+    return model
 
 
 def reference_model(shape: dict[str, Any], seed: int = 0, attention: str = "eager") -> Any:

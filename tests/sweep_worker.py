@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from reference import start
 
 from ministeer.model import GPT2, GPT2Config
 from ministeer.sweep import sweep
@@ -15,8 +16,7 @@ folder = Path(sys.argv[1])
 dist.init_process_group("gloo")
 rank, calls = dist.get_rank(), 0
 generator = torch.Generator().manual_seed(0)
-model = GPT2(GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=4, n_head=2))
-model.initialize(generator)
+model = start(GPT2(GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=4, n_head=2)))
 prompts = torch.randint(50, (6, 9), generator=generator).tolist()
 
 

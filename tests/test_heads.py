@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference import TOLERANCE, both, parts, random_ids, random_tensor, relative, writer
+from reference import TOLERANCE, both, parts, random_ids, random_tensor, relative, start, writer
 from torch import Tensor
 
 from ministeer import heads
@@ -124,8 +124,7 @@ def test_a_prompt_is_read_once_whatever_the_number_of_heads(means: Tensor) -> No
 @pytest.mark.once
 def test_gpt2_xl_s_heads_on_25_prompts_are_144_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """48 layers of 25 heads, 256 variants at a time: 10 prompts' heads of a layer are one pass."""
-    model = GPT2(GPT2Config(257, 32, n_embd=50, n_layer=48, n_head=25)).eval().requires_grad_(False)
-    model.initialize(torch.Generator().manual_seed(0))
+    model = start(GPT2(GPT2Config(257, 32, n_embd=50, n_layer=48, n_head=25))).eval().requires_grad_(False)
     passes: list[int] = []
     monkeypatch.setattr(heads, "logits32", lambda model, x: passes.append(x.shape[1]) or logits32(model, x))
     found = heads.indirect_effects(model, BYTES, ["ab: c"] * 25, ["d"] * 25, torch.zeros(48, 25, 50))

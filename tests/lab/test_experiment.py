@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from reference import start
 
 from ministeer import extract
 from ministeer.checkpoint import save_model
@@ -28,9 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write_model(folder: Path, seed: int) -> None:
-    model = GPT2(GPT2Config(4500, 32, 16, 2, 2))
-    model.initialize(torch.Generator().manual_seed(seed))
-    save_model(model, folder)
+    save_model(start(GPT2(GPT2Config(4500, 32, 16, 2, 2)), seed), folder)
     shutil.copy(NANO / "vocab.tiktoken", folder)
 
 

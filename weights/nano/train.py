@@ -69,6 +69,17 @@ def rate(recipe: Recipe, step: int) -> float:
     return min(1.0, 0.02 + 0.98 * (recipe.steps - step) / (recipe.steps * (1 - recipe.constant)))
 
 
+def initialize(model: GPT2, generator: torch.Generator) -> None:
+    """GPT-2's start: normal(0, 0.02), the writes into the stream divided by sqrt(2 n_layer), biases 0 (Radford et al. 2019,
+    section 2.3; the standard deviation is that of OpenAI's code)."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.constant_(parameter, float("ln_" in name and name.endswith("weight")))
+        else:
+            shrink = (2 * model.config.n_layer) ** 0.5 if name.endswith("c_proj.weight") else 1.0
+            torch.nn.init.normal_(parameter, std=0.02 / shrink, generator=generator)
+
+
 def optimizers(model: GPT2, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for embeddings, norms and biases (no decay on those that are not matrices)."""
     matrices = [p for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
@@ -109,7 +120,7 @@ def train(
     torch.manual_seed(recipe.seed)
     model = start or GPT2(GPT2Config(tokenizer.n_vocab, recipe.context, recipe.width, recipe.layers, recipe.heads))
     if start is None:
-        model.initialize(torch.Generator().manual_seed(recipe.seed))
+        initialize(model, torch.Generator().manual_seed(recipe.seed))
     model.to(device).train().requires_grad_(True)
     groups = optimizers(model, recipe)
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in groups]
