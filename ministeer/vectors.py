@@ -170,11 +170,16 @@ class SteeringVector:
         """Read what `save` wrote. With the model it is meant for, another width is an error, other weights a warning."""
         from safetensors import SafetensorError, safe_open
 
+        if not Path(path).is_file():
+            found = "a folder" if Path(path).is_dir() else "none"
+            raise FileNotFoundError(
+                f"{path}: expected a file that SteeringVector.save wrote, found {found}; name that file"
+            )
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             found, remedy = stand_in(Path(path)) or (
                 f"one that cannot be read ({error})",
                 "make it or download it again",
