@@ -31,7 +31,7 @@ from ministeer.files import make_folder, replacing
 from ministeer.layouts import HEAD, LAYOUTS, OTHER_HEADS, WRAPPERS, Config, write_config
 from ministeer.layouts import read_config as config_of
 from ministeer.model import Transformer
-from ministeer.model_files import FILE_DTYPES, Entry, ModelFiles, find, open_file
+from ministeer.model_files import FILE_DTYPES, Entry, ModelFiles, find, find_config, open_file
 from ministeer.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -69,8 +69,8 @@ def load_model(
 
 
 def read_config(name: str | Path) -> Config:
-    """The sizes of the model that `load` finds by this name; its weights are not read."""
-    return find(name).config
+    """The sizes of the model that `load` finds by this name; its weights are not read, nor downloaded from the hub."""
+    return find_config(name)
 
 
 def from_transformers(
@@ -121,7 +121,8 @@ def save_model(
 
     dtype: of the file, the model's own unless told; as in `load_model`.
     tokenizer: written beside them if given. Without it, a model whose vocabulary is not GPT-2's can only be read by `load_model`,
-    unless its tokenizer's files are in the folder. Another vocabulary's `vocab.tiktoken` there is refused: `load` would prefer it.
+    unless its tokenizer's files are in the folder. With it, files there that would be read beside it or first are refused
+    (`Tokenizer.files`).
     """
     from safetensors.torch import save_file
 
@@ -134,13 +135,7 @@ def save_model(
                 f"expected a tokenizer of at most {model.config.vocab_size} tokens, the model's vocab_size, got "
                 f"{tokenizer.n_vocab}; give the model's own"
             )
-        texts = tokenizer.files()
-        table = folder / "vocab.tiktoken"
-        if table.is_file() and Tokenizer.from_file(table).files()["tokenizer.json"] != texts["tokenizer.json"]:
-            raise ValueError(
-                f"{table}: expected the vocabulary of the tokenizer to save, found another, which load would prefer; "
-                "delete it or save to another folder"
-            )
+        texts = tokenizer.files(folder)
         ends = [*tokenizer.stop]
         settings |= {"bos_token_id": tokenizer.bos, "eos_token_id": ends if len(ends) > 1 else tokenizer.eot}
     tensors = {}

@@ -109,24 +109,30 @@ def replacing(path: Path) -> Iterator[Path]:
                 unfinished.unlink()
 
 
-@contextmanager
-def _in_one_sentence(path: Path) -> Iterator[None]:
-    """The system's errors while `path` is written, and those of safetensors, as an `OSError` that says what to do.
+def unwritten(path: Path, error: Exception) -> OSError | None:
+    """What to say for an error of the system, or of safetensors, while `path` was written; None for another error.
 
     It is of the system's kind (`PermissionError`, ...) without its number, by which one that is said already is known.
     """
+    number = getattr(error, "errno", None)
+    if type(error).__name__ == "SafetensorError" and (code := re.search(r"os error (\d+)", str(error))):
+        number = int(code[1])
+    if not isinstance(number, int):
+        return None
+    return type(OSError(number, ""))(
+        f"{path}: expected a place that can be written, got {os.strerror(number)!r}; free some space or get the right to write "
+        "there, or give another path"
+    )
+
+
+@contextmanager
+def _in_one_sentence(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        number = getattr(error, "errno", None)
-        if type(error).__name__ == "SafetensorError" and (code := re.search(r"os error (\d+)", str(error))):
-            number = int(code[1])
-        if not isinstance(number, int):
-            raise
-        raise type(OSError(number, ""))(
-            f"{path}: expected a place that can be written, got {os.strerror(number)!r}; free some space or get the right to "
-            "write there, or give another path"
-        ) from error
+        if said := unwritten(path, error):
+            raise said from error
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

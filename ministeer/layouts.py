@@ -21,6 +21,11 @@ Config = GPT2Config | LlamaConfig
 # No published model has more of anything. A damaged config that asks for more would cost memory before it is found out.
 MOST = 1 << 20
 HEAD = "lm_head.weight"
+# transformers' other names of functions that we have, equal but for rounding
+SAME = dict.fromkeys(("gelu_fast", "gelu_accurate", "gelu_python_tanh"), "gelu_new") | {
+    "gelu_python": "gelu",
+    "swish": "silu",
+}
 # heads of other tasks that lie beside a language model: double heads, classifiers, question answering, value heads
 OTHER_HEADS = ("multiple_choice_head.", "score.", "classifier.", "qa_outputs.", "v_head.", "value_head.")
 # what wrappers put before every name, and what to save instead
@@ -118,6 +123,7 @@ def _gpt2(found: dict[str, Any]) -> GPT2Config:
         raise _wrong_entry(f"n_ctx {context}, as n_positions", repr(found["n_ctx"])[:80], "keep the right one")
     _only(found, "GPT-2", add_cross_attention=(False,))
     activation = found.get("activation_function", "gelu_new")
+    activation = SAME.get(str(activation), activation)
     if activation not in [*ACTIVATIONS]:
         raise _wrong_entry(
             f"activation_function {', '.join(ACTIVATIONS)}", repr(activation), "this variant of GPT-2 is not supported"
@@ -153,7 +159,7 @@ def _rotary(found: dict[str, Any], family: str, **biases: bool) -> LlamaConfig:
     """What llama and qwen2 say in the same words."""
     width, heads = _size(found, "hidden_size"), _size(found, "num_attention_heads")
     context = _size(found, "max_position_embeddings")
-    _only(found, family, hidden_act=("silu",), rope_interleaved=(False,), use_mrope=(False,))
+    _only(found, family, hidden_act=("silu", "swish"), rope_interleaved=(False,), use_mrope=(False,))
     window, layers = found.get("sliding_window"), found.get("layer_types")
     reached = window is not None and not (type(window) is int and window >= context)
     kinds = ["full_attention"] + ["sliding_attention"] * (window is not None)

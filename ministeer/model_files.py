@@ -10,6 +10,8 @@ safetensors in the hub's layout, alone or in shards, and GGUF files. Pickles are
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -26,6 +28,10 @@ from ministeer.tokenizer import Tokenizer
 
 FILE_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+SHARD = re.compile(r"pytorch_model-\d+-of-(\d+)\.bin")
+# what trainers keep of their own beside a model, and under which names they keep the model within a checkpoint
+STATES = ("optimizer", "scheduler", "scaler", "training_args", "rng_state", "random_states", "sampler", "dl_state")
+WITHIN = ("model", "module", "state_dict", "model_state_dict")
 
 
 class Entry(NamedTuple):
@@ -76,6 +82,16 @@ def find(name: str | Path) -> ModelFiles:
     return ModelFiles(weights, read_config(read_json(path), str(path)))
 
 
+def find_config(name: str | Path) -> Config:
+    """The config of the model that a name or a path means; of one on the hub nothing else is downloaded."""
+    from ministeer.hub import fetch_config, known
+
+    if not known(name):
+        return find(name).config
+    path = fetch_config(str(name))
+    return read_config(read_json(path), str(path))
+
+
 def _read_headers(weights: Path, opened: Callable[[Path], Any]) -> list[Entry]:
     from safetensors import SafetensorError
 
@@ -114,11 +130,16 @@ def _read_headers(weights: Path, opened: Callable[[Path], Any]) -> list[Entry]:
 
 def _locate(name: str | Path) -> Path:
     """The weights file or index that a name or a path means."""
+    from ministeer.hub import NAMES, fetch, known  # here, so that `python -m ministeer.hub` is its only copy
+
+    if name in ("nano", *NAMES) and Path(name).exists():
+        warnings.warn(
+            f'"{name}" is the model known by this name, not the path that is here too; for the path write "./{name}"',
+            stacklevel=4,
+        )
     if name == "nano":
         installed, clone = Path(__file__).parent / "nano", Path(__file__).parents[1] / "weights" / "nano"
         return _locate(installed if installed.is_dir() else clone)
-    from ministeer.hub import NAMES, fetch, known  # here, so that `python -m ministeer.hub` is its only copy
-
     if known(name):
         return fetch(str(name), lambda config: read_config(read_json(config), str(config)))
     path = Path(name)
@@ -140,15 +161,25 @@ def _locate(name: str | Path) -> Path:
             raise ValueError(
                 f"{path}: expected one model in this folder, found {len(files)} GGUF files; name one of them"
             )
-        pickles = sorted(path.glob("pytorch_model*.bin")) or _pickles(path)
-        if not pickles:
-            raise FileNotFoundError(
-                f"{path}: expected model.safetensors or model.safetensors.index.json in this folder, found neither; "
-                "is it the folder of a model?"
+        if (path / "adapter_config.json").is_file():
+            raise ValueError(
+                f"{path}: expected a whole model, found an adapter of peft; merge it into its model with merge_and_unload() "
+                "and save that"
             )
-        raise _no_pickles(pickles)
+        if pickles := _pickles(path):
+            raise _no_pickles(pickles)
+        remedy = (
+            "run `python zero_to_fp32.py . .` there" if (path / "zero_to_fp32.py").is_file() else "is it a model's?"
+        )
+        raise FileNotFoundError(
+            f"{path}: expected model.safetensors or model.safetensors.index.json in this folder, found neither; {remedy}"
+        )
     if path.suffix in PICKLES:
-        raise _no_pickles([path])
+        raise _no_pickles(
+            [file for file in _pickles(path.parent) if SHARD.fullmatch(file.name)]
+            if SHARD.fullmatch(path.name)
+            else [path]
+        )
     if not path.name.endswith((".safetensors", ".safetensors.index.json", ".gguf")):
         raise ValueError(
             f"{path}: expected a .safetensors file, its index or a .gguf file, found {path.suffix or 'another'}; "
@@ -158,25 +189,37 @@ def _locate(name: str | Path) -> Path:
 
 
 def _pickles(folder: Path) -> list[Path]:
-    """Pickles in a folder that may be a model, beside those that trainers write of their own state."""
+    """The pickles in a folder that may be the model: the one of the hub's name, else all that are no trainer's own state."""
     found = sorted(file for ending in PICKLES for file in folder.glob(f"*{ending}"))
-    return [file for file in found if not file.name.startswith(("optimizer", "scheduler", "scaler", "training_args"))]
+    whole = [file for file in found if file.name == "pytorch_model.bin"]
+    return whole or [file for file in found if not file.name.startswith(STATES)]
 
 
 def _no_pickles(files: list[Path]) -> ValueError:
     """The refusal of files that are no safetensors, with the command that converts them where they are sure to be one model."""
-    path, one = files[0], len(files) == 1 or files[0].name.startswith("pytorch_model")
+    path = files[0]
     if found := stand_in(path):
         return ValueError(
             f"{path}: expected the weights, found {found[0]}; {found[1]}, as safetensors if there are any"
         )
-    convert = (
-        "import torch; from safetensors.torch import save_file; d = {}; "
-        f"[d.update(torch.load(f, map_location='cpu', weights_only=True)) for f in {[str(file) for file in files]}]; "
-        "save_file({k: v.clone(memory_format=torch.contiguous_format) for k, v in d.get('model', d).items()}, "
-        f"'{path.with_name('model.safetensors')}')"
-    )
-    remedy = f'convert it: python -c "{convert}"' if one else "convert the model among them with safetensors"
+    of = {
+        match and match[1] for file in files for match in [SHARD.fullmatch(file.name)]
+    }  # how many parts each says there are
+    if path.name.startswith(STATES):
+        remedy = "this is a trainer's own state: name the folder of the model"
+    elif path.name.startswith("consolidated"):
+        remedy = "its tensors have Meta's names: take the model in the hub's layout"
+    elif (len(files) > 1 and (None in of or len(of) > 1)) or set(str(path.parent)) & set("\"'`$\\!"):
+        remedy = "convert the model among them with safetensors"
+    else:
+        convert = (
+            "import torch; from safetensors.torch import save_file; d = {}; "
+            f"[d.update(torch.load(f, map_location='cpu', weights_only=True)) for f in {[str(file) for file in files]}]; "
+            f"d = next((d[k] for k in {WITHIN} if isinstance(d.get(k), dict)), d); "
+            "save_file({k: v.clone(memory_format=torch.contiguous_format) for k, v in d.items()}, "
+            f"'{path.with_name('model.safetensors')}')"
+        )
+        remedy = f'convert it: python -c "{convert}"'
     return ValueError(
         f"{path}: expected a .safetensors file, its index or a .gguf file, found {path.suffix}, and pickles can run code, "
         f"so they are never opened; {remedy}"

@@ -27,6 +27,8 @@ END = "<|endoftext|>"
 GPT2_VOCAB = 50257
 GPT2_RANKS = Path(__file__).parent / "gpt2.tiktoken"
 TABLES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "vocab.txt")
+# read beside a table, by this package or by transformers; what is saved says all of it in tokenizer_config.json
+BESIDE = ("added_tokens.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja")
 # `tokenizer.ggml.pre` of a GGUF file -> a scheme of bpe.py
 PRE = {"gpt-2": "gpt2", "smollm": "smollm", "starcoder": "smollm", "qwen2": "qwen2", "deepseek-r1-qwen": "qwen2"}
 PRE |= dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), "llama3")
@@ -205,11 +207,15 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` into a folder, for every client of the hub's layout."""
-        for name, content in self.files().items():
+        for name, content in self.files(folder).items():
             write_text(Path(folder) / name, content)
 
-    def files(self) -> dict[str, str]:
-        """What `save` writes: file name -> text. The same tokenizer gives the same texts."""
+    def files(self, folder: str | Path | None = None) -> dict[str, str]:
+        """What `save` writes: file name -> text. The same tokenizer gives the same texts.
+
+        folder: where they are to be written. Raises `ValueError` for another vocabulary's `vocab.tiktoken` there, which `load`
+        would prefer, and for files that this or another client would read beside these, and that say something of their own.
+        """
         first = next((name for name, i in self.special.items() if i == self.bos), END) if self.bos != self.eot else None
         spec = self._core.spec()
         if first is not None:
@@ -224,10 +230,24 @@ class Tokenizer:
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         config |= {"bos_token": first or end, "eos_token": end, **self._names}
         config |= {"chat_template": self.chat_template} if self.chat_template is not None else {}
-        return {
+        texts = {
             "tokenizer.json": json.dumps(spec, ensure_ascii=False, indent=0) + "\n",
             "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2) + "\n",
         }
+        if folder is None:
+            return texts
+        if left := [name for name in BESIDE if (Path(folder) / name).is_file()]:
+            raise ValueError(
+                f"{folder}: expected no files of another tokenizer beside the one to save, found {', '.join(left)}, which would "
+                "be read with it; delete them or save to another folder"
+            )
+        table = Path(folder) / "vocab.tiktoken"
+        if table.is_file() and Tokenizer.from_file(table).files()["tokenizer.json"] != texts["tokenizer.json"]:
+            raise ValueError(
+                f"{table}: expected the vocabulary of the tokenizer to save, found another, which load would prefer; "
+                "delete it or save to another folder"
+            )
+        return texts
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from disk import full, read_only
 from reference import both
 
 from ministeer import checkpoint, files, formats
@@ -22,10 +21,9 @@ from ministeer.lab.experiment import Experiment
 from ministeer.model_files import find
 from ministeer.provenance import Provenance
 from ministeer.sweep import sweep
-from ministeer.tokenizer import Tokenizer
+from ministeer.tokenizer import BESIDE, Tokenizer
 from ministeer.vectors import SteeringVector
 
-resource = pytest.importorskip("resource", reason="a system without limits for its processes")
 MODEL = both(seed=1)["gpt2"].ours
 ROOT = Path(__file__).parents[1]
 TOKENIZER = Tokenizer.from_file(ROOT / "weights" / "nano" / "vocab.tiktoken")
@@ -36,36 +34,6 @@ PAGE = b"\n<!DOCTYPE html>\n<html><head><title>Entry not found</title></head></h
 def vector(value: float = 1.0) -> SteeringVector:
     width = MODEL.config.width
     return SteeringVector({("pre", 2): torch.full((width,), value)}, Provenance("m", "a", "d", "t", "float32"))
-
-
-@contextmanager
-def read_only(folder: Path) -> Iterator[None]:
-    """A folder that this process may not write into; root may write everywhere, so it is somebody else meanwhile."""
-    root = os.geteuid() == 0
-    modes = {folder: 0o555, **{above: 0o755 for above in folder.parents if root and "pytest-of-" in str(above)}}
-    before = {path: stat.S_IMODE(path.stat().st_mode) for path in modes}
-    for path, mode in modes.items():
-        path.chmod(mode)
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-        for path, mode in before.items():
-            path.chmod(mode)
-
-
-@contextmanager
-def full(size: int = 64) -> Iterator[None]:
-    """No file of this process may grow beyond `size` bytes, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def scores(path: Path) -> None:
@@ -206,3 +174,22 @@ def test_a_real_file_is_taken_for_none_of_them() -> None:
     assert [files.stand_in(path) for path in folder.iterdir() if path.is_file()].count(None) == sum(
         p.is_file() for p in folder.iterdir()
     )
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_save_beside_the_files_of_another_tokenizer_is_refused_and_leaves_all_as_it_was(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text("{}")
+    nano = checkpoint.load_model("nano")
+    words = (
+        f"^{re.escape(str(tmp_path))}: expected no files of another tokenizer .*, found {name}, .*; delete them or save"
+    )
+    for save in (lambda: TOKENIZER.save(tmp_path), lambda: checkpoint.save_model(nano, tmp_path, tokenizer=TOKENIZER)):
+        with pytest.raises(ValueError, match=words):
+            save()
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+    checkpoint.save_model(nano, tmp_path)  # without a tokenizer they belong to the one that is there
+    (tmp_path / name).unlink()
+    checkpoint.save_model(nano, tmp_path, tokenizer=TOKENIZER)
+    checkpoint.save_model(nano, tmp_path, tokenizer=TOKENIZER)

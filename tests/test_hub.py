@@ -378,6 +378,45 @@ def test_an_unsupported_config_ends_the_download_before_the_weights(sharded, tmp
         assert set(asked(hub)) == {"config.json"}
 
 
+def test_a_config_alone_comes_alone(tmp_path):
+    folder = repository(tmp_path, "model.safetensors")
+    checkpoint.save_model(GPT2(GPT2Config(n_positions=8, n_embd=8, n_layer=1, n_head=2)).requires_grad_(False), folder)
+    ask = "import sys; from ministeer import checkpoint; print(*[checkpoint.read_config(n).context for n in sys.argv[1:]])"
+    with serve(folder) as hub:
+        status, out, err = run(tmp_path / "home", hub.url, "-c", ask, NAME, "gpt2")
+        assert (status, out.strip()) == (0, "8 8"), err
+        assert {*asked(hub), *asked(hub, "HEAD")} == {"config.json"}
+
+
+LOCKED = """
+import os, sys
+from ministeer import hub
+hub.fetch(sys.argv[1])
+from pathlib import Path
+cache = Path(os.environ["HF_HOME"], "hub")
+cache.chmod(0o555)
+if os.geteuid() == 0:  # root may write everywhere: be somebody else, who may come here
+    for above in cache.parents:
+        if "pytest-of-" in str(above):
+            above.chmod(0o755)
+    os.seteuid(65534)
+hub.fetch("someone/other")
+"""
+FULL = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({1 << 20}, {1 << 20}))\n{FETCH}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limits there")
+@pytest.mark.parametrize(("script", "said"), [(LOCKED, "Permission denied"), (FULL, "File too large")])
+def test_a_cache_that_cannot_be_written_is_not_taken_for_a_bad_network(script, said, single, tmp_path):
+    with serve(single) as hub:
+        status, _, err = run(tmp_path, hub.url, "-c", script, NAME)
+    assert status == 1
+    assert re.fullmatch(
+        rf"(OS|Permission)Error: {tmp_path}/hub: expected a place that can be written, got '{said}'; .*",
+        err.strip().splitlines()[-1],
+    )
+
+
 REFUSED = {
     "RepoNotFound": 'FileNotFoundError expected a path or a repository .*, got "a/RepoNotFound", where nothing is',
     "RevisionNotFound": 'FileNotFoundError expected a path or a repository .*, got "a/RevisionNotFound", where nothing is',

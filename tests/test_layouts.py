@@ -155,6 +155,20 @@ def test_each_variant_computes_something_else(peers):
                 assert relative(checkpoint.load_model(peers(name).folder)(IDS), expected) > 10 * TOLERANCE, name
 
 
+@pytest.mark.parametrize("name", layouts.SAME)
+def test_another_name_of_a_function_is_the_function_but_for_rounding(name):
+    from transformers.activations import ACT2FN
+
+    own = layouts.SAME[name]
+    x = torch.linspace(-12, 12, 10001)
+    assert relative(ACT2FN[name](x), ACT2FN[own](x)) < 1e-6
+    assert layouts.read_config(GPT2 | {"activation_function": name}, "") == layouts.read_config(
+        GPT2 | {"activation_function": own}, ""
+    )
+    if own == "silu":
+        assert layouts.read_config(LLAMA | {"hidden_act": name}, "") == layouts.read_config(LLAMA, "")
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_saved_it_loads_as_the_same_model_here_and_in_transformers(name, peers, tmp_path):
     peer = peers(name)

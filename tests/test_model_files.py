@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,6 +28,7 @@ import test_gguf_model as made
 from test_tokenizer import gguf_metadata
 
 IDS = torch.tensor([[5, 95, 0, 17, 42, 17, 8, 9, 9, 20], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]])
+NANO = Path(__file__).parents[1] / "weights" / "nano"
 MODELS = {
     "llama": made.llama,
     "llama, tied": lambda: made.llama(tie_word_embeddings=True),
@@ -126,7 +128,9 @@ def convert(folder: Path) -> bool:
     return command is not None
 
 
-@pytest.mark.parametrize("files", ["pytorch_model.bin", "beside a trainer's state", "shards", "ckpt.pt", "two"])
+@pytest.mark.parametrize(
+    "files", ["pytorch_model.bin", "beside a trainer's state", "shards", "ckpt.pt", "lightning.ckpt", "two"]
+)
 def test_the_command_that_converts_is_for_the_model_among_the_pickles(files, tmp_path):
     model = made.theirs(made.gpt2())
     model.config.save_pretrained(tmp_path)
@@ -138,18 +142,75 @@ def test_the_command_that_converts_is_for_the_model_among_the_pickles(files, tmp
             torch.save(part, tmp_path / f"pytorch_model-0000{number}-of-00002.bin")
     elif files == "ckpt.pt":
         torch.save({"model": state, "iter_num": 3}, tmp_path / files)
+    elif files == "lightning.ckpt":
+        torch.save({"state_dict": state, "epoch": 3, "model": "a name"}, tmp_path / files)
     elif files == "two":
         for name in ("one.pt", "other.pt"):
             torch.save(state, tmp_path / name)
     else:
         torch.save(state, tmp_path / "pytorch_model.bin")
     if files == "beside a trainer's state":
-        for name in ("optimizer.bin", "scheduler.pt", "training_args.bin"):
+        torch.save(state, tmp_path / "pytorch_model_1.bin")
+        for name in ("optimizer.bin", "scheduler.pt", "training_args.bin", "rng_state.pth", "random_states_0.pkl"):
             torch.save({"state": {}}, tmp_path / name)
     assert convert(tmp_path) is (files != "two")
     if files != "two":
         with torch.no_grad():
             assert relative(checkpoint.load_model(tmp_path)(IDS), model(IDS).logits) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("there", "name", "words"),
+    [
+        (["rng_state_0.pth", "optimizer.pt"], "", "expected model.safetensors or .* found neither; is it a model's"),
+        (
+            ["optimizer.bin", "pytorch_model.bin"],
+            "optimizer.bin",
+            "this is a trainer's own state: name the folder of the model",
+        ),
+        (["zero_to_fp32.py"], "", "found neither; run `python zero_to_fp32.py . .` there"),
+        (["consolidated.00.pth"], "", "its tensors have Meta's names: take the model in the hub's layout"),
+        (["adapter_config.json", "adapter_model.bin"], "", "found an adapter of peft; merge it"),
+        (
+            ["pytorch_model-1-of-2.bin", "pytorch_model-1-of-3.bin"],
+            "",
+            "convert the model among them with safetensors$",
+        ),
+        (
+            ["pytorch_model-1-of-2.bin", "pytorch_model-2-of-2.bin"],
+            "pytorch_model-2-of-2.bin",
+            "pytorch_model-1-of-2.bin', .*-2-of-2",
+        ),
+    ],
+)
+def test_pickles_that_no_command_would_make_a_model_of_get_none(there, name, words, tmp_path):
+    for file in there:
+        (tmp_path / file).write_bytes(b"")
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as caught:
+        find(tmp_path / name)
+    assert ("python -c" in str(caught.value)) == ("', " in words)
+
+
+def test_a_path_that_a_command_could_not_name_gets_no_command(tmp_path):
+    (tmp_path / "it's").mkdir()
+    (tmp_path / "it's" / "model.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="convert the model among them with safetensors$"):
+        find(tmp_path / "it's")
+
+
+def test_a_name_that_is_a_path_too_says_which_was_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(NANO, tmp_path / "nano")
+    (tmp_path / "nano" / "config.json").write_text("{}")
+    with pytest.warns(
+        UserWarning, match='"nano" is the model known by this name, not the path .* write "./nano"$'
+    ) as said:
+        model, _ = checkpoint.load("nano")
+    assert said[0].filename == __file__
+    assert model.config == find(NANO).config
+    for path in ("./nano", Path("nano")):
+        with pytest.raises(ValueError, match="config.json: expected model_type"):
+            checkpoint.load(path)
 
 
 # --- tokenizers ---
