@@ -141,7 +141,7 @@ class GGUFFile:
         if type(step) is not int or step < 8 or step & (step - 1):
             self.refuse("general.alignment, a power of 2 from 8", repr(step))
         start = self.at + -self.at % step
-        table, next_offset = {}, 0
+        table, next_offset, end = {}, 0, self.at
         for name, (shape, kind, offset) in sorted(listed.items(), key=lambda item: item[1][2]):
             per_block, length = _block(kind, self.path, name)
             if min(shape) < 1 or shape[-1] % per_block:
@@ -149,12 +149,18 @@ class GGUFFile:
             if offset != next_offset:
                 self.refuse(f"{name!r} at byte {next_offset} of the tensors", f"{offset}: it is damaged")
             bytes_ = math.prod(shape) // per_block * length
+            if any(
+                self.data[end : start + offset]
+            ):  # else the header, or a tensor, is not as long as it was when it was written
+                self.refuse(f"zeros from byte {end} to {name!r}", "other bytes: it is damaged")
             if start + offset + bytes_ > self.size:
                 self.refuse(
                     f"{name!r} to end at byte {start + offset + bytes_}", f"a file of {self.size}: it is cut or damaged"
                 )
             table[name] = (shape, kind, start + offset, bytes_)
-            next_offset = offset + bytes_ + -bytes_ % step
+            next_offset, end = offset + bytes_ + -bytes_ % step, start + offset + bytes_
+        if self.size - end >= step:
+            self.refuse(f"the last tensor to end at byte {end}", f"{self.size - end} bytes more: it is damaged")
         return table
 
     def kind(self, name: str) -> str:

@@ -22,7 +22,7 @@ Config = GPT2Config | LlamaConfig
 MOST = 1 << 20
 HEAD = "lm_head.weight"
 # transformers' other names of functions that we have, equal but for rounding
-SAME = dict.fromkeys(("gelu_fast", "gelu_accurate", "gelu_python_tanh"), "gelu_new") | {
+SAME = dict.fromkeys(("gelu_accurate", "gelu_python_tanh"), "gelu_new") | {
     "gelu_python": "gelu",
     "swish": "silu",
 }

