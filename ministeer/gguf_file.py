@@ -138,8 +138,8 @@ class GGUFFile:
             shape = [self.scalar("Q") for _ in range(rank)][::-1]
             listed[name] = (shape, self.scalar("I"), self.scalar("Q"))
         step = self.metadata.get("general.alignment", 32)
-        if type(step) is not int or step < 8 or step & (step - 1):
-            self.refuse("general.alignment, a power of 2 from 8", repr(step))
+        if type(step) is not int or not 8 <= step <= 1 << 16 or step & (step - 1):
+            self.refuse("general.alignment, a power of 2 from 8 to 65536", repr(step))
         start = self.at + -self.at % step
         table, next_offset, end = {}, 0, self.at
         for name, (shape, kind, offset) in sorted(listed.items(), key=lambda item: item[1][2]):

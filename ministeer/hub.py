@@ -314,9 +314,10 @@ def _make_smollm2(weights: Path) -> None:
     except ConnectionError:
         raise
     except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"could not make {folder} ({error}), and left nothing there; free {SMOLLM2_SPACE >> 20} MB on that "
-            "disk, or set MINISTEER_CACHE to a folder on another"
+        kind = type(unwritten(folder, error) or OSError())
+        raise kind(
+            f"could not make {folder} ({error}), and left nothing there; free {SMOLLM2_SPACE >> 20} MB on that disk or get the "
+            "right to write there, or set MINISTEER_CACHE to another folder"
         ) from error
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-resource = pytest.importorskip("resource", reason="a system without limits for its processes")
-
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """A folder that this process may not write into; root may write everywhere, so it is somebody else meanwhile."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("a system without such rights")
     root = os.geteuid() == 0
     modes = {folder: 0o555, **{above: 0o755 for above in folder.parents if root and "pytest-of-" in str(above)}}
     before = {path: stat.S_IMODE(path.stat().st_mode) for path in modes}
@@ -35,6 +35,7 @@ def read_only(folder: Path) -> Iterator[None]:
 @contextmanager
 def full(size: int = 64) -> Iterator[None]:
     """No file of this process may grow beyond `size` bytes, as on a disk that is full."""
+    resource = pytest.importorskip("resource", reason="a system without limits for its processes")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

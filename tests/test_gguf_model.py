@@ -450,13 +450,25 @@ BY_HAND = {
     "data that is cut": (by_hand(ARCH, EMBEDDING, data=63), "it is cut or damaged"),
     "an alignment that is none": (
         by_hand(ARCH, entry("general.alignment", 48), EMBEDDING, pairs=2),
-        "power of 2 from 8, found 48",
+        "power of 2 from 8 to 65536, found 48",
     ),
     "an alignment of 0": (
         by_hand(ARCH, entry("general.alignment", 0), EMBEDDING, pairs=2),
-        "power of 2 from 8, found 0",
+        "power of 2 from 8 to 65536, found 0",
     ),
-    "an alignment in words": (by_hand(ARCH, entry("general.alignment", "8"), EMBEDDING, pairs=2), "from 8, found '8'"),
+    "an alignment beyond the file": (
+        by_hand(ARCH, entry("general.alignment", 1 << 30), EMBEDDING, pairs=2),
+        "to 65536, found 1073741824",
+    ),
+    "bytes between header and tensors": (
+        by_hand(ARCH, EMBEDDING + b"!"),
+        "zeros from byte ",
+    ),
+    "bytes after the tensors": (by_hand(ARCH, EMBEDDING, data=96), "the last tensor to end at byte "),
+    "an alignment in words": (
+        by_hand(ARCH, entry("general.alignment", "8"), EMBEDDING, pairs=2),
+        "to 65536, found '8'",
+    ),
     "another alignment": (by_hand(ARCH, ALIGNED, EMBEDDING, pairs=2, data=33), "it is cut or damaged"),
     "another architecture": (
         by_hand(entry("general.architecture", "mamba"), EMBEDDING),

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from disk import full, read_only
 from hub_server import Hub, serve
 from reference import start
 from safetensors import safe_open
@@ -664,24 +665,20 @@ def test_without_pip_or_a_network_it_says_what_to_type(shop, tmp_path, monkeypat
     assert left(tmp_path) == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a process's files have no limit there")
 def test_a_disk_that_is_full_while_converting_leaves_nothing(smollm2, tmp_path, monkeypatch):
-    import resource
-
     size = named.WHEEL_BYTES
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    full = f"could not make {tmp_path}/cache/smollm2-135m-instruct .*and left nothing there; free .*MINISTEER_CACHE"
+    said = f"could not make {tmp_path}/cache/smollm2-135m-instruct .*and left nothing there; free .*MINISTEER_CACHE"
     for limit in (size + 5000, size // 2):  # more than the GGUF file and less than the safetensors; less than the wheel
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-        try:
-            with pytest.raises(OSError, match=full if limit > size else "could not"):
-                named.fetch("smollm2-135m-instruct")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        with full(limit), pytest.raises(OSError, match=said if limit > size else "could not"):
+            named.fetch("smollm2-135m-instruct")
         assert left(tmp_path) == []
-    monkeypatch.setattr(named.shutil, "disk_usage", lambda _: SimpleNamespace(free=named.SMOLLM2_SPACE - 1))
     monkeypatch.setattr(named.subprocess, "run", lambda *_, **__: pytest.fail("pip was asked"))
-    with pytest.raises(OSError, match=full):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)  # not while somebody else looks for it
+    with read_only(tmp_path / "cache"), pytest.raises(PermissionError, match=said):
+        named.fetch("smollm2-135m-instruct")
+    assert left(tmp_path) == []
+    monkeypatch.setattr(named.shutil, "disk_usage", lambda _: SimpleNamespace(free=named.SMOLLM2_SPACE - 1))
+    with pytest.raises(OSError, match=said):
         named.fetch("smollm2-135m-instruct")
 
 
@@ -697,11 +694,13 @@ def test_two_processes_at_once_do_no_harm(smollm2, tmp_path, monkeypatch):
 
     monkeypatch.setattr(named, "_convert", slower)
     abandoned = tmp_path / "cache" / ".smollm2-135m-instruct-killed"
-    abandoned.mkdir(parents=True)
+    at_work = abandoned.with_name(".smollm2-135m-instruct-at-work")
+    for other in (abandoned, at_work):
+        other.mkdir(parents=True)
     os.utime(abandoned, (1, 1))
     assert named.fetch("smollm2-135m-instruct") == folder / "model.safetensors"
     assert (folder / "theirs").exists()
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {folder.name, at_work.name}
 
 
 def test_the_cache_is_where_the_user_says(monkeypatch):
