@@ -100,11 +100,11 @@ class Ministeer:
 class Words:
     """The tokenizer of the checkpoint, so far as `heads` asks for it."""
 
-    def encode(self, text: str, special: bool = False) -> list[int]:
+    def prompt(self, text: str) -> list[int]:
         return [int(word[1:]) for word in text.split()]
 
     def single(self, text: str) -> int:
-        return self.encode(text)[0]
+        return self.prompt(text)[0]
 
 
 class Transformers:

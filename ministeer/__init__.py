@@ -3,7 +3,7 @@
 from ministeer import extract, formats, heads, interventions, metrics, pack
 from ministeer.calibrate import calibrate
 from ministeer.checkpoint import from_transformers, load, load_model, save_model
-from ministeer.generate import generate, prefill
+from ministeer.generate import generate, prefill, say
 from ministeer.llama import Llama, LlamaConfig
 from ministeer.model import GPT2, Cache, GPT2Config, Transformer
 from ministeer.receipt import Receipt
@@ -35,5 +35,6 @@ __all__ = [
     "pack",
     "prefill",
     "save_model",
+    "say",
     "sweep",
 ]

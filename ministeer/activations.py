@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ministeer.model import Cache, Site, Transformer, check_site
+from ministeer.model import Cache, Site, Transformer, check_site, check_stream
 from ministeer.prompts import pad
 
 OnBatch = Callable[[int, int], None]
@@ -138,4 +138,4 @@ def _check_positions(rows: Sequence[Sequence[int]], positions: Sequence[int]) ->
 
 def _at(x: Tensor, positions: Tensor) -> Tensor:
     """The stream `(B, T, D)` at one position of each row, `(B, D)` in float32 on the CPU."""
-    return x[torch.arange(len(x), device=x.device), positions].float().cpu()
+    return check_stream(x[torch.arange(len(x), device=x.device), positions].float().cpu())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ministeer import metrics
 from ministeer.activations import check_batch_size
-from ministeer.model import Add, Site, Transformer
+from ministeer.model import Add, Site, Transformer, check_stream
 from ministeer.prompts import pad
 from ministeer.steer import Steer, resolve
 
@@ -138,7 +138,7 @@ class _Batch:
     def logits(self, model: Transformer, adds: Mapping[Site, Add]) -> Tensor:
         """At the counted positions only, `(counted, V)`: the others' logits are never made."""
         x = model.stream(self.ids, adds)  # (B, T, D)
-        return model.unembed(x[self.mask.to(x.device)])
+        return model.unembed(check_stream(x[self.mask.to(x.device)]))
 
     @torch.no_grad()
     def divergence(self, model: Transformer, steer: Steer) -> float:

@@ -7,7 +7,8 @@ Reading the stream of pairs of texts, at one token, is slow and done once; findi
     vector = extract.pca(model, tok, pairs)                 # both steps in one
 
 `mean_difference` (`contrastive`), `pca`, `probe` and `private_mean` find one in pairs; `activation_addition` takes one pair,
-`function_vector` prompts of one task. Each vector has its `health`.
+`function_vector` prompts of one task. Each vector has its `health`. Texts are read as `tokenizer.prompt` has them: they begin with
+`tokenizer.bos`, unless with another special token.
 
 Letters: N texts or pairs, D width, P positions of a per-position vector.
 """
@@ -16,23 +17,30 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ministeer import directions
-from ministeer.activations import OnBatch, alike, as_sites, check_texts, depth, pair_streams, streams
+from ministeer.activations import OnBatch, as_sites, check_texts, depth, pair_streams, streams
 from ministeer.health import Health, health
-from ministeer.model import Site, Transformer, expect, refusal
+from ministeer.model import Site, Transformer, check_stream, expect, refusal
+from ministeer.pairs import Pairs, Read, Reading, all_sites, read, read_pairs
 from ministeer.provenance import Provenance
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
 
-Pairs = Sequence[tuple[str, str]]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = [
+    "Pairs", "Read", "Reading", "activation_addition", "contrastive", "function_vector", "mean_difference", "pair_streams", "pca",
+    "pca_centred", "private_mean", "private_noise", "probe", "random_like", "read", "streams",
+]  # fmt: skip
 
 
 @torch.no_grad()
@@ -47,11 +55,11 @@ def activation_addition(
 ) -> SteeringVector:
     """ActAdd (Turner et al. 2023, section 3): the stream over `positive` minus the stream over `negative`, `(P, D)`.
 
-    Both texts begin with `tokenizer.bos`; the shorter is lengthened on the right with `filler`, one token.
-    For `Steer(..., where="front")` on prompts that begin with it too.
+    The shorter text is lengthened on the right with `filler`, one token. For `Steer(..., where="front")` on prompts that begin
+    as the texts do, with `tokenizer.bos`.
     """
     wanted = as_sites(sites)
-    rows = [[tokenizer.bos, *tokenizer.encode(text)] for text in (positive, negative)]
+    rows = [tokenizer.prompt(text) for text in (positive, negative)]
     longest = max(map(len, rows))
     rows = [row + [tokenizer.single(filler)] * (longest - len(row)) for row in rows]
     if rows[0] == rows[1]:
@@ -62,7 +70,7 @@ def activation_addition(
     tape: list[Any] = list(wanted)
     model.stream(torch.tensor(rows, device=model.device), tape=tape, depth=depth(model, wanted))
     tensors = {
-        site: (x[0].float() - x[1].float()).cpu() for site, x in zip(wanted, tape, strict=True)
+        site: (x[0].float() - x[1].float()).cpu() for site, x in zip(wanted, map(check_stream, tape), strict=True)
     }  # (2, P, D) -> (P, D)
     return SteeringVector(
         tensors,
@@ -76,80 +84,18 @@ def activation_addition(
     )
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Read:
-    """The stream of both texts of N pairs at one token of each, `{site: (N, 2, D)}`, the positive text first, in float32 on the
-    CPU; with where it is from, as a vector's provenance has it. It tells as much of the texts as they do themselves."""
-
-    streams: dict[Site, Tensor]
-    source: Provenance
-
-    def __repr__(self) -> str:
-        return f"Read({len(self)} pairs at the {self.source.token} token, sites {self.sites})"
-
-    def __len__(self) -> int:
-        return len(next(iter(self.streams.values())))
-
-    @property
-    def sites(self) -> list[Site]:
-        return list(self.streams)
-
-    def only(self, sites: Site | Sequence[Site]) -> Read:
-        """The same at fewer sites."""
-        for site in (wanted := as_sites(sites)):
-            expect(
-                site in self.streams, f"one of the sites that were read {self.sites}", repr(site), "read it there too"
-            )
-        return Read({site: self.streams[site] for site in wanted}, self.source)
-
-
-@torch.no_grad()
-def read(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    pairs: Pairs,
-    sites: Site | Sequence[Site] | None = None,
-    *,
-    token: str = "answer",
-    batch_size: int = 16,
-    on_batch: OnBatch | None = None,
-) -> Read:
-    """The streams of pairs of texts, positive and negative, in which directions are found: the slow step, done once.
-
-    token: where the stream is read: "answer", the first token in which the two texts of a pair differ, or "last", the last
-        token of each, for texts that differ in more than one.
-    sites: by default the stream that enters each block and the one that leaves the last. What the literature calls
-        the output of block i is `("pre", i + 1)`.
-    batch_size, on_batch: see `pair_streams`.
-    The texts are encoded as they are: begin them with `tokenizer.decode([tokenizer.bos])` if the prompts to be steered begin so.
-    """
-    wanted = _all_sites(model) if sites is None else as_sites(sites)
-    if not len(pairs):
-        raise refusal("at least one pair of texts", "none")
-    for number, pair in enumerate(pairs):
-        fine = not isinstance(pair, str) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
-        expect(fine, "pairs of two texts, positive and negative", f"{pair!r} as number {number}")
-    rows = [(tokenizer.encode(a, special=True), tokenizer.encode(b, special=True)) for a, b in pairs]
-    positions = [_read_at(plus, minus, token, number) for number, (plus, minus) in enumerate(rows)]
-    found = pair_streams(model, rows, positions, wanted, batch_size=batch_size, on_batch=on_batch)
-    return Read(found, Provenance.of(model, "read", [text for pair in pairs for text in pair], token))
-
-
 def contrastive(
     source: Transformer | Read,
     tokenizer: Tokenizer | None = None,
     pairs: Pairs | None = None,
     sites: Site | Sequence[Site] | None = None,
-    *,
-    token: str = "answer",
-    batch_size: int = 16,
-    on_batch: OnBatch | None = None,
+    **how: Unpack[Reading],
 ) -> SteeringVector:
     """CAA (Panickssery et al. 2024, equation 1): mean over pairs of h(positive text) - h(negative text), `(D,)` a site.
 
     source: what `read` returned, alone; or a model, with all that `read` takes.
     """
-    found = _read(source, tokenizer, pairs, sites, token, batch_size, on_batch)
+    found = read_pairs(source, tokenizer, pairs, sites, **how)
     return _vector(found, directions.mean_difference, "contrastive")
 
 
@@ -161,17 +107,14 @@ def pca(
     tokenizer: Tokenizer | None = None,
     pairs: Pairs | None = None,
     sites: Site | Sequence[Site] | None = None,
-    *,
-    token: str = "answer",
-    batch_size: int = 16,
-    on_batch: OnBatch | None = None,
+    **how: Unpack[Reading],
 ) -> SteeringVector:
     """The first principal direction of the pairs' differences, *not* centred, `(D,)` of length 1; arguments as `contrastive`.
 
     Representation reading (Zou et al. 2023, section 3.1). The sign is that of the majority of differences. An exact
     decomposition: nothing is drawn, so there is no seed.
     """
-    found = _read(source, tokenizer, pairs, sites, token, batch_size, on_batch)
+    found = read_pairs(source, tokenizer, pairs, sites, **how)
     return _vector(found, directions.principal, "pca")
 
 
@@ -180,10 +123,7 @@ def pca_centred(
     tokenizer: Tokenizer | None = None,
     pairs: Pairs | None = None,
     sites: Site | Sequence[Site] | None = None,
-    *,
-    token: str = "answer",
-    batch_size: int = 16,
-    on_batch: OnBatch | None = None,
+    **how: Unpack[Reading],
 ) -> SteeringVector:
     """`pca` after the differences' mean is subtracted, for comparison with tools that do so. It warns: that mean is what
     the pairs share, so what remains is how they differ from one another."""
@@ -191,7 +131,7 @@ def pca_centred(
         "centred PCA subtracts the mean difference, which is what steering needs; use pca or contrastive to steer",
         stacklevel=2,
     )
-    found = _read(source, tokenizer, pairs, sites, token, batch_size, on_batch)
+    found = read_pairs(source, tokenizer, pairs, sites, **how)
     return _vector(found, directions.principal_centred, "pca_centred")
 
 
@@ -201,10 +141,8 @@ def probe(
     pairs: Pairs | None = None,
     sites: Site | Sequence[Site] | None = None,
     *,
-    token: str = "answer",
     l2: float = 1.0,
-    batch_size: int = 16,
-    on_batch: OnBatch | None = None,
+    **how: Unpack[Reading],
 ) -> SteeringVector:
     """The weights of a logistic regression that tells the two classes apart, `(D,)` of length 1; arguments as `contrastive`.
 
@@ -212,7 +150,7 @@ def probe(
         standard deviation. The smaller, the more it looks at the pairs that are hardest to tell apart.
     """
     expect(0 < l2 < math.inf, "l2 above 0 and finite", l2, "without it separable classes have no best weights")
-    found = _read(source, tokenizer, pairs, sites, token, batch_size, on_batch)
+    found = read_pairs(source, tokenizer, pairs, sites, **how)
     return _vector(found, lambda items: directions.logistic(items, l2), f"probe, l2 {l2:g}")
 
 
@@ -226,9 +164,7 @@ def private_mean(
     epsilon: float,
     delta: float,
     seed: int,
-    token: str = "answer",
-    batch_size: int = 16,
-    on_batch: OnBatch | None = None,
+    **how: Unpack[Reading],
 ) -> SteeringVector:
     """The mean difference with (epsilon, delta) differential privacy for the pairs (Goel et al., PSA).
 
@@ -246,7 +182,7 @@ def private_mean(
         if sites is None:
             raise refusal(wanted, "none", remedy)
         private_noise(len(pairs or ()), clip=clip, epsilon=epsilon, delta=delta)  # refused before it is read
-    found = _read(source, tokenizer, pairs, sites, token, batch_size, on_batch)
+    found = read_pairs(source, tokenizer, pairs, sites, **how)
     sigma = private_noise(len(found), clip=clip, epsilon=epsilon, delta=delta, sites=len(found.sites))
     generator = _generator(seed)
     tensors = {}
@@ -293,16 +229,18 @@ def function_vector(
         tasks have in common (that a word is due, in this format) goes, and what is particular to this one stays. Its health
         is that of as many differences as the shortest list has prompts, each of one prompt of every task. Without others
         there is nothing to compare with: any two halves share the mean stream, and no health but the norm is given.
-    For `Steer(..., where="last")`. sites, batch_size, on_batch and the encoding: see `contrastive`.
+    For `Steer(..., where="last")`. sites: see `read`; batch_size, on_batch: see `streams`.
     """
     texts = [prompts, *others]
     check_texts([text for some in texts for text in some])
-    if any(isinstance(some, str) or not len(some) for some in texts):
+    if any(isinstance(some, str | Mapping) or not len(some) for some in texts):
         raise ValueError(
-            f"expected lists of one prompt or more, got {[some if isinstance(some, str) else len(some) for some in texts]}"
+            f"expected lists of one prompt or more, got {[some if isinstance(some, str | Mapping) else len(some) for some in texts]}"
         )
-    wanted = _all_sites(model) if sites is None else as_sites(sites)
-    rows = [tokenizer.encode(text, special=True) for some in texts for text in some]
+    wanted = all_sites(model) if sites is None else as_sites(sites)
+    rows = [tokenizer.prompt(text) for some in texts for text in some]
+    empty = [number for number, row in enumerate(rows) if len(row) < 2]
+    expect(not empty, "prompts of two tokens or more, the first tokenizer.bos", f"an empty text in row {empty[:1]}")
     found = streams(model, rows, [len(row) - 1 for row in rows], wanted, batch_size=batch_size, on_batch=on_batch)
     tensors, report = {}, {}
     sizes = [len(some) for some in texts]
@@ -340,31 +278,6 @@ def random_like(vector: SteeringVector, *, seed: int) -> SteeringVector:
     return SteeringVector(tensors, replace(vector.provenance, method=method, seed=seed))
 
 
-def _read(
-    source: Any,
-    tokenizer: Tokenizer | None,
-    pairs: Pairs | None,
-    sites: Site | Sequence[Site] | None,
-    token: str,
-    batch_size: int,
-    on_batch: OnBatch | None,
-) -> Read:
-    """What was read, as it is; or what is read now, of a model."""
-    if isinstance(source, Read):
-        alone = tokenizer is None and pairs is None and sites is None and token in ("answer", source.source.token)
-        expect(
-            alone,
-            "what was read, alone",
-            "texts, sites or another token beside it",
-            "take read.only(sites), or read again",
-        )
-        return source
-    if tokenizer is None or pairs is None:
-        got = f"{type(source).__name__} alone" if tokenizer is None else "no pairs"
-        raise refusal("what extract.read returned, or a model, its tokenizer and pairs of texts", got)
-    return read(source, tokenizer, pairs, sites, token=token, batch_size=batch_size, on_batch=on_batch)
-
-
 @torch.no_grad()
 def _vector(found: Read, find: Callable[[Tensor], Tensor], method: str) -> SteeringVector:
     """The vector that `find` makes of the pairs' streams `(N, 2, D)` at each site."""
@@ -382,29 +295,7 @@ def _check_not_zero(tensors: dict[Site, Tensor]) -> None:
         )
 
 
-def _read_at(plus: Sequence[int], minus: Sequence[int], token: str, number: int) -> tuple[int, int]:
-    if plus == minus:
-        raise ValueError(f"expected two texts that differ, got the same text twice in pair {number}")
-    if token == "last":
-        if not plus or not minus:
-            raise ValueError(f"expected two texts, got an empty one in pair {number}")
-        return len(plus) - 1, len(minus) - 1
-    if token != "answer":
-        raise ValueError(f"expected token to be 'answer' or 'last', got {token!r}")
-    first = alike(plus, minus)
-    if first == min(len(plus), len(minus)):
-        raise ValueError(
-            f"expected two texts with a token in which they differ, got one that continues the other in pair {number}; "
-            "use token='last'"
-        )
-    return first, first
-
-
 def _generator(seed: int) -> torch.Generator:
     if not isinstance(seed, Integral) or not -(2**63) <= int(seed) < 2**63:
         raise ValueError(f"expected a seed, a whole number of 64 bits, got {seed!r}")
     return torch.Generator().manual_seed(int(seed))
-
-
-def _all_sites(model: Transformer) -> list[Site]:
-    return [("pre", i) for i in range(model.config.n_layer + 1)]

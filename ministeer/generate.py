@@ -1,4 +1,4 @@
-"""Logits -> tokens: sampling as a pure function, and cached, batched, steered generation.
+"""Logits -> tokens: sampling as a pure function, and cached, batched, steered generation; and `say`, text to text.
 
 Letters: B rows, T tokens of the longest prompt, V vocabulary.
 """
@@ -8,18 +8,58 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import torch
 from torch import Tensor
 
 from ministeer.cuda_graph import Graph
-from ministeer.model import Cache, Transformer, expect, refusal
+from ministeer.model import Cache, Transformer, check_stream, expect, refusal
 from ministeer.prompts import as_rows, check_room, pad
 from ministeer.receipt import Receipt
 from ministeer.steer import Plan, Steer, resolve
+from ministeer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 OnToken = Callable[[int, int], None]
+
+
+class Settings(TypedDict, total=False):
+    """What `generate` takes beside the number of tokens, for type checkers."""
+
+    steer: Steer | Sequence[Steer] | None
+    temperature: float
+    top_p: float
+    top_k: int | None
+    frequency_penalty: float
+    repetition_penalty: float
+    generator: torch.Generator | Sequence[torch.Generator] | None
+    stop: Sequence[int]
+    on_token: OnToken | None
+    receipt: Receipt | None
+    graph: bool
+
+
+@torch.no_grad()
+def say(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    max_new_tokens: int = 20,
+    chat: bool = False,
+    **settings: Unpack[Settings],
+) -> str:
+    """What a model says after a text, up to the end of its answer: the likeliest tokens, unless told a temperature.
+
+    chat: the text is a user's words in the model's chat template. settings: of `generate`.
+    """
+    ids = tokenizer.chat([{"role": "user", "content": text}]) if chat else tokenizer.prompt(text)
+    told: Settings = {"temperature": 0.0, "stop": tokenizer.stop, **settings}
+    new = generate(model, ids, max_new_tokens=max_new_tokens, **told)[len(ids) :]
+    return tokenizer.decode(new[:-1] if new[-1] in told["stop"] else new)
 
 
 def sample(
@@ -120,7 +160,7 @@ def prefill(
         cache.keep(plan.lengths)  # the padding's slots are free again
     else:
         plan.finish()
-    return model.unembed(x[torch.arange(len(prompts), device=x.device), (plan.lengths - 1).to(x.device)])
+    return model.unembed(check_stream(x[torch.arange(len(prompts), device=x.device), (plan.lengths - 1).to(x.device)]))
 
 
 def decode(
@@ -142,9 +182,19 @@ def decode(
     adds = plan.adds(positions)
     if graph is not None:
         return graph(ids, adds)
-    return model.unembed(model.stream(ids[:, None], adds or None, cache=cache)[:, 0])
+    return model.unembed(check_stream(model.stream(ids[:, None], adds or None, cache=cache)[:, 0]))
 
 
+@overload
+def generate(
+    model: Transformer, ids: Sequence[int], *, max_new_tokens: int, **settings: Unpack[Settings]
+) -> list[int]: ...
+@overload
+def generate(
+    model: Transformer, ids: Sequence[Sequence[int]], *, max_new_tokens: int, **settings: Unpack[Settings]
+) -> list[list[int]]: ...
+@overload
+def generate(model: Transformer, ids: Tensor, *, max_new_tokens: int, **settings: Unpack[Settings]) -> list[Any]: ...
 @torch.no_grad()
 def generate(
     model: Transformer,
@@ -176,7 +226,7 @@ def generate(
     graph: on a GPU, the tokens after the first as one CUDA graph, see `Graph`; with vectors, without functions or a receipt.
 
     Raises `ValueError` before anything is computed: an empty prompt, ids outside the vocabulary, a text longer than the
-    context, an intervention that would touch no position, a setting out of its range; and where the logits become NaN.
+    context, an intervention that would touch no position, a setting out of its range; and where the stream becomes NaN or infinite.
     """
     prompts, one = as_rows(ids)
     _check_settings(

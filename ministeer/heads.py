@@ -8,13 +8,13 @@
 To put a head's clean mean in the place of what it writes is itself a `+`: the stream between attention and MLP is
 changed by the difference of the two. Only the last token is changed, so the rest of the prompt is read once.
 
-Letters: N prompts, B of them at a time, L layers, H heads, D width, V vocabulary. Texts are encoded as they are: begin them
-with the text of `tokenizer.bos` if the prompts to be steered do. Everything is read, and patched, at a prompt's last token.
+Letters: N prompts, B of them at a time, L layers, H heads, D width, V vocabulary. Texts are read as `tokenizer.prompt` has them.
+Everything is read, and patched, at a prompt's last token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 
@@ -77,8 +77,8 @@ def indirect_effects(
         the means it began with. A file of another model, other prompts, answers or means is refused.
     """
     check_batch_size(batch_size)
-    if isinstance(answers, str) or len(prompts) != len(answers):
-        given = repr(answers) if isinstance(answers, str) else len(answers)
+    if isinstance(answers, str | Mapping) or len(prompts) != len(answers):
+        given = repr(answers) if isinstance(answers, str | Mapping) else len(answers)
         raise ValueError(f"expected an answer for each of {len(prompts)} prompts, got {given}")
     n_layer, n_head = model.config.n_layer, model.config.n_head
     wanted = (n_layer, n_head, model.config.width)
@@ -186,14 +186,12 @@ def function_vector(
 
 
 def _rows(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    if isinstance(prompts, str) or not len(prompts):
+    if isinstance(prompts, str | Mapping) or not len(prompts):
         raise ValueError(f"expected a list of prompts, got {prompts!r}")
     check_texts(prompts)
-    rows = [tokenizer.encode(prompt, special=True) for prompt in prompts]
+    rows = [tokenizer.prompt(prompt) for prompt in prompts]
     if min(map(len, rows)) < 2:
-        raise ValueError(
-            "expected prompts of two tokens or more, got a shorter one; begin it with the text of tokenizer.bos"
-        )
+        raise ValueError("expected prompts of two tokens or more, the first tokenizer.bos, got an empty text")
     return rows
 
 

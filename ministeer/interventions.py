@@ -17,13 +17,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ministeer.activations import depth
-from ministeer.model import Site, Transformer, check_site
+from ministeer.model import Site, Transformer, check_site, check_stream
 from ministeer.prompts import pad, prompts_hash
 from ministeer.receipt import GateWarning
 from ministeer.steer import Steer
@@ -112,6 +112,8 @@ def _unit(vector: Tensor) -> Tensor:
     if not isinstance(vector, Tensor) or vector.ndim != 1:
         got = tuple(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
         raise ValueError(f"expected a direction (D,), got {got}; of a SteeringVector take its tensor, vector[site]")
+    if vector.is_complex():
+        raise ValueError(f"expected a direction of real numbers, got {vector.dtype}; take its .real if that is meant")
     length = vector.float().norm()
     if not bool(torch.isfinite(length)) or length == 0:
         raise ValueError(f"expected a direction of finite length above 0, got one of {float(length)}")
@@ -149,7 +151,7 @@ class Gate:
     vector: Tensor = field(repr=False)
     site: Site
     threshold: float
-    token: str = "last"
+    token: Literal["last", "mean"] = "last"
     accuracy: float | None = None
 
     def __post_init__(self) -> None:
@@ -170,7 +172,7 @@ class Gate:
         unwanted: Sequence[Sequence[int]],
         vector: Tensor,
         site: Site,
-        token: str = "last",
+        token: Literal["last", "mean"] = "last",
     ) -> Gate:
         """The gate whose threshold tells two sets of prompts (lists of ids) apart best, by the mean of both accuracies.
 
@@ -215,7 +217,7 @@ class Gate:
         else:
             real = (positions >= 0)[:, :, None]  # (B, T, 1)
             state = (x * real).sum(1) / real.sum(1)
-        return torch.cosine_similarity(state, self.vector.float().cpu(), dim=-1)
+        return torch.cosine_similarity(check_stream(state), self.vector.float().cpu(), dim=-1)
 
     def passes(self, model: Transformer, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Whether the gate opens for each prompt, `(B,)`."""

@@ -417,3 +417,12 @@ def check_call(model: Transformer, ids: Any, cache: Cache | None, depth: Any) ->
     expect(0 <= low <= high < c.vocab_size, f"ids from 0 to {c.vocab_size - 1}", got, remedy)
     fits = cache is not None or ids.shape[1] <= c.context
     expect(fits, f"at most {c.context} tokens, the model's context", ids.shape[1], "cut the text")
+
+
+def check_stream(x: Tensor) -> Tensor:
+    """The stream as it came. Raises `ValueError` for what no norm is right of: NaN, infinity, or numbers beyond 1e19 or so,
+    whose squares are infinite: the norm is then zero, and nothing says so in what comes after."""
+    fine = bool(torch.isfinite(x.detach().float().square().sum(-1)).all())
+    remedy = f"is a coefficient too large for {x.dtype}?"
+    expect(fine, "a stream that is finite, and so is its length", "NaN, infinity or numbers beyond 1e19", remedy)
+    return x

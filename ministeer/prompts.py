@@ -21,7 +21,11 @@ def as_rows(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> tuple[list
     listed = _plain(ids)
     given: list[Any] = [_plain(row) for row in listed] if isinstance(listed, Sequence) else [None]
     if given and isinstance(given[0], str):
-        raise refusal("token ids", "a text", "write [tok.bos, *tok.encode(text)] with the model's tokenizer")
+        raise refusal(
+            "token ids",
+            "a text",
+            "write tok.prompt(text), or tok.encode(text) for ids with none added; ministeer.say takes a text",
+        )
     one = not given or not isinstance(given[0], Sequence)
     rows = [given] if one else given
     fine = all(isinstance(row, Sequence) and all(isinstance(i, Integral) for i in row) for row in rows)
@@ -40,7 +44,7 @@ def check_ids(model: Transformer, rows: Any, what: str) -> None:
     size = model.config.vocab_size
     fine = fine and all(isinstance(i, Integral) and 0 <= int(i) < size for row in rows for i in row)
     wanted = f"{what} as one or more rows of ids from 0 to {size - 1}, a list of lists"
-    expect(bool(fine), wanted, " ".join(str(rows).split())[:60], "write [[tok.bos, *tok.encode(text)], ...]")
+    expect(bool(fine), wanted, " ".join(str(rows).split())[:60], "write [tok.prompt(text), ...]")
 
 
 def check_room(model: Transformer, rows: Sequence[Sequence[int]], new: int) -> None:
@@ -55,7 +59,7 @@ def check_room(model: Transformer, rows: Sequence[Sequence[int]], new: int) -> N
 def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Rows of ids, padded on the right: ids `(B, T)`, with 0 for padding, and positions `(B, T)`, with -1 for it."""
     if isinstance(rows, str) or not all(hasattr(row, "__len__") and not isinstance(row, str) for row in rows):
-        raise refusal("rows of ids, a list of lists", "one row, or texts", "write [[tok.bos, *tok.encode(text)], ...]")
+        raise refusal("rows of ids, a list of lists", "one row, or texts", "write [tok.prompt(text), ...]")
     lengths = torch.tensor([len(row) for row in rows])
     if not len(rows) or not bool(lengths.all()):
         raise refusal("one row or more, each with one id or more", f"rows of {lengths.tolist()} ids")

@@ -4,7 +4,7 @@
     generate(model, ids, max_new_tokens=20, steer=steer, receipt=receipt)
     print(receipt)
 
-It is read off the tensors that were added, not off what was asked for.
+It is read off the tensors that were added, not off what was asked for; what no logit that was read can show is not counted.
 """
 
 from __future__ import annotations
@@ -58,14 +58,19 @@ class Receipt:
         said += [f"gate open in {sum(rows)} of {len(rows)} rows" for rows in self.gates]
         return "; ".join(said) or "nothing was touched"
 
-    def watch(self, adds: Mapping[Site, Add], positions: Tensor) -> dict[Site, Add]:
-        """The same `adds` for one call of the model, written down as they act. positions: `(B, T)`, -1 for padding."""
+    def watch(
+        self, adds: Mapping[Site, Add], positions: Tensor, heard: Mapping[Site, Tensor] | None = None
+    ) -> dict[Site, Add]:
+        """The same `adds` for one call of the model, written down as they act. positions: `(B, T)`, -1 for padding.
+
+        heard: of a site at which not all of them reach a logit that is read, those that do, -1 for the others.
+        """
         if not isinstance(positions, Tensor) or positions.ndim != 2:
             got = tuple(positions.shape) if isinstance(positions, Tensor) else type(positions).__name__
             raise refusal("positions as a tensor (B, T), -1 for padding", got)
         self.positions += int((positions >= 0).sum())
         self.rows = max(self.rows, len(positions))
-        return {site: self._watched(site, add, positions) for site, add in adds.items()}
+        return {site: self._watched(site, add, (heard or {}).get(site, positions)) for site, add in adds.items()}
 
     def _watched(self, site: Site, add: Add, positions: Tensor) -> Callable[[Tensor], Tensor]:
         def write_down(x: Tensor) -> Tensor:

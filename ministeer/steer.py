@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ from ministeer.prompts import prompts_hash
 from ministeer.receipt import Receipt
 from ministeer.vectors import SteeringVector
 
-WHERES = ("all", "prompt", "last", "generated", "front")
+Where = Literal["all", "prompt", "last", "generated", "front"]
+WHERES: tuple[Where, ...] = get_args(Where)
 Intervention = Callable[[Tensor, Tensor], Tensor]  # stream (B, T, D), coefficients (B, T, 1) -> what to add (B, T, D)
 
 
@@ -37,6 +38,8 @@ class Steer:
     where: counted from each row's first token, the same with and without a cache:
         "all"; "prompt"; "last" (the last prompt token and every generated one); "generated";
         "front" (the first P tokens of the prompt, once, as ActAdd does); or a list of prompt positions.
+        A vector is refused where nothing hears it: after the last attention a token's stream decides the logits after that token
+        alone, and of a prompt's only those after its last are read.
     rows: whether each row is steered at all, as a `Gate` decides it; by default every one is.
     schedule: the coefficient's factor, from the number of tokens generated so far (0 in the prompt): a function of a
         tensor of such numbers, e.g. `interventions.decay(half_life=5)` or `lambda n: (n < 3) * 1.0`.
@@ -46,7 +49,7 @@ class Steer:
     vector: Tensor | SteeringVector | Intervention
     site: Site
     coeff: float | Sequence[float] | Tensor = 1.0
-    where: str | Sequence[int] = "all"
+    where: Where | Sequence[int] = "all"
     rows: Sequence[bool] | None = None
     schedule: Callable[[Tensor], Tensor] | None = None
     decided_for: str | None = None
@@ -167,7 +170,10 @@ class Plan:
         for part in self._parts:
             if (add := part.add(positions)) is not None:
                 adds[part.site] = _then(adds[part.site], add) if part.site in adds else add
-        return adds if self.receipt is None else self.receipt.watch(adds, positions)
+        if self.receipt is None:
+            return adds
+        read = torch.where(positions >= self.lengths[:, None] - 1, positions, -1)  # whose logits a run reads
+        return self.receipt.watch(adds, positions, {site: read for site in adds if _heard_alone(self.model, site)})
 
     def at(self, site: Site, x: Tensor, positions: Tensor) -> Tensor:
         """The stream `(B, T, D)` at a site -> the stream after what is added there, as the model does it."""
@@ -191,8 +197,8 @@ def resolve(
     max_new_tokens: of the run; the last of them is never read. receipt: an empty one, which the plan then fills.
 
     Raises `ValueError` for what this model or these prompts have no place for: another width, a site it has not, a value
-    that its dtype cannot hold, too few rows; for one that would touch no position, or fewer than were asked for; and for a
-    gate that was decided on other prompts, or a plan made for others.
+    that its dtype cannot hold, too few rows; for one that would touch no position, or fewer than were asked for, or none whose
+    logits are read; and for a gate that was decided on other prompts, or a plan made for others.
     """
     rows = [list(prompt) for prompt in prompts]
     if isinstance(steer, Plan):
@@ -209,6 +215,7 @@ def resolve(
         remedy = 'write Steer(vector, ("pre", 6), 5.0)'
         expect(isinstance(one, Steer), "a Steer or several", type(one).__name__, remedy)
         _check_reach(one, rows, max_new_tokens)
+        _check_heard(model, one, rows)
     return Plan(model, steers, rows, receipt)
 
 
@@ -323,6 +330,28 @@ def _check_reach(steer: Steer, prompts: Sequence[Sequence[int]], max_new_tokens:
         expect(max_new_tokens > 1, "a run of two new tokens or more", max_new_tokens, remedy)
     if not isinstance(steer.where, str):
         expect(max(steer.where) < shortest, f"positions below {shortest}, the shortest prompt", list(steer.where))
+
+
+def _heard_alone(model: Transformer, site: Site) -> bool:
+    """Whether no later token looks back at what is added there, as it is after the last attention."""
+    return site in (("mid", model.config.n_layer - 1), ("pre", model.config.n_layer))
+
+
+def _check_heard(model: Transformer, steer: Steer, prompts: Sequence[Sequence[int]]) -> None:
+    """Raise `ValueError` if in some row what is added changes no logit that is read."""
+    if not _heard_alone(model, steer.site) or isinstance(steer.where, str) and steer.where != "front":
+        return
+    at = range(steer.span) if isinstance(steer.where, str) else steer.where
+    rows = steer.rows or [True] * len(prompts)
+    unheard = [
+        len(prompt) for prompt, steered in zip(prompts, rows, strict=True) if steered and len(prompt) - 1 not in at
+    ]
+    expect(
+        not unheard,
+        f"a Steer at {steer.site} to reach the last token of every prompt, as no later one looks back there",
+        f"positions {list(at)} of a prompt of {unheard[:1]} tokens",
+        "steer at a block below, or with where='last'",
+    )
 
 
 def _then(first: Add, second: Add) -> Add:

@@ -30,7 +30,7 @@ from ministeer.files import append_lines, read_lines, write_text
 from ministeer.model import Cache, Past, Site, Transformer, check_site
 from ministeer.prompts import check_ids, pad
 from ministeer.provenance import data_hash, dtype_name, fingerprint, identity
-from ministeer.steer import Intervention, Steer, resolve
+from ministeer.steer import Intervention, Steer, Where, resolve
 from ministeer.variants import Branch, Shared, above, logits32
 from ministeer.vectors import SteeringVector, vector_hash
 
@@ -70,7 +70,7 @@ def sweep(
     layers: Sequence[int | Site],
     coeffs: Sequence[float],
     *,
-    where: str | Sequence[int] = "all",
+    where: Where | Sequence[int] = "all",
     path: str | Path | None = None,
     memory: float = 2**30,
     progress: bool = False,
@@ -302,7 +302,7 @@ class _Run:
         texts: list[Text],
         sites: list[Site],
         vectors: Mapping[str, Vector],
-        where: str | Sequence[int],
+        where: Where | Sequence[int],
     ) -> None:
         self.model, self.texts, self.vectors, self.where = model, texts, vectors, where
         device = model.device
@@ -435,7 +435,11 @@ class _Run:
 
 
 def _runs(
-    model: Transformer, texts: list[Text], sites: list[Site], vectors: Mapping[str, Vector], where: str | Sequence[int]
+    model: Transformer,
+    texts: list[Text],
+    sites: list[Site],
+    vectors: Mapping[str, Vector],
+    where: Where | Sequence[int],
 ) -> Iterator[_Run]:
     """A batch as it is, or, where memory runs out while it is read, half of its prompts at a time."""
     prompts = list(dict.fromkeys(t.prompt for t in texts))

@@ -1,7 +1,8 @@
 """Text <-> token ids, and conversations -> token ids: from files that lie on this disk; nothing is ever fetched.
 
     tok = Tokenizer.gpt2()
-    tok.encode("Hello world")                    # [15496, 995]
+    tok.prompt("Hello world")                    # [50256, 15496, 995]: as a model reads it
+    tok.encode("Hello world")                    # [15496, 995]: the text's own
     tok.decode([15496, 995])                     # "Hello world"
     tok.encode("<|endoftext|>", special=True)    # [50256]; without `special` it is text like any other
 
@@ -16,7 +17,7 @@ import binascii
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ministeer import bpe, chat
 from ministeer.bpe import PATTERN, byte_letters
@@ -39,7 +40,7 @@ class Tokenizer:
     """A model's tokens. Ids go from 0 to `n_vocab - 1`; the model's table may be longer, and not all ids need a token.
 
     special: the tokens that are no text, by name, such as `{"<|im_start|>": 1}`.
-    bos: begins a document: what its own file puts first, else `eot`. A prompt is `[tok.bos, *tok.encode(text)]`.
+    bos: begins a document: what its own file puts first, else `eot`. `prompt` puts it before a text.
     eot: ends a document: `<|endoftext|>`, or `<|end_of_text|>`, or what the files call `eos_token`.
     stop: the ids that end an answer: `eot`, `eos_token` (in a chat model the end of a turn), and `generation_config.json`'s.
     chat_template: the jinja2 source, or None.
@@ -157,6 +158,24 @@ class Tokenizer:
         tokenizer = cls.__new__(cls)
         tokenizer._set(core, {key: name for key, name in config["names"].items() if name in core.special}, source, bos)
         return tokenizer
+
+    def __call__(self, *texts: object, **settings: object) -> NoReturn:
+        raise ValueError(
+            "expected a method of this tokenizer, got a call of itself; write tok.prompt(text), or tok.encode(text) for ids "
+            "with none added"
+        )
+
+    def prompt(self, text: str) -> list[int]:
+        """Ids of a text as a model reads it: `bos`, then the text; `bos` is left out where the text begins with a special token.
+
+        Names of special tokens in it are those tokens. Whatever in this package takes a text reads it so.
+        """
+        if not isinstance(text, str):
+            raise ValueError(
+                f"expected a text, got {str(text)[:60]!r}, a {type(text).__name__}; give one text at a time"
+            )
+        ids = self.encode(text, special=True)
+        return ids if ids and ids[0] in self.special.values() else [self.bos, *ids]
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Ids of a text, with none added at its ends. With `special=True` a special token's name in it is that token.

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ministeer.model import Cache, Past, Site, Transformer
+from ministeer.model import Cache, Past, Site, Transformer, check_stream
 from ministeer.prompts import pad
 
 
@@ -95,7 +95,7 @@ def last_token(
     tape: list[Any] = list(sites)
     x = model.stream(torch.tensor([row[-1:] for row in rows], device=device), tape=tape, cache=cache)
     cache.keep(lengths)
-    return x, tape, cache
+    return check_stream(x), tape, cache
 
 
 def above(model: Transformer, x: Tensor, site: Site, past: Past | None, read: Tensor | None = None) -> Tensor:
@@ -117,7 +117,7 @@ def above(model: Transformer, x: Tensor, site: Site, past: Past | None, read: Te
 
 def logits32(model: Transformer, x: Tensor) -> Tensor:
     """As `model.unembed`, in float32 and not rounded to the model's dtype: in bfloat16 a logit of 100 is a multiple of one half."""
-    x, head = model.ln_f(x), model.head
+    x, head = model.ln_f(check_stream(x)), model.head
     w = head.weight
     if w.dtype == torch.float32:
         return head.scores(x)  # type: ignore[no-any-return]

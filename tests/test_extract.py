@@ -28,7 +28,7 @@ PAIRS = [
     ("x", "y"),
     ("<|endoftext|>so A!", "<|endoftext|>so B?"),
 ]
-DIFFER = [8, 4, 0, 4]  # where the two texts of each pair part
+DIFFER = [9, 5, 1, 4]  # where the two texts of each pair part, counted from the token that begins them
 
 
 def states(text: list[int]) -> dict[tuple[str, int], Tensor]:
@@ -67,7 +67,7 @@ def runs() -> Iterator[list[int]]:
 def test_contrastive_is_the_mean_difference_of_transformers_states(token: str) -> None:
     expected = {site: torch.zeros(48) for site in SITES}
     for (positive, negative), at in zip(PAIRS, DIFFER, strict=True):
-        plus, minus = (BYTES.encode(text, special=True) for text in (positive, negative))
+        plus, minus = (BYTES.prompt(text) for text in (positive, negative))
         assert plus[:at] == minus[:at]
         assert plus[at] != minus[at]
         i, j = (at, at) if token == "answer" else (len(plus) - 1, len(minus) - 1)
@@ -106,7 +106,7 @@ def test_padding_is_never_read() -> None:
     """Whatever the padding's token looks like, the vector is the same."""
     other = copy.deepcopy(MODEL)
     other.wte.weight[0] = 1e3
-    assert not any(0 in BYTES.encode(text, special=True) for texts in PAIRS for text in texts)
+    assert not any(0 in BYTES.prompt(text) for texts in PAIRS for text in texts)
     for token in ("answer", "last"):
         vectors = [contrastive(model, BYTES, PAIRS, SITES, token=token, batch_size=8) for model in (MODEL, other)]
         assert all(torch.equal(vectors[0][site], vectors[1][site]) for site in SITES)
@@ -136,15 +136,15 @@ def test_a_planted_difference_is_found_and_a_planted_zero_too(planted: float) ->
     model = copy.deepcopy(MODEL)
     model.wte.weight[ord("A")] = model.wte.weight[ord("B")] + shift
     pairs = [("it was (A", "it was (B"), ("A", "B"), ("well, A then", "well, B but")]
+    if not planted:
+        with pytest.raises(ValueError, match="a vector of zeros at all of them"):
+            contrastive(model, BYTES, pairs)
+        return
     found = contrastive(model, BYTES, pairs)
     torch.testing.assert_close(found["pre", 0], shift, atol=1e-6, rtol=0)
-    norms = found.norm()
-    if planted:
-        assert all(norms["pre", i] > 0.05 for i in range(4))
-        turned = contrastive(model, BYTES, [(b, a) for a, b in pairs])
-        assert all(torch.equal(turned[site], -found[site]) for site in found.sites)
-    else:
-        assert all(norm < 1e-5 for norm in norms.values())
+    assert all(found.norm()["pre", i] > 0.05 for i in range(4))
+    turned = contrastive(model, BYTES, [(b, a) for a, b in pairs])
+    assert all(torch.equal(turned[site], -found[site]) for site in found.sites)
 
 
 def test_the_mean_is_over_pairs() -> None:
@@ -162,13 +162,13 @@ def test_a_vector_belongs_where_it_was_read(site: tuple[str, int]) -> None:
 
     Published: a vector read at a block's output and added at its input.
     """
-    positive, negative = (BYTES.encode(text) for text in ("it was (A", "it was (B"))
+    positive, negative = (BYTES.prompt(text) for text in ("it was (A", "it was (B"))
     vector = contrastive(MODEL, BYTES, [("it was (A", "it was (B")], SITES)
-    add = resolve(MODEL, Steer(vector, site, where="last"), [negative]).adds(torch.arange(9)[None])[site]
+    add = resolve(MODEL, Steer(vector, site, where="last"), [negative]).adds(torch.arange(10)[None])[site]
     wanted = MODEL(torch.tensor([positive]))[0, -1]
     assert relative(MODEL(torch.tensor([negative]), adds={site: add})[0, -1], wanted) < 1e-5
     for wrong in SITES:
-        add = resolve(MODEL, Steer(vector, wrong, where="last"), [negative]).adds(torch.arange(9)[None])[wrong]
+        add = resolve(MODEL, Steer(vector, wrong, where="last"), [negative]).adds(torch.arange(10)[None])[wrong]
         if wrong != site:
             assert relative(MODEL(torch.tensor([negative]), adds={site: add})[0, -1], wanted) > 1e-3
 
@@ -199,7 +199,7 @@ def test_progress_is_told_after_each_batch() -> None:
 
 
 def test_what_a_pair_shares_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 3 pairs that differ in the last of 20 tokens: 3 x 19 tokens and twice 3 x 1, not 6 x 20."""
+    """Of 3 pairs that differ in the last of 21 tokens: 3 x 20 tokens and twice 3 x 1, not 6 x 21."""
     tokens: list[int] = []
     stream = Transformer.stream
     monkeypatch.setattr(
@@ -207,9 +207,9 @@ def test_what_a_pair_shares_is_computed_once(monkeypatch: pytest.MonkeyPatch) ->
     )
     pairs = [(f"{letter * 19}A", f"{letter * 19}B") for letter in "xyz"]
     shared = contrastive(MODEL, BYTES, pairs, SITES)
-    assert tokens == [57, 3, 3]
-    rows = [BYTES.encode(text) for texts in pairs for text in texts]
-    apart = streams(MODEL, rows, [19] * 6, SITES)
+    assert tokens == [60, 3, 3]
+    rows = [BYTES.prompt(text) for texts in pairs for text in texts]
+    apart = streams(MODEL, rows, [20] * 6, SITES)
     assert all(relative(shared[site], (x[0::2] - x[1::2]).mean(0)) < TOLERANCE for site, x in apart.items())
 
 
@@ -252,7 +252,7 @@ def test_nothing_stays_changed_and_no_gradient_is_kept() -> None:
         ([("a", "b")], {"sites": ("mid", 3)}, "\\('mid', 3\\)"),
         ([("a", "b")], {"sites": ("pre", -1)}, "\\('pre', -1\\)"),
         ([("a", "b")], {"sites": ("head", 1)}, "site of the stream.*\\('head', 1\\)"),
-        ([("a" * 49, "b")], {}, "48 positions, the model's context, got 49"),
+        ([("a" * 48, "b")], {}, "48 positions, the model's context, got 49"),
     ],
 )
 def test_pairs_sites_or_rules_that_mean_nothing_are_refused(pairs: list, settings: dict, words: str) -> None:
@@ -262,8 +262,8 @@ def test_pairs_sites_or_rules_that_mean_nothing_are_refused(pairs: list, setting
 
 def test_a_text_that_continues_the_other_can_be_read_at_its_last_token() -> None:
     found = contrastive(MODEL, BYTES, [("so it", "so")], ("pre", 2), token="last")
-    text = BYTES.encode("so it")
-    expected = states(text)["pre", 2][4] - states(text[:2])["pre", 2][1]
+    text = BYTES.prompt("so it")
+    expected = states(text)["pre", 2][5] - states(text[:3])["pre", 2][2]
     assert relative(found["pre", 2], expected) < TOLERANCE
 
 

@@ -61,7 +61,7 @@ def slow_effects(means: Tensor) -> Tensor:
     """One head, one prompt at a time."""
     effects = torch.empty(len(SHUFFLED), LAYERS, HEADS)
     for n, (prompt, answer) in enumerate(zip(SHUFFLED, ANSWERS, strict=True)):
-        ids, target = BYTES.encode(prompt, special=True), BYTES.single(answer)
+        ids, target = BYTES.prompt(prompt), BYTES.single(answer)
         own, before = writes(ids), probability(ids, target)
         for layer in range(LAYERS):
             for head in range(HEADS):
@@ -82,7 +82,7 @@ def effects(means: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_mean_writes_are_those_of_transformers_heads(batch_size: int) -> None:
-    wanted = torch.stack([writes(BYTES.encode(text, special=True)) for text in CLEAN]).mean(0)
+    wanted = torch.stack([writes(BYTES.prompt(text)) for text in CLEAN]).mean(0)
     assert relative(heads.mean_writes(MODEL, BYTES, CLEAN, batch_size=batch_size), wanted) < TOLERANCE
 
 
@@ -115,7 +115,7 @@ def test_a_prompt_is_read_once_whatever_the_number_of_heads(means: Tensor) -> No
     heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, means)
     for hook in hooks:
         hook.remove()
-    longest = max(len(BYTES.encode(prompt, special=True)) for prompt in SHUFFLED) - 1
+    longest = max(len(BYTES.prompt(prompt)) for prompt in SHUFFLED) - 1
     read, last = [(i, 3, longest) for i in range(3)], [(i, 3, 1) for i in range(3)]
     patched = [(i, 3, 4) for layer in range(3) for i in range(layer, 3)]  # the 4 heads of each layer side by side
     assert seen == [*read, *last, *patched]
@@ -161,7 +161,7 @@ def test_the_vector_is_the_sum_of_mean_writes_without_bias(means: Tensor) -> Non
         tape: dict[Any, Any] = {}
         total = 0.0
         for text in CLEAN:
-            MODEL(torch.tensor([BYTES.encode(text, special=True)]), tape=tape)
+            MODEL(torch.tensor([BYTES.prompt(text)]), tape=tape)
             total += float(tape[site][0, -1].norm()) / len(CLEAN)
         assert norms[site] == pytest.approx(float(wanted.norm()) / total, rel=1e-4)
 
@@ -170,7 +170,7 @@ def test_all_heads_of_a_layer_together_are_what_attention_adds_but_for_the_bias(
     text = "yes: no, left:"
     every = heads.function_vector(MODEL, BYTES, [text, text], [(1, h) for h in range(4)], ("pre", 1))
     tape: dict[Any, Any] = {}
-    MODEL(torch.tensor([BYTES.encode(text)]), tape=tape)
+    MODEL(torch.tensor([BYTES.prompt(text)]), tape=tape)
     added = (tape["mid", 1] - tape["pre", 1])[0, -1]
     bias = writer(MODEL, 1).bias
     assert relative(every["pre", 1] + (0.0 if bias is None else bias), added) < TOLERANCE
@@ -265,7 +265,7 @@ def test_a_branch_is_what_each_variant_gives_alone() -> None:
 
 def test_a_head_vector_steers(means: Tensor) -> None:
     vector = heads.function_vector(MODEL, BYTES, CLEAN, [(2, 3)], ("mid", 2))
-    prompt = [BYTES.encode(CLEAN[0])]
+    prompt = [BYTES.prompt(CLEAN[0])]
     steered = prefill(MODEL, prompt, None, [Steer(vector, ("mid", 2), where="last")])
     by_hand = torch.zeros(1, len(prompt[0]), 48)
     by_hand[0, -1] = means[2, 3]
@@ -280,7 +280,9 @@ def test_a_head_vector_steers(means: Tensor) -> None:
     [
         (lambda m: heads.mean_writes(MODEL, BYTES, []), "a list of prompts"),
         (lambda m: heads.mean_writes(MODEL, BYTES, "one text"), "a list of prompts, got 'one text'"),
-        (lambda m: heads.mean_writes(MODEL, BYTES, ["a"]), "two tokens or more"),
+        (lambda m: heads.mean_writes(MODEL, BYTES, ["ab", ""]), "two tokens or more"),
+        (lambda m: heads.mean_writes(MODEL, BYTES, {"ab": 1, "cd": 2}), "a list of prompts, got {'ab'"),
+        (lambda m: heads.indirect_effects(MODEL, BYTES, SHUFFLED, dict.fromkeys("xq!"), m), "got {'x': None"),
         (lambda m: heads.mean_writes(MODEL, BYTES, [{"prompt": "ab"}]), "of data.few_shot take"),
         (lambda m: heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS[:2], m), "each of 3 prompts, got 2"),
         (lambda m: heads.indirect_effects(MODEL, BYTES, SHUFFLED, ["ab", "q", "!"], m), "one token"),

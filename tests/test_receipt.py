@@ -140,9 +140,9 @@ def test_a_gate_is_in_the_receipt_and_a_closed_one_is_a_warning() -> None:
 
 
 def test_it_prints_in_one_line() -> None:
-    receipt = run([Steer(share(V), ("pre", 1), 0.5, "last"), Steer(V, ("mid", 2), 1.0, [0])])
+    receipt = run([Steer(share(V), ("pre", 1), 0.5, "last"), Steer(V, ("mid", 1), 1.0, [0])])
     assert str(receipt).startswith(
-        "pre 1: 12 of 22 positions (2 to 8) in 3 of 3 rows, added 0.5 of the stream's norm (at most 0.5); mid 2: 3 of 22"
+        "pre 1: 12 of 22 positions (2 to 8) in 3 of 3 rows, added 0.5 of the stream's norm (at most 0.5); mid 1: 3 of 22"
     )
     assert "\n" not in str(receipt)
     assert str(Receipt()) == "nothing was touched"

@@ -45,12 +45,16 @@ ROOMS = {
     "steer.py": Room({"model", "prompts", "receipt", "vectors"}, {"torch"}),
     "receipt.py": Room({"model"}, {"torch"}),
     "cuda_graph.py": Room({"model"}, {"torch"}),
-    "generate.py": Room({"cuda_graph", "model", "prompts", "receipt", "steer"}, {"torch"}),
+    "generate.py": Room(
+        {"cuda_graph", "model", "prompts", "receipt", "steer", "tokenizer"}, {"torch", "typing_extensions"}
+    ),
     "activations.py": Room({"model", "prompts"}, {"torch"}),
     "directions.py": Room(set(), {"torch"}),
     "extract.py": Room(
-        {"activations", "directions", "health", "model", "provenance", "tokenizer", "vectors"}, {"torch"}
+        {"activations", "directions", "health", "model", "pairs", "provenance", "tokenizer", "vectors"},
+        {"torch", "typing_extensions"},
     ),
+    "pairs.py": Room({"activations", "model", "provenance", "tokenizer"}, {"torch", "typing_extensions"}),
     "variants.py": Room({"model", "prompts"}, {"torch"}),
     "heads.py": Room(
         {"activations", "files", "health", "model", "provenance", "tokenizer", "variants", "vectors"},

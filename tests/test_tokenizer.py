@@ -91,6 +91,25 @@ def test_special_tokens_only_where_asked_for(gpt2):
     assert gpt2.decode(gpt2.encode(text)) == gpt2.decode([64, 50256, 65]) == text
 
 
+def test_a_prompt_begins_with_bos_once_and_names_of_special_tokens_are_tokens(gpt2):
+    """One rule for every text that goes in, so that vectors and the prompts they are added to begin alike."""
+    assert gpt2.prompt("Hello world") == gpt2.prompt(f"{END}Hello world") == [50256, 15496, 995]
+    assert gpt2.prompt("") == gpt2.prompt(END) == [50256]
+    assert gpt2.prompt(f"Hello{END}{END}") == [50256, 15496, 50256, 50256]
+    assert gpt2.prompt(f" {END}")[0] == 50256 and len(gpt2.prompt(f" {END}")) == 3  # a text, and then the token
+
+
+@pytest.mark.parametrize("text", [["a"], None, 3, [15496]])
+def test_a_prompt_of_what_is_no_text_is_refused(gpt2, text):
+    with pytest.raises(ValueError, match="expected a text, got .*; give one text at a time"):
+        gpt2.prompt(text)
+
+
+def test_a_tokenizer_that_is_called_says_what_to_call(gpt2):
+    with pytest.raises(ValueError, match=r"write tok.prompt\(text\), or tok.encode\(text\)"):
+        gpt2("Hello", return_tensors="pt")
+
+
 @given(text=any_string)
 @settings(deadline=None, max_examples=300)
 def test_any_string_round_trips(gpt2, small, text):

@@ -16,7 +16,7 @@ from torch import Tensor
 from ministeer import metrics
 from ministeer.interventions import Function, Gate, project_out
 from ministeer.metrics import Array
-from ministeer.model import Site, Transformer
+from ministeer.model import Site, Transformer, check_stream
 from ministeer.prompts import pad
 from ministeer.steer import Steer, resolve
 from ministeer.tokenizer import Tokenizer
@@ -105,7 +105,7 @@ def disturbance(
     found: list[dict[str, Any]] = [{"kl": [], "perplexity": []} for _ in texts]
     for coefficient in coefficients:
         steer = Steer(_content(vector, site, how), site, coefficient)
-        logits = model(ids, resolve(model, steer, rows).adds(positions))
+        logits = model.unembed(check_stream(model.stream(ids, resolve(model, steer, rows).adds(positions))))
         kl = metrics.kl(logits, plain).cpu()  # (N, T)
         perplexity = metrics.perplexity(logits, ids, real)
         for row, k, mask, p in zip(found, kl, real, perplexity.tolist(), strict=True):

@@ -15,7 +15,7 @@ from ministeer.lab.experiment import Experiment
 from ministeer.metrics import Array
 from ministeer.model import Site
 from ministeer.receipt import Receipt
-from ministeer.steer import Steer
+from ministeer.steer import Steer, Where
 from ministeer.vectors import SteeringVector
 
 Item = dict[str, Any]
@@ -46,7 +46,7 @@ def receipt(
     vector: SteeringVector,
     layer: int,
     coefficient: float = 1.0,
-    where: str = "last",
+    where: Where = "last",
 ) -> Receipt:
     """What steering these prompts does, for the page of an experiment."""
     done = Receipt()

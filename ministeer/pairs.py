@@ -1,0 +1,160 @@
+"""Pairs of texts -> the streams of both at one token: the slow step on the way to a vector, done once (`extract.read`).
+
+Letters: N pairs, D width.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+from torch import Tensor
+
+from ministeer.activations import OnBatch, alike, as_sites, pair_streams
+from ministeer.model import Site, Transformer, expect, refusal
+from ministeer.provenance import Provenance
+from ministeer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Pairs = Sequence[tuple[str, str] | list[str]]
+Token = Literal["answer", "last"]
+
+
+class Reading(TypedDict, total=False):
+    """How `read`, and each way to a vector from pairs of texts, reads them.
+
+    token: where: "answer" (the default), the first token in which the two texts of a pair differ, or "last", the last token of each,
+        for texts that differ in their context, or in more than one token.
+    batch_size, on_batch: see `pair_streams`.
+    """
+
+    token: Token
+    batch_size: int
+    on_batch: OnBatch | None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Read:
+    """The stream of both texts of N pairs at one token of each, `{site: (N, 2, D)}`, the positive text first, in float32 on the
+    CPU; with where it is from, as a vector's provenance has it. It tells as much of the texts as they do themselves."""
+
+    streams: dict[Site, Tensor]
+    source: Provenance
+
+    def __repr__(self) -> str:
+        return f"Read({len(self)} pairs at the {self.source.token} token, sites {self.sites})"
+
+    def __len__(self) -> int:
+        return len(next(iter(self.streams.values())))
+
+    @property
+    def sites(self) -> list[Site]:
+        return list(self.streams)
+
+    def only(self, sites: Site | Sequence[Site]) -> Read:
+        """The same at fewer sites."""
+        for site in (wanted := as_sites(sites)):
+            expect(
+                site in self.streams, f"one of the sites that were read {self.sites}", repr(site), "read it there too"
+            )
+        return Read({site: self.streams[site] for site in wanted}, self.source)
+
+
+def read(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    pairs: Pairs,
+    sites: Site | Sequence[Site] | None = None,
+    **how: Unpack[Reading],
+) -> Read:
+    """The streams of pairs of texts, positive and negative, in which directions are found: the slow step, done once.
+
+    sites: by default the stream that enters each block and the one that leaves the last. What the literature calls
+        the output of block i is `("pre", i + 1)`.
+    how: token, batch_size and on_batch, see `Reading`.
+    Warns where most pairs seem to differ in their context, and are not read at the last token.
+    """
+    return read_pairs(model, tokenizer, pairs, sites, **how)
+
+
+def read_pairs(
+    source: Transformer | Read,
+    tokenizer: Tokenizer | None,
+    pairs: Pairs | None,
+    sites: Site | Sequence[Site] | None,
+    *,
+    token: Token | None = None,
+    batch_size: int = 16,
+    on_batch: OnBatch | None = None,
+) -> Read:
+    """What was read, as it is; or what is read now, of a model."""
+    if isinstance(source, Read):
+        alone = tokenizer is None and pairs is None and sites is None and token in (None, source.source.token)
+        got = f"texts, sites or another token than {source.source.token!r} beside it"
+        expect(alone, "what was read, alone", got, "take read.only(sites), or read again")
+        return source
+    if tokenizer is None or pairs is None:
+        got = f"{type(source).__name__} alone" if tokenizer is None else "no pairs"
+        raise refusal("what extract.read returned, or a model, its tokenizer and pairs of texts", got)
+    wanted, token = all_sites(source) if sites is None else as_sites(sites), token or "answer"
+    rows = _pair_rows(tokenizer, pairs)
+    positions = [_read_at(plus, minus, token, number) for number, (plus, minus) in enumerate(rows)]
+    ends = [_end_alike(tokenizer, *pair, at) for pair, (at, _) in zip(rows, positions, strict=True)]
+    if token == "answer" and 2 * sum(ends) > len(ends):
+        warnings.warn(
+            f"the texts of {sum(ends)} of {len(ends)} pairs go on alike after the words in which they differ, and are read before "
+            'that; if they differ in their context, and the answer is still to come, read them with token="last"',
+            stacklevel=3,
+        )
+    found = pair_streams(source, rows, positions, wanted, batch_size=batch_size, on_batch=on_batch)
+    return Read(found, Provenance.of(source, "read", [text for pair in pairs for text in pair], token))
+
+
+def _pair_rows(tokenizer: Tokenizer, pairs: Pairs) -> list[tuple[list[int], list[int]]]:
+    """The ids of both texts of each pair."""
+    remedy = "write [(row['positive'], row['negative']) for row in rows], by the names that your rows have"
+    expect(isinstance(pairs, Sequence), "a list of pairs of texts", type(pairs).__name__, remedy)
+    if not len(pairs):
+        raise refusal("at least one pair of texts", "none")
+    for number, pair in enumerate(pairs):
+        fine = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
+        fine = fine and all(isinstance(text, str) for text in pair)
+        got = " ".join(repr(pair).split())[:60]
+        expect(fine, "pairs of two texts, the positive one first", f"{got} as number {number}", remedy)
+    return [(tokenizer.prompt(plus), tokenizer.prompt(minus)) for plus, minus in pairs]
+
+
+def _end_alike(tokenizer: Tokenizer, plus: Sequence[int], minus: Sequence[int], first: int) -> bool:
+    """Whether two texts that differ from token `first` on come to the same words again. An answer ends a text, up to a bracket, a
+    full stop or a special token; what has words after it was the context of one."""
+    longest = min(len(plus), len(minus)) - first
+    same = min(alike(plus[::-1], minus[::-1]), longest)
+    tail = [i for i in plus[len(plus) - same :] if i not in tokenizer.special.values()]
+    return re.search(r"\s\W*\w", tokenizer.decode(tail)) is not None  # a word that begins there, not the rest of one
+
+
+def all_sites(model: Transformer) -> list[Site]:
+    return [("pre", i) for i in range(model.config.n_layer + 1)]
+
+
+def _read_at(plus: Sequence[int], minus: Sequence[int], token: str, number: int) -> tuple[int, int]:
+    if plus == minus:
+        raise ValueError(f"expected two texts that differ, got the same text twice in pair {number}")
+    if token == "last":
+        if min(len(plus), len(minus)) < 2:
+            raise ValueError(f"expected two texts, got an empty one in pair {number}")
+        return len(plus) - 1, len(minus) - 1
+    if token != "answer":
+        raise ValueError(f"expected token to be 'answer' or 'last', got {token!r}")
+    first = alike(plus, minus)
+    if first == min(len(plus), len(minus)):
+        raise ValueError(
+            f"expected two texts with a token in which they differ, got one that continues the other in pair {number}; "
+            "use token='last'"
+        )
+    return first, first

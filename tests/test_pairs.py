@@ -1,0 +1,89 @@
+"""Where pairs of texts are read: at the answer, or at the end; and what is said where the two are mistaken for one another."""
+
+import warnings
+from typing import Any
+
+import pytest
+from reference import both
+
+import ministeer
+from ministeer import extract
+from ministeer.lab import data
+from ministeer.tokenizer import Tokenizer
+
+BOTH = both(3, 257, 96, 48, 3, 4)
+MODEL, THEIRS = BOTH["gpt2"]
+BYTES = Tokenizer({bytes([byte]): byte for byte in range(256)}, eot=256)
+WARNING = "go on alike after the words in which they differ"
+CONTEXTS = [("Be good. Was he asked", "Be a bad one. Was he asked"), ("He is kind. She said", "He is mean. She said")]
+
+
+def told(pairs: Any, **how: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        extract.read(MODEL, BYTES, pairs, ("pre", 1), **how)
+    return [str(one.message) for one in seen]
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        CONTEXTS,
+        [("Say very good, yes", "Say good, yes")],  # a word more
+        [("<|endoftext|>honest: say\n\tyes?", "<|endoftext|>crafty: say\n\tyes?")],
+        [*CONTEXTS, ("Was it? A", "Was it? B")],  # most of them
+    ],
+)
+def test_pairs_that_differ_in_their_context_and_are_read_there_are_told(pairs: Any) -> None:
+    (said,) = told(pairs)
+    contexts = sum(not minus.endswith("B") for _, minus in pairs)
+    assert f"the texts of {contexts} of {len(pairs)} pairs {WARNING}" in said and 'token="last"' in said
+    assert told(pairs, token="last") == []
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("Choose: (A)", "Choose: (B)"), ("Choose: (B).", "Choose: (A).")],
+        [("Do you? Yes, I would.", "Do you? No, I would never do that."), ("Who? He that did", "Who? She who had it")],
+        [("It was joyful", "It was sorrowful"), ("so hateful!", "so loveful!")],  # the rest of a word is not a word
+        [("x", "y"), ("no: yes", "no: not at all, no")],
+        [*CONTEXTS, ("Was it? A", "Was it? B"), ("So? A", "So? B")],  # no more than half
+    ],
+)
+def test_pairs_that_differ_in_their_answers_are_not(pairs: Any) -> None:
+    assert told(pairs) == []
+
+
+@pytest.mark.once
+def test_the_projects_own_pairs_are_told_apart() -> None:
+    """Read at the first word that differs, the direction for honesty is another one, and its health looks good."""
+    model, tok = ministeer.load("nano")
+    rows = data.read("values.tsv", value="honesty", split="train")
+    answered = [[f"<|endoftext|>{r['prompt']}{r[sign]}" for sign in ("positive", "negative")] for r in rows]
+    context = data.context_pairs("honesty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        extract.read(model, tok, answered, ("pre", 5))
+        last = extract.contrastive(model, tok, context, ("pre", 5), token="last")["pre", 5]
+    with pytest.warns(UserWarning, match=f"the texts of 51 of 51 pairs {WARNING}") as seen:
+        wrong = extract.contrastive(model, tok, context, ("pre", 5))
+    assert seen[0].filename == __file__
+    assert float(last @ wrong["pre", 5] / last.norm() / wrong["pre", 5].norm()) < 0.2
+    assert not wrong.health["pre", 5].weak
+
+
+def test_a_pair_begins_with_bos_whether_it_says_so_or_not() -> None:
+    plain = extract.contrastive(MODEL, BYTES, [("so A", "so B")])
+    marked = extract.contrastive(MODEL, BYTES, [("<|endoftext|>so A", "<|endoftext|>so B")])
+    assert all((plain[site] == marked[site]).all() for site in plain.sites)
+    love, hate = "<|endoftext|>Love", "<|endoftext|>Hate"
+    once, twice = (
+        extract.activation_addition(MODEL, BYTES, *texts, ("pre", 1)) for texts in (("Love", "Hate"), (love, hate))
+    )
+    assert (once["pre", 1] == twice["pre", 1]).all()
+
+
+def test_a_misspelt_keyword_is_not_passed_over() -> None:
+    with pytest.raises(TypeError, match="tokne"):
+        extract.pca(MODEL, BYTES, CONTEXTS, tokne="last")

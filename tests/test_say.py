@@ -1,0 +1,73 @@
+"""A text in, what the model says after it out: the tokens of `generate`, and nothing of their bookkeeping."""
+
+from typing import Any
+
+import pytest
+import torch
+from reference import both, random_tensor
+
+import ministeer
+from ministeer import Receipt, Steer, extract, generate, say
+from ministeer.tokenizer import Tokenizer
+
+BOTH = both(3, 257, 48, 48, 3, 4)
+MODEL, THEIRS = BOTH["gpt2"]
+BYTES = Tokenizer({bytes([byte]): byte for byte in range(256)}, eot=256)
+V = random_tensor(48, seed=1, scale=1.0)
+
+
+def said(ids: list[int], **settings: Any) -> str:
+    """What `generate` makes of ids, as a text, up to its end."""
+    new = generate(MODEL, ids, **{"max_new_tokens": 20, "temperature": 0} | settings)[len(ids) :]
+    return BYTES.decode(new[: [*new, 256].index(256)])
+
+
+def test_it_is_what_generate_says_after_the_text() -> None:
+    assert say(MODEL, BYTES, "I feel") == said([256, *b"I feel"])
+    assert say(MODEL, BYTES, "<|endoftext|>I feel") == said([256, *b"I feel"])
+    assert say(MODEL, BYTES, "", max_new_tokens=3) == said([256], max_new_tokens=3)
+
+
+def test_it_takes_what_generate_takes() -> None:
+    steer, receipt = Steer(V, ("pre", 1), 3.0), Receipt()
+    assert say(MODEL, BYTES, "so", steer=steer, receipt=receipt) == said([256, *b"so"], steer=steer)
+    assert say(MODEL, BYTES, "so", steer=steer) != say(MODEL, BYTES, "so")
+    assert receipt.sites["pre", 1].positions == 3 + 19
+    drawn = {"temperature": 1.0, "top_p": 0.9, "frequency_penalty": 0.5}
+    one, two = (torch.Generator().manual_seed(1) for _ in range(2))
+    assert say(MODEL, BYTES, "so", generator=one, **drawn) == said([256, *b"so"], generator=two, **drawn)
+    with pytest.raises(TypeError, match="tempereture"):
+        say(MODEL, BYTES, "so", tempereture=1.0)
+
+
+def test_it_ends_before_the_token_that_ends_a_text() -> None:
+    """And keeps what else it was told to stop at out of the text as well."""
+    new = generate(MODEL, [256, *b"so"], max_new_tokens=9, temperature=0)[3:]
+    end = next(token for token in new if token != new[0])
+    tokenizer = Tokenizer({bytes([byte]): byte for byte in range(256)}, eot=256)
+    tokenizer.stop = (end,)
+    assert say(MODEL, tokenizer, "so") == BYTES.decode(new[: new.index(end)])
+    assert say(MODEL, tokenizer, "so", stop=[new[0]]) == ""
+    assert say(MODEL, tokenizer, "so", stop=[], max_new_tokens=9) == BYTES.decode(new)
+
+
+def test_in_a_chat_the_text_is_the_users() -> None:
+    tokenizer = Tokenizer({bytes([byte]): byte for byte in range(256)}, eot=256)
+    with pytest.raises(ValueError, match="a tokenizer with a chat template"):
+        say(MODEL, tokenizer, "so", chat=True)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}:{{ m.content }}|{% endfor %}a:"
+    assert say(MODEL, tokenizer, "so", chat=True) == said([*b"user:so|a:"])
+
+
+@pytest.mark.once
+def test_the_first_minute() -> None:
+    model, tok = ministeer.load("nano")
+    love = extract.activation_addition(model, tok, "Love", "Hate", ("pre", 1))
+    plain, steered = (say(model, tok, "I feel", steer=s) for s in (None, Steer(love, ("pre", 1), 2.0, where="front")))
+    assert plain != steered and isinstance(steered, str)
+
+
+@pytest.mark.parametrize("text", [["I", "you"], None, [1, 2], b"so"])
+def test_what_is_no_text_is_refused(text: Any) -> None:
+    with pytest.raises(ValueError, match="expected a text, got .*; give one text at a time"):
+        say(MODEL, BYTES, text)
