@@ -26,7 +26,7 @@ from ministeer.hub import NAMES
 from ministeer.model import Site, Transformer, expect
 from ministeer.prompts import check_room
 from ministeer.receipt import Receipt
-from ministeer.steer import WHERES, Steer
+from ministeer.steer import WHERES, Steer, Where
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
 
@@ -128,7 +128,7 @@ def steered(options: argparse.Namespace) -> str:
     expect(options.layer <= layers, f"--layer from 0 to {layers}, the model's layers", options.layer)
     template = f"{options.model}, without a template"
     expect(not options.chat or tokenizer.chat_template is not None, "a chat model for --chat", template, "leave out --chat")  # fmt: skip
-    ids = [tokenizer.bos, *tokenizer.encode(options.prompt)]
+    ids = tokenizer.prompt(options.prompt)
     expect(len(ids) > 1, "a prompt in characters that the model has tokens for", repr(options.prompt))
     if options.chat:
         ids = tokenizer.chat([{"role": "user", "content": options.prompt}])
@@ -177,7 +177,7 @@ def _steer(options: argparse.Namespace, model: Transformer, tokenizer: Tokenizer
     return Steer(vector, site, coeff, where)
 
 
-def _of_file(options: argparse.Namespace, model: Transformer, site: Site) -> tuple[SteeringVector, str]:
+def _of_file(options: argparse.Namespace, model: Transformer, site: Site) -> tuple[SteeringVector, Where]:
     file = options.vector
     vector = load_gguf(file) if file.endswith(".gguf") else SteeringVector.load(file, model)
     wanted = f"a vector of the model's width {model.config.width} in {file}"
@@ -185,7 +185,7 @@ def _of_file(options: argparse.Namespace, model: Transformer, site: Site) -> tup
     there, got = [layer for name, layer in vector.sites if name == "pre"], f"--layer {options.layer}"
     expect(options.layer in there, f"a layer that {file} has a vector for, {there}", got, "take one of these")
     front = vector[site].ndim == 2
-    where = options.where or ("front" if front else "all")
+    where: Where = options.where or ("front" if front else "all")
     kind = "one for each position (activation addition)" if front else "one for every position"
     wanted = f"--where {'front' if front else 'other than front'} for the vector in {file}, {kind}"
     expect((where == "front") == front, wanted, where, "leave out --where")
@@ -194,16 +194,15 @@ def _of_file(options: argparse.Namespace, model: Transformer, site: Site) -> tup
 
 def _of_texts(
     options: argparse.Namespace, model: Transformer, tokenizer: Tokenizer, site: Site
-) -> tuple[SteeringVector, str]:
+) -> tuple[SteeringVector, Where]:
     plus, minus, context = options.plus, options.minus, model.config.context
-    longest = max(len(tokenizer.encode(text)) for text in (plus, minus)) + 1
+    longest = max(len(tokenizer.prompt(text)) for text in (plus, minus))
     wanted = f"--plus and --minus of at most {context - 1} tokens, the model's context after the one that begins a text"
     expect(longest <= context, wanted, longest - 1, "shorten them")
-    where = options.where or ("all" if options.chat else "front")
+    where: Where = options.where or ("all" if options.chat else "front")
     if where == "front":
         return activation_addition(model, tokenizer, plus, minus, site), where
-    begin = tokenizer.decode([tokenizer.bos])
-    return contrastive(model, tokenizer, [(begin + plus, begin + minus)], site, token="last"), where
+    return contrastive(model, tokenizer, [(plus, minus)], site, token="last"), where
 
 
 @torch.no_grad()

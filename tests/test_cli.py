@@ -242,7 +242,7 @@ def test_wrong_words_end_in_one_sentence(
     if "without NUL" in arguments:  # a model whose table has not every byte: SmolLM2's has not
         model, tok = LOADED("nano", device="cpu", dtype="float32")
         monkeypatch.setattr(cli, "load", lambda *_, **__: (model, tok))
-        monkeypatch.setattr(tok, "encode", lambda text: [])
+        monkeypatch.setattr(tok, "encode", lambda text, **how: [])
     assert message in refused(capsys, "steer", *arguments)
 
 
