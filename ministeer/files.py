@@ -61,9 +61,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
     text = path.read_text("utf-8", errors="replace")
     try:
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-    except json.JSONDecodeError as error:
+        found = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        if others := [row for row in found if not isinstance(row, dict)]:
+            raise ValueError(f"a {type(others[0]).__name__}")
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected a JSON object a line, got {error}; remove it to measure again") from error
+    return found
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:

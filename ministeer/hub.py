@@ -243,12 +243,14 @@ def recorded_sha256(path: Path, repository: Path | None = None) -> str:
     status = path.stat()
     seen = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
     records = read_json(record) if record.is_file() else {}
-    if key in records and {name: records[key].get(name) for name in seen} == seen:
-        return str(records[key]["sha256"])
+    known = records.get(key)
+    known = known if isinstance(known, dict) and isinstance(known.get("sha256"), str) else {}
+    if {name: known.get(name) for name in seen} == seen:
+        return str(known["sha256"])
     sha256 = _sha256(path)
     # the cache names a large file by the SHA-256 the hub stated; where links are not possible, that name is not kept
     stated = Path(os.readlink(path)).name if path.is_symlink() else ""
-    expected = records[key]["sha256"] if key in records else stated if re.fullmatch("[0-9a-f]{64}", stated) else sha256
+    expected = known["sha256"] if known else stated if re.fullmatch("[0-9a-f]{64}", stated) else sha256
     if sha256 != expected:
         raise ValueError(
             f"{path}: expected SHA-256 {expected}, found {sha256}: the download is damaged or was changed; "

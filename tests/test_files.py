@@ -123,6 +123,25 @@ def test_a_line_that_was_cut_off_is_not_read_and_gives_way_to_the_next(tmp_path:
     assert path.read_text() == '{"a": 4}\n'
 
 
+@pytest.mark.parametrize("text", ["[1]\n", "null\n", "7\n", "{}\n{\n", "[" * 100000 + "\n"])
+def test_lines_that_are_no_objects_are_refused_in_a_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(text)
+    with pytest.raises(
+        ValueError, match=r"^\S*/rows.jsonl: expected a JSON object a line, got .*; remove it to measure again$"
+    ):
+        files.read_lines(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize("cells", ["7", "[[1]]", "[{}]", '[{"key": "a"}]', '[{"key": [], "rows": []}]', '{"key": 1}'])
+def test_cells_of_another_shape_are_refused_in_a_sentence(cells: str, tmp_path: Path) -> None:
+    (tmp_path / "nano").mkdir()
+    (tmp_path / "nano" / "00_x.json").write_text(f'{{"cells": {cells}}}')
+    with pytest.raises(
+        ValueError, match=r"00_x.json: expected cells with a key and rows, got others .*; remove it to measure again$"
+    ):
+        Experiment("00_x", "nano", results=tmp_path)
+
+
 def test_an_experiment_on_a_full_disk_ends_in_a_sentence_and_goes_on_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -148,6 +148,12 @@ def test_a_file_that_changed_after_its_first_download_is_refused(shelf, tmp_path
     assert named.recorded_sha256(pointer) == sha256
     os.utime(blob, ns=(1, 1))  # a new time alone costs a new hash, no more
     assert named.recorded_sha256(pointer) == sha256
+    record = blob.parents[1] / named.RECORD
+    kept = record.read_text()
+    for damaged in ("[]", "7", "{}", '{"sha256": 7}', "null"):  # as if there were none, and mended
+        record.write_text(json.dumps({"r/model.safetensors": json.loads(damaged)}))
+        assert named.recorded_sha256(pointer) == sha256
+        assert record.read_text() == kept
     blob.write_bytes(b"other")
     with pytest.raises(ValueError, match=f"expected SHA-256 {sha256}.*delete the folder"):
         named.recorded_sha256(pointer)

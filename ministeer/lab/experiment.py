@@ -58,9 +58,17 @@ class Experiment:
         make_folder(self.folder)
         self.path = self.folder / f"{name}.json"
         self.journal = self.folder / f"{name}.unsaved.jsonl"  # a line a cell, until `save`
-        cells = read_json(self.path).get("cells", []) if self.path.exists() else []
-        cells += read_lines(self.journal)
-        self._known: dict[str, Row] = {cell["key"]: cell for cell in cells}
+        self._known: dict[str, Row] = {}
+        for path, cells in (
+            (self.path, read_json(self.path).get("cells", []) if self.path.exists() else []),
+            (self.journal, read_lines(self.journal)),
+        ):
+            try:
+                self._known |= {cell["key"]: {**cell, "rows": [*cell["rows"]]} for cell in cells}
+            except (KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path}: expected cells with a key and rows, got others ({error!r}); remove it to measure again"
+                ) from error
         self._used: dict[str, Row] = {}
         self._vectors: set[Path] = set()
 
