@@ -5,7 +5,7 @@ from ministeer.calibrate import calibrate
 from ministeer.checkpoint import from_transformers, load, load_model, save_model
 from ministeer.generate import generate, prefill, say
 from ministeer.llama import Llama, LlamaConfig
-from ministeer.model import GPT2, Cache, GPT2Config, Transformer
+from ministeer.model import GPT2, Cache, GPT2Config, Site, Transformer
 from ministeer.receipt import Receipt
 from ministeer.steer import Steer
 from ministeer.sweep import sweep
@@ -19,6 +19,7 @@ __all__ = [
     "Llama",
     "LlamaConfig",
     "Receipt",
+    "Site",
     "Steer",
     "SteeringVector",
     "Transformer",

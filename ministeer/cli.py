@@ -161,7 +161,7 @@ def steered(options: argparse.Namespace) -> str:
 
 def _steer(options: argparse.Namespace, model: Transformer, tokenizer: Tokenizer, ids: Sequence[int]) -> Steer:
     """What the words ask for on this prompt; what does not fit it is refused in their terms."""
-    site = ("pre", options.layer)
+    site: Site = ("pre", options.layer)
     if options.vector is None:
         source, (vector, where) = "--plus and --minus", _of_texts(options, model, tokenizer, site)
     else:

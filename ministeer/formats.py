@@ -224,7 +224,7 @@ def from_steering_vectors(theirs: Any) -> SteeringVector:
         )
     if any(tensor.numel() != tensor.shape[-1] for tensor in activations.values()):
         raise ValueError(f"expected one vector (D,) a layer, got {[tuple(t.shape) for t in activations.values()]}")
-    tensors = {
+    tensors: dict[Site, Any] = {
         from_block_output(layer) if kind == "decoder_block" else ("mid", layer): tensor.detach()
         .float()
         .cpu()

@@ -42,7 +42,6 @@ class Settings(TypedDict, total=False):
     graph: bool
 
 
-@torch.no_grad()
 def say(
     model: Transformer,
     tokenizer: Tokenizer,

@@ -45,7 +45,7 @@ def mean_writes(
     Without the output projection's bias, which belongs to no head. on_batch: called with (prompts done, N).
     """
     total = torch.zeros(model.config.n_layer, model.config.n_head, model.config.width)
-    wanted = [("head", i) for i in range(model.config.n_layer)]
+    wanted: list[Site] = [("head", i) for i in range(model.config.n_layer)]
     for batch, done in _batches(_rows(tokenizer, prompts), batch_size):
         _, tape, _ = last_token(model, batch, wanted)
         total += torch.stack([x[:, 0].float().sum(0).cpu() for x in tape])  # L x (B, 1, H, D) -> (L, H, D)

@@ -25,13 +25,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral  # numpy's too
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Site = tuple[str, int]
+Site = tuple[Literal["pre", "mid", "head"], int]
 Add = Tensor | Callable[[Tensor], Tensor]
 Adds = Mapping[Site, Add]
 Tape = dict[Site, Tensor] | list[Any]
@@ -171,6 +171,15 @@ class Transformer(nn.Module):
         another shape or with a value that is not finite. Nothing of a call stays in the model.
         """
         return self.unembed(self.stream(ids, adds, tape, cache))
+
+    if TYPE_CHECKING:  # of a module of torch a call returns Any
+
+        def __call__(
+            self, ids: Tensor, adds: Adds | None = None, tape: Tape | None = None, cache: Cache | None = None
+        ) -> Tensor: ...
+
+    def generate(self, *given: object, **settings: object) -> NoReturn:
+        raise refusal("ministeer.generate(model, ids, max_new_tokens=20)", "model.generate", "or say(model, tok, text)")
 
     def stream(
         self, ids: Tensor, adds: Adds | None = None, tape: Tape | None = None, cache: Cache | None = None,

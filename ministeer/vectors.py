@@ -239,11 +239,11 @@ def vector_hash(vector: SteeringVector) -> str:
 
 def _site(key: str) -> Site:
     name, _, layer = key.partition(".")
-    site = (name, int(layer))
+    site: Any = (name, int(layer))
     check_site(site)
     if key != f"{name}.{int(layer)}":
         raise ValueError(f"{key!r} for a site")  # another spelling of it could be there as well
-    return site
+    return site  # type: ignore[no-any-return]
 
 
 def _entries(text: str, *kinds: type, **others: tuple[type, ...]) -> dict[str, Any]:

@@ -67,6 +67,11 @@ def test_the_first_minute() -> None:
     assert plain != steered and isinstance(steered, str)
 
 
+def test_a_model_that_is_told_to_generate_says_who_does() -> None:
+    with pytest.raises(ValueError, match=r"expected ministeer.generate\(model, ids, .*got model.generate; or say"):
+        MODEL.generate([256, *b"so"], max_new_tokens=5)
+
+
 @pytest.mark.parametrize("text", [["I", "you"], None, [1, 2], b"so"])
 def test_what_is_no_text_is_refused(text: Any) -> None:
     with pytest.raises(ValueError, match="expected a text, got .*; give one text at a time"):

@@ -51,7 +51,7 @@ def answers(
     ids = [tokenizer.encode(item["prompt"], special=True) for item in items]
     words = [[tokenizer.single(word) for word in item["words"]] for item in items]
     order = sorted(range(len(items)), key=lambda i: len(ids[i]))  # prompts of like lengths together: less padding
-    site = ("pre", layer)
+    site: Site = ("pre", layer)
     for start in range(0, len(order), ROWS):
         some = order[start : start + ROWS]
         prompts = [ids[i] for i in some]
@@ -101,7 +101,8 @@ def disturbance(
     ids, positions = pad(rows)
     real = positions >= 0  # (N, T)
     ids = ids.to(model.device)
-    plain, site = model(ids), ("pre", layer)
+    plain = model(ids)
+    site: Site = ("pre", layer)
     found: list[dict[str, Any]] = [{"kl": [], "perplexity": []} for _ in texts]
     for coefficient in coefficients:
         steer = Steer(_content(vector, site, how), site, coefficient)
@@ -123,5 +124,5 @@ def _content(vector: SteeringVector, site: Site, how: str) -> Tensor | Function:
 
 def _passes(model: Transformer, prompts: Sequence[Sequence[int]], gate: dict[str, Any]) -> Tensor:
     """Whether each prompt's stream passes the gate, `(B,)`."""
-    site = ("pre", gate["layer"])
+    site: Site = ("pre", gate["layer"])
     return Gate(gate["vector"][site], site, gate["threshold"]).passes(model, prompts)
