@@ -92,10 +92,9 @@ def _number(kind: type, low: float = -sys.float_info.max, high: float = sys.floa
 
 def _text(given: str) -> str:
     try:
-        given.encode()
-    except UnicodeEncodeError:  # bytes of another encoding, as Python passes them on
+        return given.encode("utf-8", "surrogateescape").decode()  # UTF-8 also where the locale is another
+    except UnicodeError:
         raise argparse.ArgumentTypeError(f"expected text in UTF-8, got {given!r}") from None
-    return given
 
 
 def _some(given: str) -> str:
@@ -169,6 +168,9 @@ def _steer(options: argparse.Namespace, model: Transformer, tokenizer: Tokenizer
     v = vector[site]  # (D,) or (P, D)
     expect(bool(v.any()), "a vector that is not zero", f"that of {source}", "do its two texts differ?")
     if where == "front":
+        wanted = f"--layer below {model.config.n_layer} for --where front: of the stream that leaves the last block"
+        fine, got = options.layer < model.config.n_layer or len(v) == len(ids), options.layer
+        expect(fine, f"{wanted} only the prompt's last token is read", got, "take one of these")
         remedy = "lengthen the prompt" + (", or add --where all" if options.vector is None else "")
         expect(len(v) <= len(ids), f"a prompt of {len(v)} tokens or more, as {source} have", len(ids), remedy)
     coeff = _fitting(model, ids, v, site) if options.coeff is None else options.coeff
