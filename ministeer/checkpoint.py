@@ -281,15 +281,16 @@ def _read_model(files: ModelFiles, device: str | torch.device | None, dtype: str
             return there.t() if turned else there  # [in, out] -> [out, in], the same memory
         target = torch.empty(shapes[name], dtype=kind, device=home)
         into = target.t() if turned else target
-        strip = 256 if home.type == "cpu" else len(there)  # rounded first, turned while it is in a cache
+        strip = 256 if turned and home.type == "cpu" else len(there)  # rounded first, turned while it is in a cache
         for i in range(0, len(there), strip):
-            into[i : i + strip] = there[i : i + strip].to(kind)
+            into[i : i + strip] = there[i : i + strip].to(kind) if turned else there[i : i + strip]
         _check_finite(entry, target, there)
         return target
 
-    # several at a time: turning a matrix waits for memory, and torch turns one with one thread; a mapped one is only looked at
-    with ThreadPoolExecutor(1 if mapped and files.stored is None else min(torch.get_num_threads(), 8)) as pool:
-        for name, target in zip(entries, pool.map(converted, entries), strict=True):
+    # several at a time where torch works on one with one thread, which waits for memory: turning matrices, unpacking a GGUF's
+    alone = files.stored is None and (mapped or not layout.turned)
+    with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:
+        for name, target in zip(entries, (map if alone else pool.map)(converted, entries), strict=True):
             _put(model, name, target)
     return model.eval()
 

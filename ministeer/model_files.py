@@ -10,11 +10,13 @@ safetensors in the hub's layout, alone or in shards, and GGUF files. Pickles are
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,14 +112,18 @@ def _read_headers(weights: Path, opened: Callable[[Path], Any]) -> list[Entry]:
                 f"{file}: expected this shard, as {weights.name} names it, found none; download it too"
             )
 
-        def reader(key: str, file: Path = file) -> Callable[[], Tensor]:
-            return lambda: _aligned(opened(file).get_tensor(key))
+        # to open a file takes as long as to convert a small tensor of it, so neighbours of 2**23 numbers are read from one opening
+        again = lru_cache(maxsize=2)(lambda neighbours, file=file: opened(file))
+
+        def reader(key: str, neighbours: int, again: Callable[[int], Any] = again) -> Callable[[], Tensor]:
+            return lambda: _aligned(again(neighbours).get_tensor(key))
 
         try:
-            there = opened(file)
+            there, numbers = opened(file), 0
             for key in there.keys():  # noqa: SIM118 - no dict
                 part = there.get_slice(key)
-                entries.append(Entry(str(file), key, part.get_dtype(), part.get_shape(), reader(key)))
+                numbers += math.prod(part.get_shape())
+                entries.append(Entry(str(file), key, part.get_dtype(), part.get_shape(), reader(key, numbers >> 23)))
         except SafetensorError as error:
             if found := stand_in(file):
                 raise ValueError(f"{file}: expected a safetensors file, found {found[0]}; {found[1]}") from error
