@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ministeer.model import Cache, Site, Transformer, check_site, check_stream
+from ministeer.model import Site, Transformer, check_site, check_stream, expect
 from ministeer.prompts import pad
+from ministeer.variants import begun
 
 OnBatch = Callable[[int, int], None]
 
@@ -35,7 +36,7 @@ def streams(
     on_batch: called with (texts done, N) after each batch, for a progress bar.
     """
     check_batch_size(batch_size)
-    _check_positions(rows, positions)
+    _check_positions(model, rows, positions)
     sites = list(dict.fromkeys(sites))  # each once
     top = depth(model, sites)
     device = model.device
@@ -70,7 +71,7 @@ def pair_streams(
     """
     check_batch_size(batch_size)
     for side in (0, 1):
-        _check_positions([pair[side] for pair in pairs], [at[side] for at in positions])
+        _check_positions(model, [pair[side] for pair in pairs], [at[side] for at in positions])
     sites = list(dict.fromkeys(sites))  # each once
     top = depth(model, sites)
     device = model.device
@@ -80,18 +81,14 @@ def pair_streams(
     for start in range(0, len(pairs), batch_size):
         batch = order[start : start + batch_size]
         n = min(shared[i] for i in batch)
-        cache = Cache(model, len(batch), max(len(text) for i in batch for text in pairs[i]), top)
-        if n:
-            head = torch.tensor([list(pairs[i][0][:n]) for i in batch], device=device)
-            model.stream(head, cache=cache, depth=top)
-        for side in (0, 1):
-            cache.keep(torch.full((len(batch),), n))
-            ids, _ = pad([pairs[i][side][n:] for i in batch])
-            at = torch.tensor([positions[i][side] - n for i in batch], device=device)
-            tape: list[Any] = list(sites)
-            model.stream(ids.to(device), tape=tape, cache=cache, depth=top)
-            for site, x in zip(sites, tape, strict=True):
-                found[site][batch, side] = _at(x, at)
+        ids, _ = pad([pairs[i][side][n:] for side in (0, 1) for i in batch])  # (2B, T)
+        heads = torch.tensor([list(pairs[i][0][:n]) for i in batch], device=device)  # (B, n)
+        cache = begun(model, heads, 2, n + ids.shape[1], top) if n else None
+        at = torch.tensor([positions[i][side] - n for side in (0, 1) for i in batch], device=device)
+        tape: list[Any] = list(sites)
+        model.stream(ids.to(device), tape=tape, cache=cache, depth=top)
+        for site, x in zip(sites, tape, strict=True):
+            found[site][batch] = _at(x, at).view(2, len(batch), -1).transpose(0, 1)  # (2B, D) -> (B, 2, D)
         if on_batch is not None:
             on_batch(start + len(batch), len(pairs))
     return found
@@ -130,8 +127,10 @@ def depth(model: Transformer, sites: Sequence[Site]) -> int:
     return highest if 0 <= highest <= model.config.n_layer else model.config.n_layer
 
 
-def _check_positions(rows: Sequence[Sequence[int]], positions: Sequence[int]) -> None:
+def _check_positions(model: Transformer, rows: Sequence[Sequence[int]], positions: Sequence[int]) -> None:
+    context = model.config.context
     for number, (row, position) in enumerate(zip(rows, positions, strict=True)):
+        expect(len(row) <= context, f"texts of at most {context} tokens, the model's context", len(row), "cut the text")
         if not 0 <= position < len(row):  # beyond lies padding, and -1 would be some of it
             raise ValueError(f"expected a position from 0 to {len(row) - 1} in row {number}, got {position}")
 

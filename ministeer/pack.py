@@ -141,8 +141,9 @@ def _then(x: Tensor, activation: str | None) -> Tensor:
 
 def _product(x: Tensor, packed: Tensor, bias: Tensor | None = None, then: str = "none", form: str = "") -> Tensor:
     """`(N, in)` -> `(N, out)`; then: what oneDNN makes of the sum that is not rounded yet, in which form."""
-    # four tokens are quicker than one, two or three: from there on oneDNN multiplies matrices
-    rows = x if len(x) >= 4 or not len(x) else torch.cat([x, x[:1].expand(4 - len(x), -1)])
+    # of a large matrix four tokens are quicker than one, two or three: from there on oneDNN multiplies matrices
+    few = 0 < len(x) < 4 and packed.numel() > 2**20
+    rows = torch.cat([x, x[:1].expand(4 - len(x), -1)]) if few else x
     out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, then, [], form)
     return out[: len(x)]
 

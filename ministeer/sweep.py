@@ -31,7 +31,7 @@ from ministeer.model import Cache, Past, Site, Transformer, check_site
 from ministeer.prompts import check_ids, pad
 from ministeer.provenance import data_hash, dtype_name, fingerprint, identity
 from ministeer.steer import Intervention, Steer, Where, resolve
-from ministeer.variants import Branch, Shared, above, logits32
+from ministeer.variants import Branch, Shared, above, begun, logits32
 from ministeer.vectors import SteeringVector, vector_hash
 
 Row = dict[str, Any]
@@ -313,16 +313,10 @@ class _Run:
         self.untouched = self._first_steered(sites[0])
         # blocks above the highest site leave nothing that a variant needs, unless it looks back at unsteered tokens
         top = depth(model, sites) if self.untouched is None else model.config.n_layer
-        cache = Cache(model, len(texts), s + ids.shape[1], top)
-        self.beginning: dict[Site, Tensor] = {}  # (1, s, D) at each site
-        if s:
-            tape: list[Any] = list(sites)
-            one = Cache(model, 1, s, top)
-            model.stream(torch.tensor([texts[0].ids[:s]], device=device), tape=tape, cache=one, depth=top)
-            self.beginning = dict(zip(sites, tape, strict=True))
-            cache.k[:, :, :s], cache.v[:, :, :s] = one.k, one.v
-            cache.lengths = torch.full((len(texts),), s)
-        tape = list(sites)
+        self.beginning: dict[Site, Any] = dict.fromkeys(sites)  # (1, s, D) at each site
+        end, head = s + ids.shape[1], torch.tensor([texts[0].ids[:s]], device=device)
+        cache = begun(model, head, len(texts), end, top, self.beginning) if s else Cache(model, len(texts), end, top)
+        tape: list[Any] = list(sites)
         model.stream(ids.to(device), tape=tape, cache=cache, depth=top)
         self.streams = dict(zip(sites, tape, strict=True))  # (N, T - s, D) at each site
         if self.untouched is not None:

@@ -79,6 +79,19 @@ class Shared:
         return torch.cat([before[0], k], 1), torch.cat([before[1], v], 1), mask
 
 
+def begun(
+    model: Transformer, ids: Tensor, copies: int, capacity: int, depth: int, tape: dict[Site, Any] | None = None
+) -> Cache:
+    """A cache of `copies` of the rows `ids` `(B, S)`, one set after the other, which are run once; it has as many blocks as
+    `depth` and room for `capacity` tokens a row."""
+    one, cache = Cache(model, len(ids), ids.shape[1], depth), Cache(model, copies * len(ids), capacity, depth)
+    model.stream(ids, tape=tape, cache=one, depth=depth)
+    for all_rows, rows in ((cache.k, one.k), (cache.v, one.v)):
+        all_rows[:, :, : ids.shape[1]] = rows.repeat(1, copies, 1, 1, 1)  # (L, B, S, G, K) -> (L, copies B, S, G, K)
+    cache.lengths = one.lengths.repeat(copies)
+    return cache
+
+
 def last_token(
     model: Transformer, rows: Sequence[Sequence[int]], sites: Sequence[Site]
 ) -> tuple[Tensor, list[Any], Cache]:

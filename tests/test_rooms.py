@@ -48,7 +48,7 @@ ROOMS = {
     "generate.py": Room(
         {"cuda_graph", "model", "prompts", "receipt", "steer", "tokenizer"}, {"torch", "typing_extensions"}
     ),
-    "activations.py": Room({"model", "prompts"}, {"torch"}),
+    "activations.py": Room({"model", "prompts", "variants"}, {"torch"}),
     "directions.py": Room(set(), {"torch"}),
     "extract.py": Room(
         {"activations", "directions", "health", "model", "pairs", "provenance", "tokenizer", "vectors"},
