@@ -25,10 +25,10 @@ def test_the_example_of_use_runs_and_steers_towards_what_it_says(capsys):
     names = {}
     exec(USE, names)  # noqa: S102
     steered = capsys.readouterr().out.strip()
-    plain = ministeer.generate(names["model"], names["prompt"], max_new_tokens=20, temperature=0)
+    plain = ministeer.say(names["model"], names["tok"], "I feel")
     assert "towards love" in USE
     assert "I love" in steered and "I hate" not in steered
-    assert "I hate" in names["tok"].decode(plain)
+    assert "I hate" in plain
 
 
 def test_every_make_target_and_file_it_names_is_there():
