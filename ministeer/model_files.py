@@ -161,7 +161,7 @@ def _locate(name: str | Path) -> Path:
         for ending in ("model.safetensors", "model.safetensors.index.json"):
             if (path / ending).is_file():
                 return path / ending
-        if len(files := sorted(path.glob("*.gguf"))) == 1:
+        if len(files := sorted(file for file in path.glob("*.gguf") if file.is_file())) == 1:
             return files[0]
         if files:
             raise ValueError(
