@@ -104,8 +104,10 @@ def replacing(path: Path) -> Iterator[Path]:
                     left.unlink()
         unfinished = path.with_name(f".ministeer-{secrets.token_hex(8)}-{path.name}")
         try:
-            unfinished.open("xb").close()  # what cannot be written is said before anything is computed for it
+            unfinished.open("xb").close()
+            usual = unfinished.stat().st_mode
             yield unfinished
+            unfinished.chmod(usual)  # safetensors would keep it to its owner
             os.replace(unfinished, path)
         finally:
             with suppress(OSError):

@@ -74,6 +74,10 @@ def test_a_place_that_cannot_be_written_is_one_kind_of_error_in_one_sentence(wha
     assert all(error.value.errno is None and "\n" not in str(error.value) for error in (refused, cut))
     assert left == [] or (what == "a sweep" and files.read_lines(left[0]) == [])
     WRITERS[what](folder)
+    (
+        folder / "usual"
+    ).touch()  # whoever may read other files may read these, whatever the package that writes them thinks
+    assert {path.stat().st_mode for path in folder.rglob("*") if path.is_file()} == {(folder / "usual").stat().st_mode}
 
 
 def test_several_that_write_to_one_path_leave_one_of_them_whole(tmp_path: Path) -> None:

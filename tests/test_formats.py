@@ -28,11 +28,12 @@ def vector(*sites: tuple[str, int]) -> SteeringVector:
     return SteeringVector({site: random_tensor(16, seed=i + 1) for i, site in enumerate(sites)}, MADE)
 
 
-def write_gguf(path: Path, kind: str, name: str, tensor: Tensor, hint: str = "gpt2", **more: Any) -> None:
+def write_gguf(path: Path, kind: str, name: str, tensor: Tensor | None, hint: str = "gpt2", **more: Any) -> None:
     """As repeng writes it: no layer count, no description. more: other entries, and other tensors."""
     writer = gguf.GGUFWriter(path, kind)
     writer.add_string("controlvector.model_hint", hint)
-    writer.add_tensor(name, tensor.numpy())
+    if tensor is not None:
+        writer.add_tensor(name, tensor.numpy())
     for key, value in more.items():
         if isinstance(value, Tensor):
             writer.add_tensor(key, value.numpy())
@@ -245,12 +246,13 @@ def test_other_files_are_no_control_vectors(tmp_path: Path) -> None:
             r"direction\.1 with one dimension in F32, as control vectors are, found \[2, 16\] in F32",
         ),
         (random_tensor(16), {"direction.01": random_tensor(16)}, r"direction\.N with N from 1, found 'direction\.01'"),
+        (None, {}, r"expected a tensor direction\.1 or a later one, found no tensors"),
         (random_tensor(16), {"controlvector.mode": "project"}, "only .*, found controlvector.mode 'project'; if it is"),
         (random_tensor(16), {"steering.operation": "ablate"}, "only .*, found steering.operation 'ablate'"),
     ],
 )
 def test_what_a_file_asks_for_beside_an_addition_is_refused(
-    tensor: Tensor, more: dict[str, Any], message: str, tmp_path: Path
+    tensor: Tensor | None, more: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     write_gguf(tmp_path / "v.gguf", "controlvector", "direction.1", tensor, **more)
     with pytest.raises(ValueError, match=message):
