@@ -162,7 +162,11 @@ def test_the_command_that_converts_is_for_the_model_among_the_pickles(files, tmp
 @pytest.mark.parametrize(
     ("there", "name", "words"),
     [
-        (["rng_state_0.pth", "optimizer.pt"], "", "expected model.safetensors or .* found neither; is it a model's"),
+        (
+            ["rng_state_0.pth", "optimizer.pt", "random_states_0.pkl", "sampler.bin", "scaler.pt", "dl_state_dict.bin"],
+            "",
+            "expected model.safetensors or .* found neither; is it a model's",
+        ),
         (
             ["optimizer.bin", "pytorch_model.bin"],
             "optimizer.bin",
