@@ -25,7 +25,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ministeer.activations import alike, depth
+from ministeer.activations import depth
+from ministeer.batches import Text, batches_of, extent, texts_of
 from ministeer.files import append_lines, read_lines, write_text
 from ministeer.model import Cache, Past, Site, Transformer, check_site
 from ministeer.prompts import check_ids, pad
@@ -38,17 +39,6 @@ Row = dict[str, Any]
 Vector = SteeringVector | Tensor | Intervention
 Score = Callable[[Tensor, int], Tensor]  # logits (R, V) after prompt i in R variants -> (R,) or (R, K)
 Answers = Sequence[Sequence[Sequence[int]]]  # of each prompt, its candidate answers as ids
-SLACK = 1.2  # how much more work, in tokens, a larger batch may be than two smaller ones
-
-
-@dataclass(frozen=True)
-class Text:
-    """A row of ids to be run: a prompt, or a prompt and all of an answer but its last token."""
-
-    ids: tuple[int, ...]
-    prompt: int  # which one, from 0
-    length: int  # of the prompt: logits are read from its last token on
-    answers: tuple[tuple[int, tuple[int, ...]], ...] = ()  # (which one, its ids) of those that are read here
 
 
 @dataclass(frozen=True)
@@ -113,7 +103,9 @@ def sweep(
     known = {} if path is None else _read(Path(path))
     if world > 1:
         dist.barrier()  # nobody writes before everybody has read
-    batches = list(_batches(_texts(prompts, score), _most_tokens(model, len(sites), memory)))
+    batches = list(
+        batches_of(texts_of(prompts, None if callable(score) else score), _most_tokens(model, len(sites), memory))
+    )
     mine = _share(_tasks(model, batches, list(vectors), sites, coeffs, keys, known), rank, world)
     part = None if path is None else Path(f"{path}.part-{rank}")
     bar = _bar(sum(len(task.variants) for task in mine) if progress else None)
@@ -150,8 +142,6 @@ def sweep(
 
 
 # ---- what is asked, what is there already, and who does what
-
-
 def _checked_sites(layers: Sequence[int | Site]) -> list[Site]:
     sites = []
     for layer in layers:
@@ -216,7 +206,7 @@ def _tasks(
             left = tuple(cell for cell in cells if any(keys[cell[0], site, cell[1], i] not in known for i in mine))
             if left:
                 blocks = model.config.n_layer - site[1] + 1
-                tasks.append(Task(b, site, left, blocks * len(left) * _work(batch)))
+                tasks.append(Task(b, site, left, blocks * len(left) * extent(batch).work))
     return tasks
 
 
@@ -230,6 +220,13 @@ def _share(tasks: list[Task], rank: int, world: int) -> list[Task]:
     return mine
 
 
+def _most_tokens(model: Transformer, sites: int, memory: float) -> int:
+    """How many tokens of a batch a half of the memory holds: their keys and values, and the stream at each site."""
+    c = model.config
+    each = 2 * c.n_layer * c.n_kv_head * c.head_size + sites * c.width
+    return max(1, int(memory / 2 / (model.dtype.itemsize * each)))
+
+
 def _bar(total: int | None) -> Callable[[float], Any]:
     """Something to call with how many variants of a batch are done."""
     if total is None:
@@ -239,55 +236,6 @@ def _bar(total: int | None) -> Callable[[float], Any]:
     except ImportError:
         return lambda n: None
     return tqdm(total=total, unit="cell", disable=None).update  # type: ignore[no-any-return]
-
-
-# ---- texts and batches
-
-
-def _texts(prompts: Sequence[Sequence[int]], score: Score | Answers) -> list[list[Text]]:
-    """The texts of each prompt: one, or one for each beginning of its answers."""
-    if callable(score):
-        return [[Text(tuple(ids), i, len(ids))] for i, ids in enumerate(prompts)]
-    texts = []
-    for i, (ids, answers) in enumerate(zip(prompts, score, strict=True)):
-        read: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
-        for number, answer in enumerate(answers):
-            read.setdefault((*ids, *answer[:-1]), []).append((number, tuple(answer)))
-        texts.append([Text(row, i, len(ids), tuple(these)) for row, these in read.items()])
-    return texts
-
-
-def _batches(texts: list[list[Text]], most: int) -> Iterator[list[Text]]:
-    """Prompts that begin alike come together, and others while that is hardly more work than apart; at most so many tokens."""
-    batch: list[Text] = []
-    for some in sorted(texts, key=lambda some: some[0].ids):
-        more = [*batch, *some]
-        too_many = len(more) * max(len(t.ids) for t in more) > most
-        if batch and (too_many or _work(more) > SLACK * (_work(batch) + _work(some))):
-            yield batch
-            more = some
-        batch = more
-    yield batch
-
-
-def _work(texts: Sequence[Text]) -> int:
-    """Tokens to run: of what the texts share once, of the rest those of the longest for each."""
-    s = _shared(texts)
-    return s + len(texts) * (max(len(t.ids) for t in texts) - s)
-
-
-def _shared(texts: Sequence[Text]) -> int:
-    """How many tokens all of them begin with, of those whose logits nobody reads; 0 where running them once is no gain."""
-    first, last = min(t.ids for t in texts), max(t.ids for t in texts)
-    s = min(alike(first, last), *(t.length - 1 for t in texts))
-    return s if s * (len(texts) - 1) > 0.1 * sum(len(t.ids) for t in texts) else 0
-
-
-def _most_tokens(model: Transformer, sites: int, memory: float) -> int:
-    """How many tokens of a batch a half of the memory holds: their keys and values, and the stream at each site."""
-    c = model.config
-    each = 2 * c.n_layer * c.n_kv_head * c.head_size + sites * c.width
-    return max(1, int(memory / 2 / (model.dtype.itemsize * each)))
 
 
 # ---- one batch, at all its sites
@@ -306,7 +254,7 @@ class _Run:
     ) -> None:
         self.model, self.texts, self.vectors, self.where = model, texts, vectors, where
         device = model.device
-        self.shared = s = _shared(texts)
+        self.shared = s = extent(texts).shared
         ids, self.positions = pad([t.ids[s:] for t in texts])  # (N, T - s)
         self.positions = torch.where(self.positions >= 0, self.positions + s, -1)
         self.lengths = torch.tensor([t.length for t in texts])

@@ -64,8 +64,9 @@ ROOMS = {
     "calibrate.py": Room({"activations", "metrics", "model", "prompts", "steer"}, {"torch"}),
     "formats.py": Room({"files", "gguf_file", "layouts", "model", "provenance", "vectors"}, {"torch", "gguf"}),
     "metrics.py": Room(set(), {"torch", "numpy"}),
+    "batches.py": Room({"activations"}, set()),
     "sweep.py": Room(
-        {"activations", "files", "model", "prompts", "provenance", "steer", "variants", "vectors"},
+        {"activations", "batches", "files", "model", "prompts", "provenance", "steer", "variants", "vectors"},
         {"torch", "tqdm"},
     ),
     "cli.py": Room(None, {"torch", "numpy", "tqdm"}),
