@@ -709,3 +709,21 @@ def test_the_frequency_penalty_goes_on_counting_in_bfloat16() -> None:
     counts = torch.tensor([[300.0, 299.0]])
     found = penalize(torch.zeros(1, 2, dtype=torch.bfloat16), counts, frequency_penalty=1.0, repetition_penalty=1.0)
     assert found.tolist() == [[-300.0, -299.0]]
+
+
+@pytest.mark.once
+def test_a_small_model_runs_a_few_tokens_on_one_thread_and_leaves_the_setting_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a busy machine it would wait for the others at each product."""
+    before, seen, stream = torch.get_num_threads(), [], Transformer.stream
+    monkeypatch.setattr(Transformer, "stream", lambda *a, **k: seen.append(torch.get_num_threads()) or stream(*a, **k))
+    try:
+        torch.set_num_threads(2)
+        generate(MODEL, [1, 2, 3], max_new_tokens=3)
+        prefill(MODEL, [[1, 2, 3]] * 6)
+        with pytest.raises(ValueError, match="finite"):
+            generate(MODEL, [1, 2], max_new_tokens=1, steer=Steer(lambda x, c: x / 0, ("pre", 1)))
+        assert seen[:3] == [1, 1, 1] and seen[3] == 2 and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
