@@ -146,9 +146,8 @@ def load_gguf(path: str | os.PathLike[str], model: Transformer | None = None) ->
         file.refuse("a tensor direction.1 or a later one", "no tensors")
     tensors: dict[Site, torch.Tensor] = {}
     for name, (shape, *_) in file.table.items():
-        if not (
-            match := re.fullmatch("direction[.]([1-9][0-9]{0,8})", name)
-        ):  # one spelling, so that no layer comes twice
+        match = re.fullmatch("direction[.]([1-9][0-9]{0,8})", name)  # one spelling, so that no layer comes twice
+        if match is None:
             file.refuse("tensors direction.N with N from 1", repr(name), "is it a control vector of llama.cpp's?")
         if math.prod(shape[:-1]) != 1 or file.kind(name) != "F32":  # (1, D) has one dimension for llama.cpp too
             file.refuse(f"{name} with one dimension in F32, as control vectors are", f"{shape} in {file.kind(name)}")

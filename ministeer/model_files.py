@@ -174,17 +174,14 @@ def _locate(name: str | Path) -> Path:
             )
         if pickles := _pickles(path):
             raise _no_pickles(pickles)
-        remedy = (
-            "run `python zero_to_fp32.py . .` there" if (path / "zero_to_fp32.py").is_file() else "is it a model's?"
-        )
+        deepspeed = (path / "zero_to_fp32.py").is_file()
+        remedy = "run `python zero_to_fp32.py . .` there" if deepspeed else "is it a model's?"
         raise FileNotFoundError(
             f"{path}: expected model.safetensors or model.safetensors.index.json in this folder, found neither; {remedy}"
         )
     if path.suffix in PICKLES:
         raise _no_pickles(
-            [file for file in _pickles(path.parent) if SHARD.fullmatch(file.name)]
-            if SHARD.fullmatch(path.name)
-            else [path]
+            sorted(path.parent.glob("pytorch_model-*-of-*.bin")) if SHARD.fullmatch(path.name) else [path]
         )
     if not path.name.endswith((".safetensors", ".safetensors.index.json", ".gguf")):
         raise ValueError(
@@ -208,9 +205,8 @@ def _no_pickles(files: list[Path]) -> ValueError:
         return ValueError(
             f"{path}: expected the weights, found {found[0]}; {found[1]}, as safetensors if there are any"
         )
-    of = {
-        match and match[1] for file in files for match in [SHARD.fullmatch(file.name)]
-    }  # how many parts each says there are
+    shards = [SHARD.fullmatch(file.name) for file in files]
+    of = {shard and shard[1] for shard in shards}  # how many there are, as each says
     if path.name.startswith(STATES):
         remedy = "this is a trainer's own state: name the folder of the model"
     elif path.name.startswith("consolidated"):

@@ -181,7 +181,7 @@ def test_the_command_that_converts_is_for_the_model_among_the_pickles(files, tmp
             "convert the model among them with safetensors$",
         ),
         (
-            ["pytorch_model-1-of-2.bin", "pytorch_model-2-of-2.bin"],
+            ["pytorch_model-1-of-2.bin", "pytorch_model-2-of-2.bin", "pytorch_model.bin", "optimizer.bin"],
             "pytorch_model-2-of-2.bin",
             "pytorch_model-1-of-2.bin', .*-2-of-2",
         ),
