@@ -45,6 +45,9 @@ def test_pairs_that_differ_in_their_context_and_are_read_there_are_told(pairs: A
     "pairs",
     [
         [("Choose: (A)", "Choose: (B)"), ("Choose: (B).", "Choose: (A).")],
+        [
+            ("Was it? A.\n<|endoftext|>", "Was it? B.\n<|endoftext|>")
+        ],  # a special token's name has letters, and is no word
         [("Do you? Yes, I would.", "Do you? No, I would never do that."), ("Who? He that did", "Who? She who had it")],
         [("It was joyful", "It was sorrowful"), ("so hateful!", "so loveful!")],  # the rest of a word is not a word
         [("x", "y"), ("no: yes", "no: not at all, no")],
