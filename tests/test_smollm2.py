@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from texts import texts
 
 import ministeer
 from ministeer import Receipt, Steer, extract, generate, hub, metrics, pack
@@ -34,6 +35,19 @@ def test_it_knows_what_the_model_knows(smollm2: Any) -> None:
     model, tok = smollm2
     out = generate(model, tok.encode("The capital of France is"), max_new_tokens=1, temperature=0)
     assert tok.decode(out) == "The capital of France is Paris"
+
+
+def test_its_tokenizer_is_the_files(smollm2: Any) -> None:
+    """Its table, its control tokens and its template, and the package tokenizers' ids on texts of every script."""
+    _, tok = smollm2
+    assert (tok.n_vocab, tok.eot, tok.bos, tok.stop, len(tok.special)) == (49152, 0, 0, (0, 2), 17)
+    theirs = pytest.importorskip("tokenizers").Tokenizer.from_file(str(hub.cache_folder() / NAME / "tokenizer.json"))
+    theirs.encode_special_tokens = True
+    for text in texts(10_000):
+        assert tok.encode(text) == theirs.encode(text, add_special_tokens=False).ids, text
+    ids = tok.chat([{"role": "user", "content": "Hi"}])
+    assert tok.decode(ids).endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    assert ids[:3] == [1, 9690, 198]  # <|im_start|>, system, newline
 
 
 def test_a_chat_is_steered_english(smollm2: Any) -> None:

