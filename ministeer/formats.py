@@ -88,13 +88,13 @@ def transformer_lens_name(site: Site) -> str:
 
 
 def save_gguf(
-    vector: SteeringVector, path: str | os.PathLike[str], *, coeff: float = 1.0, model_hint: str = "gpt2"
+    vector: SteeringVector, path: str | os.PathLike[str], *, coeff: float = 1.0, model_hint: str = UNKNOWN
 ) -> None:
     """Write a control vector for llama.cpp or repeng: `direction.N`, what is added to block N's output, in float32.
 
     llama.cpp takes N from 1, so of our sites `("pre", 2)` and up; another raises `ValueError`. coeff: the tensors are
     multiplied by it; llama.cpp's `--control-vector-scaled` multiplies once more. model_hint: the architecture as llama.cpp
-    names it, "gpt2", "llama" or "qwen2", which `load_gguf` compares with its model. Needs the package `gguf`.
+    names it, "gpt2", "llama" or "qwen2": a vector does not know its model's, and `load_gguf` compares what stands there. Needs the package `gguf`.
     """
     gguf = _gguf()
     target = Path(path)

@@ -165,12 +165,18 @@ def test_what_gguf_cannot_express_can_be_left_out(tmp_path: Path) -> None:
         some.only([("pre", 1)])
 
 
+def test_a_vector_saved_without_a_hint_claims_no_architecture(tmp_path: Path) -> None:
+    formats.save_gguf(vector(("pre", 2)), tmp_path / "v.gguf")
+    assert gguf.GGUFReader(tmp_path / "v.gguf").get_field("controlvector.model_hint").contents() == "unknown"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        formats.load_gguf(tmp_path / "v.gguf", MODEL)
+
+
 def test_gguf_is_what_llama_cpp_reads(tmp_path: Path) -> None:
     """By the package that defines the format: names, kinds and numbers that llama.cpp's loader asks for."""
     kind = THEIRS.config.model_type
-    formats.save_gguf(
-        vector(("pre", 3), ("pre", 2)), tmp_path / "v.gguf", **({} if kind == "gpt2" else {"model_hint": kind})
-    )
+    formats.save_gguf(vector(("pre", 3), ("pre", 2)), tmp_path / "v.gguf", model_hint=kind)
     reader = gguf.GGUFReader(tmp_path / "v.gguf")
     assert reader.get_field("general.architecture").contents() == "controlvector"
     assert reader.get_field("controlvector.model_hint").contents() == kind
