@@ -181,7 +181,7 @@ def _steer(options: argparse.Namespace, model: Transformer, tokenizer: Tokenizer
 
 def _of_file(options: argparse.Namespace, model: Transformer, site: Site) -> tuple[SteeringVector, Where]:
     file = options.vector
-    vector = load_gguf(file) if file.endswith(".gguf") else SteeringVector.load(file, model)
+    vector = load_gguf(file, model) if file.endswith(".gguf") else SteeringVector.load(file, model)
     wanted = f"a vector of the model's width {model.config.width} in {file}"
     expect(vector.width == model.config.width, wanted, vector.width, "it was read from another model")
     there, got = [layer for name, layer in vector.sites if name == "pre"], f"--layer {options.layer}"

@@ -259,13 +259,24 @@ def test_a_gguf_file_that_is_no_vector_of_the_model_is_refused(
         wrote.write_kv_data_to_file()
         wrote.close()
     else:
-        message = f"expected a vector of the model's width 256 in {file}, got 64; it was read from another model"
+        message = f"{file}: expected a vector of the model's width 256, found 64"
         model, _ = LOADED("nano", device="cpu", dtype="float32")
         vector = SteeringVector(
             {("pre", 5): torch.ones(64)}, ministeer.vectors.Provenance.of(model, "ones", [], "none")
         )
         formats.save_gguf(vector, file, model_hint="gpt2")
     assert message in refused(capsys, "steer", "I feel", "--vector", file, "--layer", "5")
+
+
+def test_a_gguf_file_that_says_it_is_another_architectures_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gguf")
+    model, _ = LOADED("nano", device="cpu", dtype="float32")
+    vector = SteeringVector({("pre", 5): torch.ones(256)}, ministeer.vectors.Provenance.of(model, "ones", [], "none"))
+    formats.save_gguf(vector, tmp_path / "v.gguf", model_hint="llama")
+    cli.main(["steer", "I feel", "--vector", str(tmp_path / "v.gguf"), "--layer", "5", "--tokens", "2"])
+    assert "made for 'llama', as its model_hint says, and the model is 'gpt2'" in capsys.readouterr().err
 
 
 def test_a_vector_of_other_weights_is_warned_of_in_one_line(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
