@@ -108,6 +108,8 @@ def sweep(
     )
     mine = _share(_tasks(model, batches, list(vectors), sites, coeffs, keys, known), rank, world)
     part = None if path is None else Path(f"{path}.part-{rank}")
+    if part is not None:
+        append_lines(part, ())  # where nothing can be written, it is said before an hour's work
     bar = _bar(sum(len(task.variants) for task in mine) if progress else None)
     done: dict[str, Row] = {}
     for batch in dict.fromkeys(task.batch for task in mine):

@@ -216,3 +216,11 @@ def test_a_save_beside_the_files_of_another_tokenizer_is_refused_and_leaves_all_
     (tmp_path / name).unlink()
     checkpoint.save_model(nano, tmp_path, tokenizer=TOKENIZER)
     checkpoint.save_model(nano, tmp_path, tokenizer=TOKENIZER)
+
+
+def test_a_sweep_that_cannot_write_says_so_before_it_runs_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[sweep.__module__], "_runs", lambda *_: pytest.fail("it ran"))
+    with read_only(tmp_path), pytest.raises(PermissionError, match="expected a place that can be written"):
+        scores(tmp_path / "sweep.jsonl")
