@@ -112,8 +112,8 @@ def _read_headers(weights: Path, opened: Callable[[Path], Any]) -> list[Entry]:
                 f"{file}: expected this shard, as {weights.name} names it, found none; download it too"
             )
 
-        # to open a file takes as long as to convert a small tensor of it, so neighbours of 2**23 numbers are read from one opening
-        again = lru_cache(maxsize=2)(lambda neighbours, file=file: opened(file))
+        # to open a file takes as long as to convert a small tensor of it, so neighbours of 2**22 numbers are read from one opening
+        again = lru_cache(maxsize=1)(lambda neighbours, file=file: opened(file))
 
         def reader(key: str, neighbours: int, again: Callable[[int], Any] = again) -> Callable[[], Tensor]:
             return lambda: _aligned(again(neighbours).get_tensor(key))
@@ -123,7 +123,7 @@ def _read_headers(weights: Path, opened: Callable[[Path], Any]) -> list[Entry]:
             for key in there.keys():  # noqa: SIM118 - no dict
                 part = there.get_slice(key)
                 numbers += math.prod(part.get_shape())
-                entries.append(Entry(str(file), key, part.get_dtype(), part.get_shape(), reader(key, numbers >> 23)))
+                entries.append(Entry(str(file), key, part.get_dtype(), part.get_shape(), reader(key, numbers >> 22)))
         except SafetensorError as error:
             if found := stand_in(file):
                 raise ValueError(f"{file}: expected a safetensors file, found {found[0]}; {found[1]}") from error

@@ -1,10 +1,16 @@
 """Settings and fixtures; plain helpers are in reference.py, which tests import by name."""
 
+import os
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 from reference import SHAPES, Pair, pair
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is one for each core
+    os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start
+    torch.set_num_threads(1)
 
 # the same examples every time, and no time limit on one: a shared runner is slow now and then
 settings.register_profile("ministeer", deadline=None, derandomize=True, max_examples=30, database=None)
