@@ -282,12 +282,13 @@ sides, from one file; each side in a process of its own, in turns.
 Medians, the slowest and the fastest in brackets; what each job is: [RESULTS.md](RESULTS.md). Limits were measured in the same run; memory was read at
 {read_bandwidth() / 1e9:.1f} GB/s.
 
-**Where a target is missed.** Decoding: a token passes 30 blocks of about a hundred operations each. Their seven products take most of its time, and
-matrices of .2 to 1.8 MB in bfloat16 are too small to be read at the memory's rate: what a call costs counts, which is why the share of the limit
-is a quarter. RMSNorm, several operations in torch, is the next, a tenth. `pack` has no product for several matrices of one input,
-which would save three calls a block. Extraction and sweep: over these layers a sweep runs half of a loop's operations, and with narrow matrices norms, turns and
-attention are a larger part of both than at GPT-2 XL's width; the rows are with `pack`, which is faster there than without. Loading
-in bfloat16: the float32 file is rounded, and looked through for NaN, which transformers does not do.
+**Where a target is missed.** All of it in bfloat16. Decoding: a token passes 30 blocks of about a hundred operations each. Their seven
+products take most of its time, and matrices of .2 to 1.8 MB are too small to be read at the memory's rate: what a call costs
+counts, which is why the share of the limit is a quarter. Unpacked, torch has no quicker product for one token (a vector's product,
+small ones in a batch and turned matrices were tried: all slower). Extraction and sweep: the products themselves run at the limit on
+both sides and are three quarters of the time, so what remains to be gained is norms, turns and attention; fused activations, joined
+matrices and other sizes of batch were tried and gain nothing. Loading: the float32 file is rounded and looked through for NaN; what
+is left is first touching the new memory.
 """
 
 
