@@ -138,8 +138,17 @@ def save_model(
         texts = tokenizer.files(folder)
         ends = [*tokenizer.stop]
         settings |= {"bos_token_id": tokenizer.bos, "eos_token_id": ends if len(ends) > 1 else tokenizer.eot}
-    tensors = {}
-    for name, weight in model.state_dict().items():
+    tensors, weights = {}, model.state_dict()
+    with torch.device("meta"):
+        whole_model = layout.model(model.config)
+    wanted = {name: tuple(weight.shape) for name, weight in whole_model.state_dict().items()}
+    got = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if wrong := [name for name in {**wanted, **got} if wanted.get(name) != got.get(name)]:
+        raise ValueError(
+            f"expected the weights that the model's config says, {wrong[0]} of shape {wanted.get(wrong[0])}, got "
+            f"{got.get(wrong[0])}; was the model changed, pruned or parametrised? nothing was written"
+        )
+    for name, weight in weights.items():
         turned = weight.t() if layout.is_turned(name) else weight
         tensors[layout.key(name, model.config)] = target = turned.to("cpu", kind).contiguous()
         if not _all_finite(target):

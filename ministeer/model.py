@@ -24,6 +24,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from numbers import Integral  # numpy's too
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -192,7 +193,7 @@ class Transformer(nn.Module):
         sites = None if adds is None and tape is None else Sites(self, ids, adds, tape, depth)
         positions = None if cache is None else cache.reserve(self, ids, depth)  # (B, T)
         x = self.embed(ids, positions)  # (B, T) -> (B, T, D)
-        for block in self.blocks[:depth]:
+        for block in islice(self.blocks, depth):
             x = block(x, cache, sites)
         if sites is not None:
             x = sites.at(("pre", depth), x)
@@ -353,7 +354,12 @@ class Sites:
         if site in self.adds:
             add = self.adds[site]
             if callable(add):
+                changes = None if x.is_inference() else x._version
                 add = add(x)
+                kept = changes is None or x._version == changes
+                expect(
+                    kept, f"a function that leaves the stream at {site} as it is", "x changed in place", "return an add"
+                )
                 check_add(site, add, tuple(x.shape), x.dtype)
             x = x + add.to(x)  # steering
         if site in self.recorded:
@@ -367,6 +373,10 @@ class Sites:
             self.recorded["head", layer] = torch.einsum("bthk,dhk->bthd", z, by_head)
 
     def fill(self, tape: Tape | None) -> None:
+        lost = [site for site, x in self.recorded.items() if x is None]
+        expect(
+            not lost, f"blocks that record {lost[:1]}", "none that does", "does its attention call sites.record_heads?"
+        )
         if isinstance(tape, list):
             tape[:] = [self.recorded[site] for site in tape]
         elif tape is not None:
@@ -421,6 +431,9 @@ def check_call(model: Transformer, ids: Any, cache: Cache | None, depth: Any) ->
     expect(fine, "whole-number ids in a tensor (B, T)", got, "for one text write torch.tensor([ids])")
     expect(ids.numel() > 0, "at least one token in each row", f"ids of shape {tuple(ids.shape)}")
     expect(ids.device == here, f"ids on the model's device {here}", ids.device, f'write ids.to("{here}")')
+    layers = [getattr(block, "layer", None) for block in model.blocks]
+    wanted = f"blocks that say layer=0 to {c.n_layer - 1} in their order, which decides their sites"
+    expect(layers == [*range(c.n_layer)], wanted, layers, "put the blocks you keep into a model of so many layers")
     low, high = int(ids.min()), int(ids.max())
     got, remedy = str(low if low < 0 else high), "encode the text with this model's own tokenizer"
     expect(0 <= low <= high < c.vocab_size, f"ids from 0 to {c.vocab_size - 1}", got, remedy)

@@ -36,8 +36,13 @@ class Held(nn.Module, ABC):
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
 
     @property
-    @abstractmethod
     def weight(self) -> Tensor:
+        """The matrix `(out, in)`, a copy that torch lets nobody change, as the change would be lost."""
+        with torch.inference_mode():
+            return self.dense()
+
+    @abstractmethod
+    def dense(self) -> Tensor:
         """The matrix `(out, in)`, a copy."""
 
     @abstractmethod
@@ -46,7 +51,7 @@ class Held(nn.Module, ABC):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         if x.requires_grad:
-            return _then(F.linear(x, self.weight, self.bias), activation)  # (..., in) -> (..., out)
+            return _then(F.linear(x, self.dense(), self.bias), activation)  # (..., in) -> (..., out)
         return self.product(x.reshape(-1, x.shape[-1]), activation).view(
             *x.shape[:-1], self.out
         )  # (..., in) -> (..., out)
@@ -72,8 +77,7 @@ class Packed(Held):
         super().__init__(linear)
         self.packed = _reordered(linear.weight)
 
-    @property
-    def weight(self) -> Tensor:
+    def dense(self) -> Tensor:
         dense: Tensor = self.packed.to_dense()
         return dense
 
@@ -94,14 +98,13 @@ class Int8(Held):
         steps = w / self.scale.float()[:, None]  # by the scale as it is held: half a step is then the most that is lost
         self.rounded = steps.round_().clamp_(-127, 127).to(torch.int8).contiguous()  # (out, in), by rows
 
-    @property
-    def weight(self) -> Tensor:
+    def dense(self) -> Tensor:
         return self.rounded.to(self.scale.dtype) * self.scale[:, None]
 
     def product(self, x: Tensor, activation: str | None) -> Tensor:
         # the operator is for few tokens: more are quicker through the matrix; and it reads a row in steps, past its end if need be
         if len(x) > 4 or x.shape[1] % 64:
-            return _then(F.linear(x, self.weight, self.bias), activation)
+            return _then(F.linear(x, self.dense(), self.bias), activation)
         out: Tensor = torch.ops.aten._weight_int8pack_mm(x.contiguous(), self.rounded, self.scale)
         return _then(out if self.bias is None else out + self.bias, activation)
 
@@ -112,6 +115,7 @@ class PackedEmbedding(Embedding):
     def __init__(self, embedding: Embedding) -> None:
         nn.Module.__init__(self)
         self.weight, self.packed = embedding.weight, _reordered(embedding.weight)
+        self.packed_at = _version(self.weight)
 
     def extra_repr(self) -> str:
         return "{}, {}".format(*self.weight.shape)
@@ -120,6 +124,8 @@ class PackedEmbedding(Embedding):
         return F.embedding(ids, self.weight)  # (B, T) -> (B, T, D)
 
     def scores(self, x: Tensor) -> Tensor:
+        if _version(self.weight) != self.packed_at:
+            _refuse()
         if x.requires_grad:
             return super().scores(x)
         return _product(x.reshape(-1, x.shape[-1]), self.packed).view(*x.shape[:-1], len(self.weight))
@@ -127,6 +133,16 @@ class PackedEmbedding(Embedding):
 
 def _refuse(*_: Any, **__: Any) -> NoReturn:
     raise RuntimeError("a packed model stays as it is: load it again to convert, move, copy or change it")
+
+
+def _version(weight: Tensor) -> int:
+    """How often torch has changed a tensor in place."""
+    return 0 if weight.is_inference() else weight._version
+
+
+def _learning(wanted: bool = True) -> None:
+    if wanted:
+        _refuse()
 
 
 def _reordered(weight: Tensor) -> Tensor:
@@ -206,7 +222,8 @@ def _replace(model: Transformer, form: type[Held]) -> Transformer:
             if isinstance(child, Linear):
                 setattr(module, name, form(child))
     # at the root and in the blocks too, which would else change embeddings and norms before they come to a matrix
+    refused = dict.fromkeys(("_apply", "load_state_dict", "__deepcopy__"), _refuse) | {"requires_grad_": _learning}
     for module in parents:
-        for change in ("_apply", "load_state_dict", "__deepcopy__"):
-            setattr(module, change, _refuse)
+        for change, answer in refused.items():
+            setattr(module, change, answer)
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import os
 import re
@@ -373,6 +374,20 @@ def test_any_other_byte_in_the_header_is_loaded_or_refused_and_never_something_e
 def test_wrong_dtype(dtype, saved):
     rewrite(saved, lambda t: t.update({"h.1.mlp.c_fc.bias": t["h.1.mlp.c_fc.bias"].to(dtype)}))
     refused(saved, "h.1.mlp.c_fc.bias in F32, BF16, F16", "convert it")
+
+
+@pytest.mark.parametrize("change", ["a block less", "parametrised", "a head of its own"])
+def test_a_model_that_its_config_does_not_describe_is_not_written(change, tmp_path):
+    model = make()
+    if change == "a block less":
+        del model.blocks[0]
+    elif change == "parametrised":
+        torch.nn.utils.parametrize.register_parametrization(model.blocks[0].mlp.c_fc, "weight", torch.nn.Identity())
+    else:
+        model.lm_head = copy.deepcopy(model.wte)
+    with pytest.raises(ValueError, match="expected the weights that the model's config says, .*nothing was written"):
+        checkpoint.save_model(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_wrong_shape(saved):

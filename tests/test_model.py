@@ -827,3 +827,38 @@ def test_the_file_works_copied_alone_into_another_project(tmp_path: Path, monkey
             assert torch.equal(model(IDS, adds={("pre", 1): V}, cache=cache), MODEL(IDS, adds={("pre", 1): V}))
     finally:
         del sys.modules["a_copied_gpt2"]
+
+
+@pytest.mark.parametrize("change", ["one less", "one twice", "two exchanged"])
+def test_blocks_out_of_their_order_are_refused(change: str) -> None:
+    """A site is found by the block's own number: `("pre", 1)` of a block that is not the second would be missed, or another's."""
+    model = copy.deepcopy(MODEL)
+    if change == "one less":
+        del model.blocks[1]
+    elif change == "one twice":
+        model.blocks[1] = model.blocks[0]
+    else:
+        model.blocks[0], model.blocks[1] = model.blocks[1], model.blocks[0]
+    with pytest.raises(ValueError, match="expected blocks that say layer=0 to 2 in their order"):
+        model(IDS, adds={("pre", 1): V})
+
+
+def test_heads_that_no_attention_records_are_refused() -> None:
+    model = copy.deepcopy(MODEL)
+    attention = model.blocks[1].attn
+    model.blocks[1].attn = type(
+        "Plain", (torch.nn.Module,), {"forward": lambda self, x, past, sites: attention(x, past)}
+    )()
+    tape: dict = {("head", 1): None}
+    with pytest.raises(ValueError, match=r"expected blocks that record \[\('head', 1\)\]"):
+        model(IDS, tape=tape)
+    assert tape == {("head", 1): None}
+
+
+def test_a_function_that_changes_the_stream_itself_is_refused() -> None:
+    """What it changes would reach positions that nobody asked for, and no receipt."""
+    for f in (lambda x: x.mul_(0.5), lambda x: torch.zeros_like(x.sub_(V)), lambda x: x[:, :1].zero_()):
+        with pytest.raises(ValueError, match="expected a function that leaves the stream at .* got x changed in place"):
+            MODEL(IDS, adds={("mid", 1): f})
+    with torch.inference_mode():
+        MODEL(IDS, adds={("mid", 1): lambda x: 0.1 * x})

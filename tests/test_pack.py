@@ -198,6 +198,27 @@ def test_what_a_packed_model_cannot_do_is_an_error() -> None:
 # --- torch.compile ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("form", [pack, int8])
+def test_a_change_that_would_be_lost_is_an_error(form: Callable[[Transformer], Transformer]) -> None:
+    model = form(fresh(torch.float32))
+    before, ids = model(random_ids(model, 1, 3)), random_ids(model, 1, 3)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="inference tensor"):
+        inner(model).weight.zero_()
+    with pytest.raises(RuntimeError, match="a packed model stays as it is"):
+        model.requires_grad_(True)
+    assert torch.equal(model(ids), before)
+
+
+def test_an_embedding_changed_after_packing_is_an_error_where_its_packed_copy_is_read() -> None:
+    model = pack(fresh(torch.float32))
+    ids = random_ids(model, 1, 3)
+    model(ids)
+    with torch.no_grad():
+        model.head.weight[3] *= 2
+    with pytest.raises(RuntimeError, match="a packed model stays as it is"):
+        model(ids)
+
+
 def test_compiled_blocks_share_one_graph_which_steering_never_enters() -> None:
     """Another coefficient, vector or layer compiles nothing: what is added stands outside what is compiled."""
     from torch._dynamo.utils import counters
