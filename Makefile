@@ -17,8 +17,8 @@ reproduce: $(READY)  ## every experiment on MODEL (nano): figures, tables and on
 	done
 	@$(PY) -m ministeer.lab.report results/$(notdir $(MODEL:%/=%))$(if $(filter quick,$(SUBSET)),-quick) $(wildcard weights/$(MODEL)/seed-*.json)
 
-test: $(READY)  ## the tests
-	$(PY) -m pytest
+test: $(READY)  ## the tests, on as many as four cores
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: $(READY)  ## ruff and mypy
 	.venv/bin/ruff check .

@@ -52,6 +52,7 @@ setup(
         "harness": ["lm_eval[hf]>=0.4.12"],
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "transformers>=4.56",
             "accelerate>=1.0",  # with which transformers reads GGUF files
