@@ -77,7 +77,7 @@ def pair_streams(
     device = model.device
     shared = [min(alike(*pair), *at) for pair, at in zip(pairs, positions, strict=True)]
     order = sorted(range(len(pairs)), key=shared.__getitem__)  # pairs that share about as much come together
-    found = {site: torch.empty(len(pairs), 2, model.config.width) for site in sites}
+    found = {site: torch.empty(len(pairs), 2, model.config.width, dtype=torch.float32) for site in sites}
     for start in range(0, len(pairs), batch_size):
         batch = order[start : start + batch_size]
         n = min(shared[i] for i in batch)

@@ -177,7 +177,7 @@ def _dtype(asked: str | torch.dtype | None, default: torch.dtype) -> torch.dtype
 def known_device(asked: str | torch.device) -> torch.device:
     """A device that torch can use here; raises `ValueError` for another."""
     try:
-        device = torch.empty(0, device=asked).device
+        device = torch.empty(0, dtype=torch.float32, device=asked).device
         if device.type == "meta":
             raise RuntimeError("it holds no numbers")
         return device

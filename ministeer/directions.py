@@ -28,7 +28,7 @@ def principal_centred(items: Tensor) -> Tensor:
 
 def _principal(x: Tensor, voters: Tensor | None = None) -> Tensor:
     if not bool(x.any()):
-        return torch.zeros(x.shape[1])
+        return torch.zeros(x.shape[1], dtype=torch.float32)
     weights = torch.linalg.eigh(x @ x.T).eigenvectors[:, -1]  # (N,): N is small against D
     direction = F.normalize(weights @ x, dim=0)  # (D,)
     votes = (x if voters is None else voters) @ direction  # (N,)
@@ -41,7 +41,7 @@ def logistic(items: Tensor, l2: float) -> Tensor:
     x = items.transpose(0, 1).flatten(0, 1).double()  # (2N, D), the positive ones first
     x = x - x.mean(0)
     if not bool((items[:, 0] - items[:, 1]).any()):
-        return torch.zeros(x.shape[1])
+        return torch.zeros(x.shape[1], dtype=torch.float32)
     x = x / x.std()
     basis, coordinates = torch.linalg.qr(x.T)  # the weights lie in the span of x: (D, M), (M, 2N), M = min(D, 2N)
     labels = torch.ones(len(x), dtype=x.dtype)

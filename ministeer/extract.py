@@ -190,7 +190,7 @@ def private_mean(
         differences = x[:, 0] - x[:, 1]  # (N, D)
         cut = (clip / differences.norm(dim=-1, keepdim=True)).clamp(max=1.0)  # (N, 1)
         mean = (differences * cut).mean(0)
-        tensors[site] = mean + sigma * torch.randn(mean.shape, generator=generator)
+        tensors[site] = mean + sigma * torch.randn(mean.shape, generator=generator, dtype=torch.float32)
     method = f"private_mean, epsilon {epsilon:g}, delta {delta:g}, clip {clip:g}, sigma {sigma:.6g}, {len(found)} pairs"
     return SteeringVector(tensors, replace(found.source, method=method, data="private"))
 
@@ -272,7 +272,7 @@ def random_like(vector: SteeringVector, *, seed: int) -> SteeringVector:
     generator = _generator(seed)
     tensors = {}
     for site, tensor in vector.tensors.items():
-        noise = torch.randn(tensor.shape, generator=generator)  # (D,) or (P, D)
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)  # (D,) or (P, D)
         tensors[site] = noise * (tensor.float().cpu().norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
     method = f"random, of the norm of ({vector.provenance.method})"
     return SteeringVector(tensors, replace(vector.provenance, method=method, seed=seed))

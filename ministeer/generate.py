@@ -112,10 +112,10 @@ def _check_sampling(temperature: Any, top_p: Any, top_k: Any, generator: Any, ro
 
 def _uniform(rows: int, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
     if generator is None:
-        return torch.rand(rows)
+        return torch.rand(rows, dtype=torch.float32)
     if isinstance(generator, torch.Generator):
-        return torch.rand(rows, generator=generator, device=generator.device)
-    return torch.cat([torch.rand(1, generator=g, device=g.device) for g in generator])
+        return torch.rand(rows, generator=generator, device=generator.device, dtype=torch.float32)
+    return torch.cat([torch.rand(1, generator=g, device=g.device, dtype=torch.float32) for g in generator])
 
 
 def penalize(logits: Tensor, counts: Tensor, *, frequency_penalty: float, repetition_penalty: float) -> Tensor:

@@ -44,7 +44,7 @@ def mean_writes(
 
     Without the output projection's bias, which belongs to no head. on_batch: called with (prompts done, N).
     """
-    total = torch.zeros(model.config.n_layer, model.config.n_head, model.config.width)
+    total = torch.zeros(model.config.n_layer, model.config.n_head, model.config.width, dtype=torch.float32)
     wanted: list[Site] = [("head", i) for i in range(model.config.n_layer)]
     for batch, done in _batches(_rows(tokenizer, prompts), batch_size):
         _, tape, _ = last_token(model, batch, wanted)
@@ -89,7 +89,7 @@ def indirect_effects(
         )
     means = means.float()
     rows, targets = _rows(tokenizer, prompts), [tokenizer.single(answer) for answer in answers]
-    effects = torch.full((len(rows), n_layer, n_head), torch.nan)
+    effects = torch.full((len(rows), n_layer, n_head), torch.nan, dtype=torch.float32)
     if path is not None:
         path = Path(path)
         key = data_hash(["float32 logits", fingerprint(model), dtype_name(model), *prompts, *answers])

@@ -93,7 +93,8 @@ def rotate(start: Tensor, end: Tensor) -> Function:
     e2 = _unit(rest)
 
     def f(x: Tensor, coeff: Tensor | float = 1.0, /) -> Tensor:
-        a, b, turn = _along(x, e1), _along(x, e2), torch.as_tensor(coeff, device=x.device)  # (B, T, 1)
+        a, b = _along(x, e1), _along(x, e2)  # (B, T, 1)
+        turn = torch.as_tensor(coeff, dtype=torch.float32, device=x.device)
         cos, sin = turn.cos() - 1, turn.sin()
         delta: Tensor = (a * cos - b * sin) * _for(x, e1) + (a * sin + b * cos) * _for(x, e2)
         return delta
@@ -105,7 +106,7 @@ def decay(half_life: float) -> Callable[[Tensor], Tensor]:
     """A schedule for `Steer`: the coefficient halves with every `half_life` generated tokens; whole in the prompt."""
     if not half_life > 0:
         raise ValueError(f"expected a half-life above 0, in generated tokens, got {half_life}")
-    return lambda generated: torch.exp2(-generated / half_life)
+    return lambda generated: torch.exp2(-generated.float() / half_life)
 
 
 def _unit(vector: Tensor) -> Tensor:

@@ -280,7 +280,7 @@ def _factor(schedule: Any, generated: Tensor) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         found = error
     if isinstance(found, (int, float)):
-        return torch.full(generated.shape, float(found))
+        return torch.full(generated.shape, float(found), dtype=torch.float32)
     if not isinstance(found, Tensor) or found.shape != generated.shape:
         got = tuple(found.shape) if isinstance(found, Tensor) else repr(found)
         raise ValueError(

@@ -84,9 +84,9 @@ def speed(config: Config, dtype: str, device: torch.device) -> float:
     generator = torch.Generator().manual_seed(0)
     one = blank(replace(config, n_layer=1, vocab_size=2)).to_empty(device="cpu")
     for weight in one.parameters():
-        weight.copy_(torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5)
+        weight.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float32) / weight.shape[-1] ** 0.5)
     block = one.blocks[0].to(device, DTYPES[dtype])
-    x = torch.randn(64, 16, config.width, generator=generator).to(device, DTYPES[dtype])
+    x = torch.randn(64, 16, config.width, generator=generator, dtype=torch.float32).to(device, DTYPES[dtype])
     taken = []
     for _ in range(6):
         start = time.perf_counter()
