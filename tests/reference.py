@@ -245,7 +245,7 @@ def relative(a: Tensor, b: Tensor) -> float:
     if a.shape != b.shape:
         raise ValueError(f"expected two tensors of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     a, b = a.double(), b.double()
-    return float(((a - b).norm(dim=-1) / b.norm(dim=-1)).max())
+    return float(((a - b).norm(dim=-1) / b.norm(dim=-1)).max().detach())
 
 
 def residual_sites(n_layer: int) -> list[tuple[str, int]]:

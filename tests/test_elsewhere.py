@@ -23,7 +23,7 @@ from ministeer.provenance import fingerprint
 TOKENIZER = ministeer.load("nano")[1]
 TEXTS = ["Q: big\nA:", "The nurse who lived near the old bridge said that", "I feel very"]
 IDS = [[TOKENIZER.eot, *TOKENIZER.encode(text)] for text in TEXTS]
-PAIRS = [("I love it", "I hate it"), ("We love the sea", "We hate the sea"), ("They love her", "They hate her")]
+PAIRS = [("It is love", "It is hate"), ("We feel the love", "We feel the hate"), ("She says love", "She says hate")]
 SITE, V = ("pre", 3), 5 * random_tensor(256)
 ITEMS = [{"prompt": "<|endoftext|>" + text, "words": [" he", " she"]} for text in TEXTS]
 
@@ -151,7 +151,7 @@ def sweeps(model: Transformer) -> Any:
 
 
 def measured(model: Transformer) -> Any:
-    vector = extract.contrastive(model, TOKENIZER, PAIRS, [SITE])
+    vector = extract.contrastive(model, TOKENIZER, PAIRS, [SITE], token="last")
     gate = {"vector": vector, "layer": 3, "threshold": 0.0}
     some = {"vector": vector, "layer": 3, "coefficients": [-1.0, 0.0, 2.0]}
     found = calibrate(model, IDS, Steer(vector, SITE, 1.0), kl=0.1)
