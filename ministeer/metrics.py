@@ -6,6 +6,7 @@ Letters: B rows, T tokens, V vocabulary, N items (the unit that intervals are ov
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
@@ -18,46 +19,60 @@ from torch import Tensor
 Array = npt.NDArray[np.float64]
 
 
-def log_odds(logits: Tensor, positive: Sequence[int], negative: Sequence[int]) -> Tensor:
+def log_odds(logits: Tensor, positive: Sequence[int] | Tensor, negative: Sequence[int] | Tensor) -> Tensor:
     """log p(next token is in `positive`) - log p(it is in `negative`), `(B,)`, in nats, from logits `(B, V)`."""
-    _check(logits, positive, negative)
-    for name, ids in (("positive", positive), ("negative", negative)):
-        if not len(ids):
+    plus, minus = _ids(logits, positive), _ids(logits, negative)
+    for name, ids in (("positive", plus), ("negative", minus)):
+        if not ids:
             raise ValueError(f"expected at least one {name} token, got none")
     logits = logits.float()
-    plus, minus = (list(dict.fromkeys(ids)) for ids in (positive, negative))  # sets: a token named twice counts once
+    plus, minus = (list(dict.fromkeys(ids)) for ids in (plus, minus))  # sets: a token named twice counts once
     return logits[:, plus].logsumexp(-1) - logits[:, minus].logsumexp(-1)
 
 
-def logit_difference(logits: Tensor, positive: Sequence[int], negative: Sequence[int]) -> Tensor:
+def logit_difference(logits: Tensor, positive: Sequence[int] | Tensor, negative: Sequence[int] | Tensor) -> Tensor:
     """Logit of each row's own positive token minus that of its negative one, `(B,)`, from logits `(B, V)`."""
-    _check(logits, positive, negative)
-    if len(positive) != len(logits) or len(negative) != len(logits):
+    plus, minus = _ids(logits, positive), _ids(logits, negative)
+    if len(plus) != len(logits) or len(minus) != len(logits):
         raise ValueError(
-            f"expected a positive and a negative token for each of {len(logits)} rows, "
-            f"got {len(positive)} and {len(negative)}"
+            f"expected a positive and a negative token for each of {len(logits)} rows, got {len(plus)} and {len(minus)}"
         )
     rows = torch.arange(len(logits), device=logits.device)
-    return logits[rows, list(positive)].float() - logits[rows, list(negative)].float()
+    return logits[rows, plus].float() - logits[rows, minus].float()
 
 
-def _check(logits: Tensor, *tokens: Sequence[int]) -> None:
+def _ids(logits: Tensor, tokens: Any) -> list[int]:
+    """Token ids as plain numbers, which are equal where their tensors are not; checked against logits `(B, V)`."""
     if logits.ndim != 2:
         raise ValueError(
             f"expected the logits of one position a row, (B, V), got {tuple(logits.shape)}; of (B, T, V) take logits[:, -1]"
         )
-    for ids in tokens:
-        if any(isinstance(i, str) for i in ids):
-            raise ValueError(f"expected token ids, got words {list(ids)[:3]}; write tok.single(' word') for each")
-        if len(ids) and not 0 <= min(ids) <= max(ids) < logits.shape[1]:
-            raise ValueError(f"expected token ids from 0 to {logits.shape[1] - 1}, got {min(ids)} to {max(ids)}")
+    try:
+        given = list(tokens.tolist() if hasattr(tokens, "tolist") else tokens)  # of torch, of numpy
+        if any(isinstance(i, str) for i in given):
+            raise ValueError(f"expected token ids, got words {given[:3]}; write tok.single(' word') for each")
+        if any(isinstance(i, bool) for i in given):
+            raise TypeError("a mask")
+        ids = [operator.index(i) for i in given]
+    except TypeError:
+        got = str(tokens)[:60]
+        raise ValueError(f"expected token ids, a list of whole numbers, got {got}; write [id, ...]") from None
+    if ids and not 0 <= min(ids) <= max(ids) < logits.shape[1]:
+        raise ValueError(f"expected token ids from 0 to {logits.shape[1] - 1}, got {min(ids)} to {max(ids)}")
+    return ids
 
 
 def kl(logits: Tensor, reference: Tensor) -> Tensor:
     """KL(reference || logits) of the next-token distributions, in nats: `(..., V)`, `(..., V)` -> `(...)`.
 
     A token of reference probability 0 adds nothing; one that `logits` alone rule out, by -inf, makes it infinite.
+    Raises `ValueError` for two shapes: of one reference for all rows give `reference.expand_as(logits)`.
     """
+    if logits.shape != reference.shape:
+        raise ValueError(
+            f"expected logits and a reference of one shape, got {tuple(logits.shape)} and {tuple(reference.shape)}; "
+            "write reference.expand_as(logits) where it is one for all"
+        )
     p, q = reference.float().log_softmax(-1), logits.float().log_softmax(-1)
     return torch.where(p.exp() == 0, 0.0, p.exp() * (p - q)).sum(-1)
 
@@ -68,8 +83,19 @@ def perplexity(logits: Tensor, ids: Tensor, counted: Tensor | None = None) -> Te
     ids: `(B, T)`. counted: `(B, T)`, true for the tokens that count, by default all; leave out padding, and the
     positions at which a vector was injected.
     """
+    if logits.ndim != 3 or ids.shape != logits.shape[:2]:
+        raise ValueError(
+            f"expected logits (B, T, V) and ids (B, T) of the same texts, got {tuple(logits.shape)} and {tuple(ids.shape)}; "
+            "give the logits of every token"
+        )
+    mask = torch.ones_like(ids, dtype=torch.bool) if counted is None else counted
+    if mask.shape != ids.shape or not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(
+            f"expected counted to be true or false for each of {tuple(ids.shape)} tokens, got {tuple(mask.shape)} of {mask.dtype}; "
+            "of positions write positions >= 0"
+        )
     nll = -logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]  # (B, T - 1)
-    mask = torch.ones_like(nll, dtype=torch.bool) if counted is None else counted[:, 1:].to(nll.device, torch.bool)
+    mask = mask[:, 1:].to(nll.device, torch.bool)
     if not bool(mask.any(-1).all()):
         raise ValueError("expected a counted token after the first in every row, got a row without one; leave it out")
     return (nll.masked_fill(~mask, 0.0).sum(-1) / mask.sum(-1)).exp()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -288,3 +289,40 @@ def test_intervals_want_a_value_an_item(values: object) -> None:
 def test_words_for_token_ids_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected token ids, got words \[' kind'\]; write tok.single"):
         logit_difference(torch.zeros(1, 9), [" kind"], [3])
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, lambda ids: [*map(torch.tensor, ids)], tuple, iter])
+def test_token_ids_are_numbers_in_whatever_they_come(kind: Any) -> None:
+    """Tensors hash by identity, so a token that is there twice was counted twice."""
+    logits = torch.tensor([[1.0, 2.0, 0.0]])
+    assert log_odds(logits, kind([1, 1]), kind([0])).item() == pytest.approx(1.0)
+    assert logit_difference(logits, kind([1]), kind([2])).item() == 2.0
+
+
+@pytest.mark.parametrize(
+    "ids", [1, None, [1.0], [[1]], torch.tensor(1), torch.tensor([1.0]), torch.tensor([True, False])]
+)
+def test_what_is_no_list_of_ids_is_refused(ids: Any) -> None:
+    for measure in (log_odds, logit_difference):
+        with pytest.raises(ValueError, match="expected token ids, a list of whole numbers, got "):
+            measure(torch.zeros(1, 3), ids, [0])
+
+
+def test_a_reference_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"of one shape, got \(4, 9\) and \(4, 1, 9\); write reference.expand_as"):
+        kl(torch.zeros(4, 9), torch.zeros(4, 1, 9))
+    one = random_tensor(1, 9)
+    assert kl(one.expand(4, 9), one.expand(4, 9)).tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (4, 3), (5,), (4, 5, 1)])
+def test_perplexity_wants_an_id_for_each_of_its_logits(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"logits \(B, T, V\) and ids \(B, T\) of the same texts, got "):
+        perplexity(torch.zeros(4, 5, 9), torch.zeros(shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("counted", [torch.tensor([[0, 1, 2, -1]]), torch.tensor([True, True, True, False])])
+def test_perplexity_wants_a_mask(counted: torch.Tensor) -> None:
+    """Positions, with -1 for padding, would count the padding."""
+    with pytest.raises(ValueError, match=r"true or false for each of \(1, 4\) tokens, got .*; of positions write"):
+        perplexity(torch.zeros(1, 4, 9), torch.zeros(1, 4, dtype=torch.int64), counted)
