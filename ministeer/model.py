@@ -9,11 +9,11 @@
 
 `model(ids, adds={("pre", 6): 5.0 * v})` is the same, to the bit (it brings v to the model's dtype and device).
 
-Sites, the one convention of the project: `("pre", i)` is the residual stream that enters block i, `("mid", i)` the stream
-between its attention and its MLP, `("pre", n_layer)` the stream that leaves the last block, before the final norm.
+Sites, the one convention of the project: `("pre", i)` is the residual stream that enters block i, `("mid", i)` the one
+between its attention and its MLP, `("pre", n_layer)` the one that leaves the last block, before the final norm.
 `("head", i)`, what each head of block i writes into the stream, can be recorded, not added to.
 
-Batches are padded on the right: attention is causal, so no token sees padding, and position p of a row is its p-th token.
+Batches are padded on the right: attention is causal, so no token sees padding, and a row's position p is its p-th token.
 Letters: B rows, T tokens in this call, S slots of a cache, D width, H heads, G heads of keys and values (in GPT-2, H),
 K head size, V vocabulary. This file imports only torch and the standard library: copy it into your project as it is.
 """
@@ -134,7 +134,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """What every architecture is: an embedding, blocks on the stream, a norm, an unembedding. Weights start at random."""
+    """What every architecture is: an embedding, blocks on the stream, a norm, an unembedding. It starts at random."""
 
     blocks: nn.ModuleList
     ln_f: nn.Module
@@ -150,7 +150,7 @@ class Transformer(nn.Module):
     device = property(lambda self: self.wte.weight.device)
 
     def embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Token ids `(B, T)` -> the stream that enters block 0, `(B, T, D)`; positions `(B, T)`, by default 0 to T-1."""
+        """Ids `(B, T)` -> the stream that enters block 0, `(B, T, D)`; positions `(B, T)` are by default 0 to T-1."""
         return self.wte(ids)  # (B, T) -> (B, T, D)
 
     def unembed(self, x: Tensor) -> Tensor:
@@ -162,11 +162,11 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Logits `(B, T, V)` of the token after each of `ids` `(B, T)`.
 
-        adds: `{site: what to add there}`: a tensor `(D,)`, `(B, 1, D)` or `(B, T, D)` (B may be 1), or a function from the
-            stream at the site, `(B, T, D)`, to such a tensor. It is brought to the stream's dtype and device.
-        tape: filled at the end with the stream at each site, `(B, T, D)`, after its add: an empty dict with all of them, a
-            dict or a list of sites with those. `("head", i)` asks for the heads' own writes, `(B, T, H, D)`.
-        cache: holds the tokens before `ids`, and these too afterwards. Gradients reach this call's tokens, not those held.
+        adds: `{site: what to add there}`: a tensor `(D,)`, `(B, 1, D)` or `(B, T, D)` (B may be 1), or a function from
+            the stream at the site, `(B, T, D)`, to such a tensor. It is brought to the stream's dtype and device.
+        tape: filled at the end with the stream at each site, `(B, T, D)`, after its add: an empty dict with all of them,
+            a dict or a list of sites with those. `("head", i)` asks for the heads' own writes, `(B, T, H, D)`.
+        cache: holds the tokens before `ids`, and these too afterwards. Gradients reach only this call's tokens.
 
         Raises `ValueError` for ids outside the vocabulary, more positions than the context, an unknown site, an add of
         another shape or with a value that is not finite. Nothing of a call stays in the model.
@@ -222,7 +222,7 @@ class GPT2(Transformer):
 
 # ---- what the model is made of
 def look_back(q: Tensor, k: Tensor, v: Tensor, layer: int, past: Past | None, scale: float) -> Tensor:
-    """Causal attention: queries `(B, T, H, K)`, keys and values `(B, T, G, K)` -> what each head finds, `(B, T, H, K)`."""
+    """Causal attention: queries `(B, T, H, K)`, keys and values `(B, T, G, K)` -> what heads find, `(B, T, H, K)`."""
     k, v, mask = (k, v, None) if past is None else past.extend(layer, k, v)  # (B, T, G, K) -> (B, S, G, K)
     q, k, v = (x.transpose(1, 2).to(q.dtype) for x in (q, k, v))  # (B, T, H, K) -> (B, H, T, K)
     causal, groups = mask is None and q.shape[2] > 1, q.shape[1] != k.shape[1]  # a lone token sees all there is
@@ -232,7 +232,7 @@ def look_back(q: Tensor, k: Tensor, v: Tensor, layer: int, past: Past | None, sc
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`(..., in)` -> `(..., out)`: W x + b as `F.linear` has it, by a quicker way for a few tokens in float32 on a CPU.
-    There torch multiplies a vector on one core; as a batch of small products it uses all. The numbers are the quickest tried."""
+    There torch multiplies a vector on one core; as a batch of small products it uses all. 8, 32 and 4 were the quickest."""
     (out, n), few = weight.shape, 0 < x.numel() <= 8 * weight.shape[1] and x.dtype == torch.float32
     rows = weight.is_contiguous()  # else perhaps columns, as GPT-2's checkpoints hold it
     if not few or x.device.type != "cpu" or not (rows or weight.mT.is_contiguous()):
@@ -293,7 +293,7 @@ class Cache:
         self.lengths = new.to(torch.int64, copy=True)
 
     def reserve(self, model: Transformer, ids: Tensor, depth: int) -> Tensor:
-        """Positions `(B, T)` for the tokens `ids` `(B, T)` that come next; the model calls this before its `depth` blocks."""
+        """Positions `(B, T)` for `ids` `(B, T)`, which come next; the model calls this before its `depth` blocks."""
         mine, its = (self.config, self.k.dtype, self.k.device), (model.config, model.dtype, model.device)
         expect(mine == its, f"a cache made for this model, {its}", f"one for {mine}", "make a new Cache")
         rows, longest = len(self.lengths), int(self.lengths.max())
@@ -320,7 +320,7 @@ class Cache:
         return self._slots[1]  # slot p is position p
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """This call's `(B, T, G, K)` -> all `(B, S, G, K)`; the mask `(B, 1, T, S)`, None if causal or if a lone token sees all."""
+        """This call's `(B, T, G, K)` -> all `(B, S, G, K)`, and a mask `(B, 1, T, S)` where causal order is not enough."""
         self.k[layer][self._slots], self.v[layer][self._slots] = k.detach(), v.detach()
         if self._end == k.shape[1]:  # nothing came before
             return k, v, None
@@ -367,7 +367,7 @@ class Sites:
         return x
 
     def record_heads(self, layer: int, z: Tensor, out: Any) -> None:
-        """What each head writes, `(B, T, H, D)`, if asked for: what it found `(B, T, H, K)` through its part of the projection."""
+        """What each head writes, `(B, T, H, D)`, if asked for: what it found, `(B, T, H, K)`, through its part of `out`."""
         if ("head", layer) in self.recorded:
             by_head = out.weight.view(-1, *z.shape[2:])  # (D, HK) -> (D, H, K)
             self.recorded["head", layer] = torch.einsum("bthk,dhk->bthd", z, by_head)
@@ -442,8 +442,7 @@ def check_call(model: Transformer, ids: Any, cache: Cache | None, depth: Any) ->
 
 
 def check_stream(x: Tensor) -> Tensor:
-    """The stream as it came. Raises `ValueError` for what no norm is right of: NaN, infinity, or numbers beyond 1e19 or so,
-    whose squares are infinite: the norm is then zero, and nothing says so in what comes after."""
+    """The stream as it came; refused with NaN, infinity, or numbers whose squares are infinite, as a norm makes 0 of them."""
     fine = bool(torch.isfinite(x.detach().float().square().sum(-1)).all())
     remedy = f"is a coefficient too large for {x.dtype}?"
     expect(fine, "a stream that is finite, and so is its length", "NaN, infinity or numbers beyond 1e19", remedy)
