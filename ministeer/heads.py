@@ -27,7 +27,7 @@ from ministeer.health import Health
 from ministeer.model import Site, Transformer
 from ministeer.provenance import Provenance, data_hash, dtype_name, fingerprint
 from ministeer.tokenizer import Tokenizer
-from ministeer.variants import Branch, above, last_token, logits32
+from ministeer.variants import Branch, above, check_halves, last_token, logits32
 from ministeer.vectors import SteeringVector
 
 
@@ -77,6 +77,7 @@ def indirect_effects(
         the means it began with. A file of another model, other prompts, answers or means is refused.
     """
     check_batch_size(batch_size)
+    check_halves(model)
     if isinstance(answers, str | Mapping) or len(prompts) != len(answers):
         given = repr(answers) if isinstance(answers, str | Mapping) else len(answers)
         raise ValueError(f"expected an answer for each of {len(prompts)} prompts, got {given}")

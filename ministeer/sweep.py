@@ -32,7 +32,7 @@ from ministeer.model import Cache, Past, Site, Transformer, check_site
 from ministeer.prompts import check_ids, pad
 from ministeer.provenance import data_hash, dtype_name, fingerprint, identity
 from ministeer.steer import Intervention, Steer, Where, resolve
-from ministeer.variants import Branch, Shared, above, begun, logits32
+from ministeer.variants import Branch, Shared, above, begun, check_halves, logits32
 from ministeer.vectors import SteeringVector, vector_hash
 
 Row = dict[str, Any]
@@ -159,6 +159,7 @@ def _check(model: Transformer, prompts: Any, score: Any, vectors: Any, sites: An
     for what, given in (("prompts", prompts), ("vectors", vectors), ("layers", sites), ("coefficients", coeffs)):
         if not len(given):
             raise ValueError(f"expected one or more {what}, got none")
+    check_halves(model)
     check_ids(model, prompts, "prompts")
     if not callable(score):
         if not isinstance(score, Sequence) or isinstance(score, str):

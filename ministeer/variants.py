@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ministeer.model import Cache, Past, Site, Transformer, check_stream
+from ministeer.model import Block, Cache, Past, Site, Transformer, check_stream, expect
 from ministeer.prompts import pad
 
 
@@ -111,11 +111,27 @@ def last_token(
     return check_stream(x), tape, cache
 
 
+def check_halves(model: Transformer) -> None:
+    """Raise `ValueError` for what would change a block or the model as a whole: `above` runs blocks in halves, and would go past it."""
+    for part in (model, *model.blocks):
+        changed = "forward" in vars(part) or isinstance(part, Block) and type(part).forward is not Block.forward
+        got = f"one on {type(part).__name__} {getattr(part, 'layer', '')}".rstrip()
+        remedy = 'remove it, or add at a site instead: block i\'s output is ("pre", i + 1)'
+        whole = not (part._forward_hooks or part._forward_pre_hooks or changed)
+        expect(
+            whole,
+            "a model without hooks or a new forward on it or on its blocks, which run in halves here",
+            got,
+            remedy,
+        )
+
+
 def above(model: Transformer, x: Tensor, site: Site, past: Past | None, read: Tensor | None = None) -> Tensor:
     """A stream `(B, T, D)` at a site, after its add -> the last one, `(B, T, D)`, or `(reads, D)` of it where `read` `(B, T)` is true.
 
-    Tokens that are not read do not go through the last block's MLP.
+    Tokens that are not read do not go through the last block's MLP. Raises `ValueError` as `check_halves` does.
     """
+    check_halves(model)
     kind, layer = site
     last = model.config.n_layer - 1
     for i in range(layer, last + 1):

@@ -323,3 +323,12 @@ def test_in_bfloat16_probabilities_are_no_coarser_than_the_stream() -> None:
     torch.testing.assert_close(
         heads._probability(model, x, [7]), exact.softmax(-1)[..., 7].float(), rtol=1e-3, atol=1e-6
     )
+
+
+def test_a_hook_on_a_block_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    model = copy.deepcopy(MODEL)
+    model.blocks[1].register_forward_hook(lambda _, args, out: 0 * out)
+    means = torch.zeros(LAYERS, HEADS, 48)
+    with pytest.raises(ValueError, match="without hooks"):
+        heads.indirect_effects(model, BYTES, SHUFFLED, ANSWERS, means, path=tmp_path / "effects.safetensors")
+    assert not any(tmp_path.iterdir())

@@ -19,6 +19,7 @@ from ministeer.prompts import pad
 from ministeer.provenance import Provenance
 from ministeer.steer import Steer, resolve
 from ministeer.sweep import sweep
+from ministeer.variants import above
 from ministeer.vectors import SteeringVector
 
 sweep_file = importlib.import_module("ministeer.sweep")  # the package gives the function that name
@@ -281,6 +282,22 @@ def test_what_changed_is_measured_again(model, tmp_path):
     assert run() == (first, 0), "rows of other sweeps stay in the file"
     answers = sweep(model, [[1, 2, 1]], [[[1]]], {"v": direction(1)}, [1], [1.0], path=path)
     assert answers != sweep(model, [[1, 2, 1]], [[[2]]], {"v": direction(1)}, [1], [1.0], path=path)
+
+
+@pytest.mark.parametrize("way", ["hook", "pre-hook", "forward", "on the model"])
+def test_what_changes_a_whole_block_is_refused_since_sweeps_run_halves(model, tmp_path, way):
+    changed, path = copy.deepcopy(model), tmp_path / "rows.jsonl"
+    block = changed.blocks[2]
+    if way == "forward":
+        block.forward = lambda *args: args[0]
+    else:
+        part = changed if way == "on the model" else block
+        (part.register_forward_pre_hook if way == "pre-hook" else part.register_forward_hook)(lambda *_: None)
+    with pytest.raises(ValueError, match="without hooks .* remove it, or add at a site"):
+        sweep(changed, PROMPTS, first_two, {"v": direction(1)}, [1], [1.0], path=path)
+    with pytest.raises(ValueError, match="without hooks"):
+        above(changed, torch.zeros(1, 1, 16).double(), ("pre", 3), None)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.once
