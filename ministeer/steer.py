@@ -33,7 +33,10 @@ class Steer:
     """Add `coeff * vector` to the stream at `site`, at the positions `where` says.
 
     vector: a tensor `(D,)`, or `(P, D)` with `where="front"`; of a `SteeringVector`, its tensor at `site` is taken. Or a
-        function of `interventions` (project out, clamp, rotate, ...), which says itself what its coefficient means.
+        function of `interventions` (project out, clamp, rotate, ...), which says itself what its coefficient means. One of your
+        own, f(stream `(B, T, D)`, coefficients `(B, T, 1)`), treats each position by itself and leaves the stream as it is: T are
+        the positions of one call, so a mean over them takes in the padding of shorter rows, and with a cache, where T is 1 after
+        the prompt, not what came before.
     coeff: one number, or one for each row of the batch (a whole coefficient sweep in one batch).
     where: counted from each row's first token, the same with and without a cache:
         "all"; "prompt"; "last" (the last prompt token and every generated one); "generated";
@@ -291,12 +294,16 @@ def _factor(schedule: Any, generated: Tensor) -> Tensor:
 
 
 def _called(function: Any, x: Tensor, strength: Tensor) -> Tensor:
+    before = x.clone() if x.is_inference() else x._version  # torch counts the changes of all but inference tensors
     try:
         delta = function(x, strength)
     except TypeError as error:
         raise ValueError(
             f"expected a function f(stream, coefficient), such as project_out(vector), got one that cannot be called so ({error})"
         ) from error
+    kept = (x == before) | x.isnan() if isinstance(before, Tensor) else torch.tensor(x._version == before)
+    remedy = "return what to add to it: x.mul_(0.5) is -0.5 * x"
+    expect(bool(kept.all()), "a function that leaves the stream as it is", "one that changes it in place", remedy)
     if not isinstance(delta, Tensor):
         raise ValueError(f"expected a function that returns what to add, a tensor, got {type(delta).__name__}")
     fits = delta.ndim <= x.ndim and all(d in (1, n) for d, n in zip(delta.shape[::-1], x.shape[::-1]))

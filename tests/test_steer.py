@@ -330,3 +330,23 @@ def test_the_stream_after_a_plan_is_what_the_model_makes_of_it() -> None:
     assert torch.equal(plan.at(("pre", 2), plain[0], positions), steered[0])
     assert torch.equal(plan.at(("mid", 1), plain[0], positions), plain[0])
     assert not torch.equal(plain[0], steered[0])
+
+
+def halves(x: Tensor, coeff: Tensor) -> Tensor:
+    x.mul_(0.5)
+    return torch.full_like(x, 1e-3)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_function_that_changes_the_stream_in_place_is_refused(inference: bool) -> None:
+    """Its change would reach every position, and no receipt: also where it is the second at a site, and without a gradient's record."""
+    run, receipt = Steer(halves, ("pre", 1), where=[0]), Receipt()
+    for steer in (run, [Steer(V, ("pre", 1)), run], [Steer(project_out(V), ("pre", 1)), run]):
+        with (
+            torch.inference_mode(inference),
+            pytest.raises(ValueError, match="one that changes it in place; return what"),
+        ):
+            prefill(MODEL, TEXTS, steer=steer, receipt=receipt if steer is run else None)
+    assert not receipt.sites
+    with torch.inference_mode(inference):
+        prefill(MODEL, TEXTS, steer=Steer(lambda x, coeff: coeff * x.detach().clone().mul_(0.5), ("pre", 1)))
