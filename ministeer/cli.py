@@ -153,7 +153,9 @@ def steered(options: argparse.Namespace) -> str:
             stacklevel=2,
         )
     shown = len(ids) if options.chat else 1
-    plain, changed = (repr(tokenizer.decode(text[shown:])) for text in texts)
+    # without the token that ends the answer, which is not text
+    ends = [len(text) - (text[-1] in tokenizer.stop) for text in texts]
+    plain, changed = (repr(tokenizer.decode(text[shown:end])) for text, end in zip(texts, ends, strict=True))
     taken = f"coefficient {steer.coeff:g}, as no --coeff was given; " if options.coeff is None else ""
     return f"unsteered: {plain}\nsteered:   {changed}\ndone:      {taken}{receipt}"
 

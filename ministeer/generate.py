@@ -52,12 +52,14 @@ def say(
     chat: bool = False,
     **settings: Unpack[Settings],
 ) -> str:
-    """What a model says after a text, up to the end of its answer: the likeliest tokens, unless told a temperature.
+    """What a model says after a text, up to the end of its answer: the likeliest tokens, unless told how to draw them.
 
-    chat: the text is a user's words in the model's chat template. settings: of `generate`.
+    chat: the text is a user's words in the model's chat template. settings: of `generate`; top_p, top_k or a
+    generator without a temperature draw at temperature 1, as there.
     """
     ids = tokenizer.chat([{"role": "user", "content": text}]) if chat else tokenizer.prompt(text)
-    told: Settings = {"temperature": 0.0, "stop": tokenizer.stop, **settings}
+    draws = settings.get("top_p", 1.0) != 1.0 or any(settings.get(k) is not None for k in ("top_k", "generator"))
+    told: Settings = {"temperature": 1.0 if draws else 0.0, "stop": tokenizer.stop, **settings}
     new = generate(model, ids, max_new_tokens=max_new_tokens, **told)[len(ids) :]
     return tokenizer.decode(new[:-1] if new[-1] in told["stop"] else new)
 
@@ -304,7 +306,7 @@ def _check_settings(
     if not isinstance(max_new_tokens, Integral):
         raise ValueError(f"expected max_new_tokens to be a whole number, got {max_new_tokens!r}")
     if not isinstance(stop, Collection) or not all(isinstance(i, Integral) for i in stop):
-        remedy = "tok.stop" if isinstance(stop, Collection) else f"[{stop!r}]"
+        remedy = f"[{stop!r}]" if isinstance(stop, Integral) else "tok.stop, or () to end at none"
         raise ValueError(f"expected stop to be a list of ids, got {stop!r}; write {remedy}")
     _check_sampling(temperature, top_p, top_k, generator, rows)
     for name, value, good, wanted in (

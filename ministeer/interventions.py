@@ -55,8 +55,8 @@ def clamp(vector: Tensor) -> Function:
 
 def substitute(state: Tensor) -> Function:
     """Move the stream towards a state `(D,)`, such as a mean of streams; coeff: the share of the way, 1 puts it in its place."""
-    _unit(state)
-    return lambda x, coeff=1.0, /: coeff * (_for(x, state) - x.float())
+    held = _held(state)
+    return lambda x, coeff=1.0, /: coeff * (_for(x, held) - x.float())
 
 
 def relative(vector: Tensor) -> Function:
@@ -67,11 +67,11 @@ def relative(vector: Tensor) -> Function:
 
 def keep_norm(vector: Tensor) -> Function:
     """Add `coeff * vector` `(D,)`, then scale the stream back to the norm it had."""
-    _unit(vector)
+    held = _held(vector)
 
     def f(x: Tensor, coeff: Tensor | float = 1.0, /) -> Tensor:
         x = x.float()
-        moved = x + coeff * _for(x, vector)
+        moved = x + coeff * _for(x, held)
         length = moved.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
         delta: Tensor = moved * (x.norm(dim=-1, keepdim=True) / length) - x
         return delta
@@ -120,6 +120,12 @@ def _unit(vector: Tensor) -> Tensor:
         raise ValueError(f"expected a direction of finite length above 0, got one of {float(length)}")
     unit: Tensor = vector.float() / length
     return unit
+
+
+def _held(vector: Tensor) -> Tensor:
+    """A copy of a direction, in float32, which later changes of the vector do not reach."""
+    _unit(vector)
+    return vector.float().clone()
 
 
 def _for(x: Tensor, direction: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import operator
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -202,6 +203,8 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids. Bytes that are not text, such as half a character, and ids without a token become U+FFFD."""
+        if not isinstance(ids, Iterable):
+            raise ValueError(f"expected a list of token ids, got {ids!r}; write [{ids!r}]")
         return self._core.decode([self._checked(i) for i in ids])
 
     def token_bytes(self, id: int) -> bytes:
@@ -209,12 +212,19 @@ class Tokenizer:
         return self._core.token_bytes(self._checked(id))
 
     def _checked(self, id: int) -> int:
-        if not 0 <= int(id) < max(self.n_vocab, self._limit):
+        size = max(self.n_vocab, self._limit)
+        try:
+            number = operator.index(id)
+        except TypeError:
+            got = f"{str(id)[:60]!r}, a {type(id).__name__}"
             raise ValueError(
-                f"expected a token id from 0 to {max(self.n_vocab, self._limit) - 1}, got {int(id)}; "
-                "was it made by another tokenizer?"
+                f"expected a token id, a whole number from 0 to {size - 1}, got {got}; decode one row at a time"
+            ) from None
+        if not 0 <= number < size:
+            raise ValueError(
+                f"expected a token id from 0 to {size - 1}, got {number}; was it made by another tokenizer?"
             )
-        return int(id)
+        return number
 
     def single(self, text: str) -> int:
         """The id of a text that must be one token, such as " doctor"; `ValueError` with its pieces if it is not."""

@@ -353,3 +353,14 @@ def test_a_closed_pipe_is_no_error(words: list[str], settings: dict[str, str]) -
     )
     os.close(write)
     assert (run.stderr, run.returncode) == ("", 0)
+
+
+def test_the_token_that_ends_an_answer_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = said(capsys, "I feel", *LOVE)
+    model, tok = LOADED("nano", device="cpu", dtype="float32")
+    last = generate(model, tok.prompt("I feel"), max_new_tokens=3, temperature=0)[-1]
+    monkeypatch.setattr(tok, "stop", (last,))
+    plain = said(capsys, "I feel", *LOVE)[0]
+    assert plain == whole[0].removesuffix(repr(tok.decode([last]))[1:]) + "'"

@@ -81,6 +81,16 @@ def test_keep_norm_moves_as_an_add_and_keeps_the_norm() -> None:
     assert torch.allclose(torch.cosine_similarity(moved, X + 2 * V, dim=-1), torch.ones(2, 5), atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [project_out, reflect, clamp, substitute, share, keep_norm, rotate])
+def test_a_later_change_of_the_vector_does_not_reach_the_function(make: Any) -> None:
+    own = [V.clone(), W.clone()]
+    f = make(*own) if make is rotate else make(own[0])
+    before = f(X)
+    for v in own:
+        v.mul_(-3.0).add_(1.0)
+    assert torch.equal(f(X), before)
+
+
 @pytest.mark.parametrize("angle", [0.0, 0.4, math.pi / 2, -2.0, math.pi])
 def test_rotate_turns_within_the_plane(angle: float) -> None:
     e1 = V / V.norm()
@@ -373,4 +383,4 @@ def test_wrong_calls_say_what_was_expected(call: Any, message: str) -> None:
 
 def test_every_maker_is_tested_here() -> None:
     makers = {name for name, f in vars(interventions).items() if callable(f) and f.__module__ == interventions.__name__}
-    assert makers - {"Function", "Gate", "decay", "_unit", "_along", "_for"} == set(ALL) - {"add"}
+    assert makers - {"Function", "Gate", "decay", "_unit", "_held", "_along", "_for"} == set(ALL) - {"add"}

@@ -76,3 +76,21 @@ def test_a_model_that_is_told_to_generate_says_who_does() -> None:
 def test_what_is_no_text_is_refused(text: Any) -> None:
     with pytest.raises(ValueError, match="expected a text, got .*; give one text at a time"):
         say(MODEL, BYTES, text)
+
+
+@pytest.mark.parametrize("settings", [{"top_p": 0.9}, {"top_k": 40}, {}])
+def test_who_says_how_to_draw_gets_a_draw(settings: dict[str, Any]) -> None:
+    """At the temperature of `generate`, as 0 would leave the setting without effect."""
+    one, two = (torch.Generator().manual_seed(3) for _ in range(2))
+    drawn = said([256, *b"so"], temperature=1.0, generator=one, **settings)
+    assert say(MODEL, BYTES, "so", generator=two, **settings) == drawn != say(MODEL, BYTES, "so")
+    if settings:
+        torch.manual_seed(1)
+        assert say(MODEL, BYTES, "so", **settings) != say(MODEL, BYTES, "so")
+    assert say(MODEL, BYTES, "so", temperature=0.0, generator=one, **settings) == say(MODEL, BYTES, "so")
+    assert say(MODEL, BYTES, "so", top_p=1.0, top_k=None, generator=None) == say(MODEL, BYTES, "so")
+
+
+def test_no_stop_is_an_empty_list() -> None:
+    with pytest.raises(ValueError, match=r"stop to be a list of ids, got None; write tok.stop, or \(\) to end at none"):
+        say(MODEL, BYTES, "so", stop=None)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from texts import texts, trained
@@ -147,6 +148,13 @@ def test_single_shows_the_pieces(gpt2):
 def test_ids_of_another_tokenizer_are_refused(gpt2, bad):
     with pytest.raises(ValueError, match=f"from 0 to 50256, got {bad}"):
         gpt2.decode([0, bad])
+
+
+@pytest.mark.parametrize("bad", ["12", [1.9], [[1, 2]], [None], torch.tensor([1.0]), torch.tensor([[1, 2]]), 5])
+def test_what_is_no_list_of_ids_is_not_decoded(gpt2, bad):
+    with pytest.raises(ValueError, match="expected a (list of token ids|token id, a whole number)"):
+        gpt2.decode(bad)
+    assert gpt2.decode(torch.tensor([15496, 995])) == gpt2.decode(iter([15496, 995])) == "Hello world"
 
 
 def test_the_hubs_files_give_the_same_ids(gpt2, hub_files):
