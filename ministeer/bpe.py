@@ -159,7 +159,9 @@ class Hub:
         try:
             ends = {"post_processor": None, "truncation": None, "padding": None}
             self.full = tokenizers.Tokenizer.from_str(json.dumps(spec | ends))
-            self.plain = tokenizers.Tokenizer.from_str(json.dumps(spec | ends | {"added_tokens": []}))
+            shown = {token["content"] for token in spec.get("added_tokens") or [] if token.get("special") is False}
+            unnamed = {"model": _unnamed(spec["model"], special.keys() - shown), "added_tokens": []}
+            self.plain = tokenizers.Tokenizer.from_str(json.dumps(spec | ends | unnamed))
             self.full.encode("a")
             wrong = [name for name, i in special.items() if self.full.token_to_id(name) != i]
         except BaseException as error:
@@ -213,6 +215,17 @@ class Hub:
 
     def spec(self) -> dict[str, Any]:
         return dict(self.content)
+
+
+def _unnamed(model: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """A model that makes none of these tokens out of text: a Unigram model finds all it has a piece for, and merges may lead to one."""
+    if model.get("type") == "Unigram":  # an id is a place in the list, so a piece stays, as one that is in no text
+        vocab: Any = [[f"\0{i}\0" if token in names else token, p] for i, (token, p) in enumerate(model["vocab"])]
+        return model | {"vocab": vocab}
+    apart = [(merge, merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
+    merges = [merge for merge, parts in apart if names.isdisjoint((*parts, "".join(parts)))]
+    vocab = {token: i for token, i in model["vocab"].items() if token not in names or token == model.get("unk_token")}
+    return model | {"vocab": vocab, "merges": merges}
 
 
 def byte_letters() -> list[str]:

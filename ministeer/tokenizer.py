@@ -34,7 +34,9 @@ BESIDE = ("added_tokens.json", "special_tokens_map.json", "generation_config.jso
 # `tokenizer.ggml.pre` of a GGUF file -> a scheme of bpe.py
 PRE = {"gpt-2": "gpt2", "smollm": "smollm", "starcoder": "smollm", "qwen2": "qwen2", "deepseek-r1-qwen": "qwen2"}
 PRE |= dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), "llama3")
-NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
+# what the files call a token -> what a GGUF file calls its id (the third e of "seperator" is the format's own)
+NAMES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+NAMES |= {"sep_token": "seperator", "cls_token": "cls", "mask_token": "mask"}
 
 
 class Tokenizer:
@@ -280,7 +282,7 @@ class Tokenizer:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """What stands beside a tokenizer: `names` (bos_token ...), `added`, `options`, `chat_template`, `generation_eos`."""
+    """What stands beside a tokenizer: `names` (bos_token ..., and a model's own such as image_token), `added`, `options`, `chat_template`, `generation_eos`."""
     found = {name: read_json(folder / name) if (folder / name).is_file() else {} for name in (
         "special_tokens_map.json", "tokenizer_config.json", "added_tokens.json", "generation_config.json"
     )}  # fmt: skip
@@ -289,7 +291,11 @@ def _config(folder: Path) -> dict[str, Any]:
     jinja = folder / "chat_template.jinja"
     beside = read_text(jinja) if jinja.is_file() else None
     try:
-        names = {key: value["content"] if isinstance(value := options.get(key), dict) else value for key in NAMES}
+        named = options | (extra if isinstance(extra := options.get("extra_special_tokens"), dict) else {})
+        own = [key for key, value in named.items() if key.endswith("_token") and isinstance(value, (str, dict))]
+        names = {
+            key: value["content"] if isinstance(value := named.get(key), dict) else value for key in [*NAMES, *own]
+        }
         added |= {token["content"]: int(i) for i, token in (options.get("added_tokens_decoder") or {}).items()}
         template = options.get("chat_template")
         if isinstance(template, list):
@@ -370,10 +376,7 @@ def _from_gguf(metadata: Mapping[str, Any], source: str) -> tuple[dict[str, Any]
             f"{source}: expected lists of texts as tokenizer.ggml.tokens and .merges, got others; download it again"
         )
     types = about.get("token_type") or [1] * len(tokens)
-    ids = {
-        name: about.get(f"{key}_token_id")
-        for name, key in zip(NAMES, ("bos", "eos", "unknown", "padding"), strict=True)
-    }
+    ids = {name: about.get(f"{key}_token_id") for name, key in NAMES.items()}
     if len(types) != len(tokens) or any(
         i is not None and not (type(i) is int and 0 <= i < len(tokens)) for i in ids.values()
     ):

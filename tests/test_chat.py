@@ -144,6 +144,39 @@ def test_the_same_ids_as_transformers(tmp_path):
     assert Tokenizer.from_folder(tmp_path, 1000).chat(TALKS[0]) == [2]
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        {
+            "sep_token": "<|im_end|>",
+            "cls_token": {"content": "<|im_start|>", "__type": "AddedToken"},
+            "mask_token": "<|im_end|>",
+            "pad_token": "<|im_end|>",
+        },
+        {"image_token": "<|im_start|>", "sep_token": None},
+        {"extra_special_tokens": {"image_token": "<|im_start|>"}, "add_bos_token": False},
+    ],
+)
+def test_every_token_that_the_files_name_is_the_templates(tmp_path, named):
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(trained("smollm")), "utf-8")
+    names = ("bos", "eos", "sep", "cls", "mask", "pad", "image")
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|im_end|>",
+        "eos_token": "<|im_end|>",
+    } | named
+    config["chat_template"] = "|".join("{{ " + name + "_token }}" for name in names)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tok, theirs = Tokenizer.from_folder(tmp_path, 1000), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    expected = theirs.apply_chat_template(TALKS[0], tokenize=False)
+    assert tok.decode(tok.chat(TALKS[0])) == expected and expected.count("im_") > 1
+    again = tmp_path / "again"
+    again.mkdir()
+    tok.save(again)
+    assert Tokenizer.from_folder(again, 1000).chat(TALKS[0]) == tok.chat(TALKS[0])
+
+
 def test_a_gguf_file_brings_its_template():
     tokens = [*bpe.byte_letters(), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     metadata = {
@@ -157,6 +190,8 @@ def test_a_gguf_file_brings_its_template():
     told = {f"tokenizer.ggml.{name}": value for name, value in metadata.items()} | {"tokenizer.chat_template": CHATML}
     ids = Tokenizer.from_gguf(told).chat([{"role": "user", "content": "a"}])
     assert [i for i in ids if i > 255] == [257, 258, 257, 258, 257]
+    told |= {"tokenizer.ggml.seperator_token_id": 257, "tokenizer.chat_template": "{{ sep_token }}{{ eos_token }}"}
+    assert Tokenizer.from_gguf(told).chat([{"role": "user", "content": "a"}]) == [257, 258]
 
 
 def test_without_a_template_a_sentence():

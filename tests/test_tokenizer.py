@@ -355,6 +355,26 @@ def sentencepiece(**model: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["Unigram", "BPE"])
+def test_a_special_tokens_name_is_text_also_where_the_model_could_make_the_token(tmp_path, kind):
+    pytest.importorskip("tokenizers")
+    spec = sentencepiece()
+    if kind == "Unigram":
+        pieces = [[token, -1.0 - i] for token, i in spec["model"]["vocab"].items()]
+        pieces += [[letter, -9.0] for letter in "</s>"]
+        spec["model"] = {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": True}
+    else:
+        for token in ("<", "/", "s", ">", "</", "s>"):
+            spec["model"]["vocab"][token] = len(spec["model"]["vocab"])
+        spec["model"]["merges"] += [["<", "/"], ["s", ">"], ["</", "s>"]]
+    tok = Tokenizer.from_folder(folder_of(tmp_path, spec, bos_token="<s>", eos_token="</s>"), 300)
+    assert tok.encode("the</s>", special=True) == hub(spec).encode("the</s>", add_special_tokens=False).ids
+    assert tok.encode("the</s>", special=True)[-1] == tok.eot
+    ids = tok.encode("the</s>")
+    assert tok.eot not in ids and tok.decode(ids) == "the</s>"
+    assert tok.encode("the cat é") == tok.encode("the cat é", special=True)
+
+
 def test_sentencepiece_runs_on_the_package(tmp_path):
     pytest.importorskip("tokenizers")
     folder = folder_of(tmp_path, sentencepiece(), bos_token="<s>", eos_token="</s>", add_bos_token=True)
