@@ -25,7 +25,7 @@ from ministeer.activations import OnBatch, as_sites, check_batch_size, check_tex
 from ministeer.files import replacing
 from ministeer.health import Health
 from ministeer.model import Site, Transformer
-from ministeer.provenance import Provenance, data_hash, dtype_name, fingerprint
+from ministeer.provenance import Provenance, data_hash, model_identity
 from ministeer.tokenizer import Tokenizer
 from ministeer.variants import Branch, above, check_halves, last_token, logits32
 from ministeer.vectors import SteeringVector
@@ -93,7 +93,7 @@ def indirect_effects(
     effects = torch.full((len(rows), n_layer, n_head), torch.nan, dtype=torch.float32)
     if path is not None:
         path = Path(path)
-        key = data_hash(["float32 logits", fingerprint(model), dtype_name(model), *prompts, *answers])
+        key = data_hash(["float32 logits", model_identity(model), *prompts, *answers])
         effects, means = _begin(path, key, effects, means)
     open_ones = torch.nonzero(effects.isnan().any(-1).any(-1))[:, 0].tolist()
     at_a_time = max(1, batch_size // n_head)

@@ -30,7 +30,7 @@ from ministeer.batches import Text, batches_of, extent, texts_of
 from ministeer.files import append_lines, read_lines, write_text
 from ministeer.model import Cache, Past, Site, Transformer, check_site
 from ministeer.prompts import check_ids, pad
-from ministeer.provenance import data_hash, dtype_name, fingerprint, identity
+from ministeer.provenance import data_hash, identity, model_identity
 from ministeer.steer import Intervention, Steer, Where, resolve
 from ministeer.variants import Branch, Shared, above, begun, check_halves, logits32
 from ministeer.vectors import SteeringVector, vector_hash
@@ -75,8 +75,9 @@ def sweep(
     layers: layer i for `("pre", i)`, or sites.
     where: as in `Steer`; of a prompt with an answer after it, "generated" is the answer.
     path: a file of one JSON row a line, filled as cells are done: a sweep that was cut off continues there, and rows of other
-        sweeps stay; one sweep at a time writes there. A row is found again by its key: model, dtype, prompt, vector, site, coefficient, where and score; what functions
-        are is told by `provenance.identity`.
+        sweeps stay; one sweep at a time writes there. A row is found again by its key: the model to the bit with its config and
+        hooks, prompt, vector, site, coefficient, where and score, as `provenance.identity` tells them; a score or an intervention that
+        holds what cannot be read is refused. Without a path a key says only which cell of this call it is.
     memory: bytes to spend beside the model, roughly. Where they run out all the same, half as many variants are run at a time.
 
     Under torch.distributed every process calls this with the same arguments and gets all rows.
@@ -89,8 +90,7 @@ def sweep(
     coeffs = [float(c) for c in coeffs]
     _check(model, prompts, score, vectors, sites, coeffs, where)
     grid = [(name, site, c, i) for name in vectors for site in sites for c in coeffs for i in range(len(prompts))]
-    same = [fingerprint(model), dtype_name(model), str(where), identity(score) if callable(score) else "log p"]
-    named = {name: identity(vector_hash(v) if isinstance(v, SteeringVector) else v) for name, v in vectors.items()}
+    same, named = ([str(where)], dict.fromkeys(vectors, "")) if path is None else _told(model, score, vectors, where)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
     if world > 1:
         told: list[Any] = [same, named]
@@ -181,6 +181,15 @@ def _check(model: Transformer, prompts: Any, score: Any, vectors: Any, sites: An
         for c in coeffs:
             Steer(vector, sites[0], c, where=where)  # refuses what is no coefficient
         resolve(model, [Steer(vector, site, coeffs[0], where=where) for site in sites], prompts, tokens)
+
+
+def _told(
+    model: Transformer, score: Any, vectors: Mapping[str, Vector], where: Any
+) -> tuple[list[str], dict[str, str]]:
+    """What the rows of a file depend on: what all of them share, and each vector."""
+    same = [model_identity(model), str(where), identity(score) if callable(score) else "log p"]
+    named = {name: identity(vector_hash(v) if isinstance(v, SteeringVector) else v) for name, v in vectors.items()}
+    return same, named
 
 
 def _parts(path: Path) -> list[Path]:

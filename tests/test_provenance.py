@@ -1,9 +1,17 @@
 """Hashes of what a result depends on: what a function is."""
 
+import collections
+import dataclasses
+import functools
+import importlib
+import linecache
+import os
 import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +35,143 @@ class Scorer:
 
     def double(self, logits: Tensor) -> Tensor:
         return 2 * logits[self.token]
+
+
+class Slotted:
+    __slots__ = ("token",)
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+
+
+@dataclasses.dataclass
+class Data:
+    token: int
+
+
+Pair = collections.namedtuple("Pair", "token other")
+
+
+def filled(layer: torch.nn.Linear, number: float) -> torch.nn.Linear:
+    torch.nn.init.constant_(layer.weight, number)
+    return layer
+
+
+def hooked(layer: torch.nn.Module) -> torch.nn.Module:
+    layer.register_forward_hook(lambda _, args, out: 2 * out)
+    return layer
+
+
+HOLDERS: dict[str, Callable[[int], Any]] = {
+    "named tuple": lambda n: Pair(n, 0),
+    "dataclass": Data,
+    "slots": Slotted,
+    "namespace": lambda n: SimpleNamespace(token=n),
+    "ordered dict": lambda n: collections.OrderedDict(a=n),
+    "default dict": lambda n: collections.defaultdict(int, a=n),
+    "deque": lambda n: collections.deque([n]),
+    "slice": lambda n: slice(n, 9),
+    "keys": lambda n: {n: 1}.keys(),
+    "values": lambda n: {1: n}.values(),
+    "proxy": lambda n: MappingProxyType({1: n}),
+    "order": lambda n: {n: 0, 7 - n: 0},
+    "kind of key": lambda n: {n if n == 3 else "3": 0},
+    "module": lambda n: filled(torch.nn.Linear(2, 1, bias=False), n),
+    "hook": lambda n: filled(torch.nn.Linear(2, 1, bias=False), 1) if n == 3 else hooked(filled(torch.nn.Linear(2, 1, bias=False), 1)),
+    "training": lambda n: torch.nn.Dropout().train(n == 3),
+    "bound method": lambda n: Scorer(n).double,
+    "method of a list": lambda n: [n].__getitem__,
+    "method of a text": lambda n: str(n).join,
+    "partial": lambda n: functools.partial(Scorer.double, n),
+    "dtype": lambda n: torch.float32 if n == 3 else torch.float16,
+    "dtype of a tensor": lambda n: torch.zeros(1, dtype=torch.float32 if n == 3 else torch.int32),
+    "path": lambda n: Path(str(n)),
+    "generator": lambda n: torch.Generator().manual_seed(n),
+    "deep": lambda n: [{"a": (Data(n),)}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_the_whole_state_of_an_object_counts(name: str) -> None:
+    hold = HOLDERS[name]
+    assert identity(lambda: hold) == identity(lambda: hold)
+    found = [identity(Scorer(hold(n))) for n in (3, 3, 4)]  # type: ignore[arg-type]
+    assert found[0] == found[1] != found[2]
+
+
+def test_what_holds_itself_is_told_to_its_end() -> None:
+    found = []
+    for n in (3, 3, 4):
+        ring: list[Any] = [n]
+        ring.append({"again": ring})
+        found.append(identity(ring))
+    assert found[0] == found[1] != found[2]
+
+
+def test_what_a_function_names_counts_as_deep_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions of other files, by name and by module, methods that methods call, class attributes, constants of modules, decorated and
+    cached helpers, attributes of functions, imports within functions."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    helper = "import functools\ndef f(x): return x[{0}]\nclass K:\n    t = {1}\n    def __call__(self, x): return self.h(x)\n"
+    helper += "    def h(self, x): return x[{2}]\nt = {3}\n@functools.lru_cache\ndef g(n): return n + {4}\ndef k(x): return x\nk.t = {5}\n"
+    user = (
+        "import their_helper as m\nfrom their_helper import K, f, g, k\n"
+        "def one(x): return f(x)\ndef two(x): return m.f(x)\ndef three(x): return x[K.t]\ncall = K()\n"
+        "def four(x): return x[m.t]\ndef five(x): return x[g(1)]\ndef six(x): return x[k.t]\n"
+        "def seven(x):\n    from their_helper import f as here\n    return here(x)\n"
+    )
+    (tmp_path / "their_user.py").write_text(user)
+
+    def keys(*numbers: int) -> dict[str, str]:
+        (tmp_path / "their_helper.py").write_text(helper.format(*numbers))
+        importlib.invalidate_caches()
+        linecache.checkcache()
+        for name in ("their_user", "their_helper"):
+            sys.modules.pop(name, None)
+        module = importlib.import_module("their_user")
+        return {
+            name: identity(getattr(module, name))
+            for name in ("one", "two", "three", "call", "four", "five", "six", "seven")
+        }
+
+    before = keys(*range(6))
+    assert keys(*range(6)) == before
+    expected = [{"one", "two", "seven"}, {"three", "call"}, {"three", "call"}, {"four"}, {"five"}, {"six"}]
+    for place, changed in enumerate(expected):
+        after = keys(*(n + 10 * (n == place) for n in range(6)))
+        assert {name for name in before if after[name] != before[name]} == changed, place
+    for name in ("their_user", "their_helper"):
+        sys.modules.pop(name, None)
+
+
+def test_a_module_as_a_whole_and_what_is_open_are_refused(tmp_path: Path) -> None:
+    with open(tmp_path / "file", "w") as file:
+        for held in (ModuleType("mine"), file, (n for n in range(3))):
+            with pytest.raises(ValueError, match="whole state can be read.* got .*; give a function"):
+                identity(Scorer(held))  # type: ignore[arg-type]
+
+
+def test_another_process_tells_the_same() -> None:
+    code = """
+import collections, dataclasses, torch
+from ministeer import interventions as by, metrics
+from ministeer.model import GPT2, GPT2Config
+from ministeer.provenance import identity, model_identity
+class Scorer:
+    def __call__(self, logits, i): return metrics.kl(logits, logits)
+torch.manual_seed(0)
+model = GPT2(GPT2Config(vocab_size=9, n_positions=4, n_embd=4, n_layer=1, n_head=1))
+model.blocks[0].attn.register_forward_hook(by.project_out)
+print(identity([Scorer(), {"b", "a", "c"}, by.rotate(torch.ones(3), torch.eye(3)[0]), collections.Counter("aab")]), model_identity(model))
+"""
+    told = set()
+    for seed in ("1", "2"):
+        env = os.environ | {"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}
+        told.add(
+            subprocess.run([sys.executable, "-c", code], check=True, env=env, capture_output=True, text=True).stdout
+        )
+    assert len(told) == 1
 
 
 def scaled() -> Callable[[Tensor], Tensor]:

@@ -1,11 +1,13 @@
 """Sweeps: the numbers of the plain loop, whatever the method, the site, the positions and the batch; continued, shared among processes."""
 
 import copy
+import dataclasses
 import importlib
 import json
 import os
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -221,16 +223,12 @@ def test_a_beginning_that_prompts_share_is_run_once_a_variant(model, ran):
     assert sum(counts) == 3 * (len(BEGINNING) + 6 * 2)
 
 
-class Calls(list):
-    """A list that is no part of what a function is, as `identity` sees it: an object of a class of its own."""
-
-
 def test_a_sweep_that_was_cut_off_continues(model, tmp_path):
-    path, calls = tmp_path / "deep" / "rows.jsonl", Calls()
+    path, later, calls = tmp_path / "deep" / "rows.jsonl", tmp_path / "later", []
 
     def score(logits, i):
         calls.append(len(logits))
-        if len(calls) == 20:
+        if len(calls) == 20 and not later.exists():
             raise KeyboardInterrupt
         return logits[:, 0]
 
@@ -240,16 +238,24 @@ def test_a_sweep_that_was_cut_off_continues(model, tmp_path):
     kept = (tmp_path / "deep" / "rows.jsonl.part-0").read_text()
     assert 0 < kept.count("\n") < 6 * 2 * 4 * 3
     (tmp_path / "deep" / "rows.jsonl.part-0").write_text(kept + '{"key": "cut o')
+    before = sum(calls)
+    later.touch()
+    calls.clear()  # what a score holds is a part of its key
     rows = sweep(model, *settings, path=path)
-    assert sum(calls) - 6 <= len(rows) + 6, "what was in the file was not scored again"
+    assert before + sum(calls) - 6 <= len(rows) + 6, "what was in the file was not scored again"
     assert [json.loads(line) for line in path.read_text().splitlines()] == rows
     assert list(path.parent.iterdir()) == [path]
-    before = len(calls)
-    assert sweep(model, *settings, path=path) == rows and len(calls) == before
+    calls.clear()
+    assert sweep(model, *settings, path=path) == rows and not calls
 
 
 def test_what_changed_is_measured_again(model, tmp_path):
-    path, calls = tmp_path / "rows.jsonl", Calls()
+    path, calls = tmp_path / "rows.jsonl", []
+    other_config, other_weights, hooked = (copy.deepcopy(model) for _ in range(3))
+    number = next(name for name, value in dataclasses.asdict(model.config).items() if isinstance(value, float))
+    other_config.config = dataclasses.replace(model.config, **{number: 0.5})  # an epsilon
+    other_weights.ln_f.weight.data[0] *= 1 + 1e-9
+    hooked.blocks[2].mlp.register_forward_hook(lambda _, args, out: 0 * out)
 
     def scorer(token):
         def score(logits, i):
@@ -277,6 +283,9 @@ def test_what_changed_is_measured_again(model, tmp_path):
         {"score": scorer(1)},
         {"score": cosine},
         {"m": MODEL},
+        {"m": other_config},
+        {"m": other_weights},
+        {"m": hooked},
     ):
         assert run(**changed)[1] == 1 and run(**changed)[1] == 0, changed
     assert run() == (first, 0), "rows of other sweeps stay in the file"
@@ -298,6 +307,19 @@ def test_what_changes_a_whole_block_is_refused_since_sweeps_run_halves(model, tm
     with pytest.raises(ValueError, match="without hooks"):
         above(changed, torch.zeros(1, 1, 16).double(), ("pre", 3), None)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("held", [threading.Lock(), (i for i in range(3)), torch.empty(2, device="meta")])
+def test_a_score_whose_state_cannot_be_told_is_refused_if_its_rows_are_kept(model, tmp_path, held):
+    def score(logits, i):
+        return logits[:, 0] + 0 * len(str(held))
+
+    settings = ([[1, 2]], score, {"v": direction(1)}, [1], [1.0])
+    with pytest.raises(ValueError, match="whole state can be read.*or no path") as error:
+        sweep(model, *settings, path=tmp_path / "rows.jsonl")
+    assert "\n" not in str(error.value) and not any(tmp_path.iterdir())
+    assert len(sweep(model, *settings)) == 1
 
 
 @pytest.mark.once
