@@ -47,15 +47,19 @@ def definition(node: ast.AST, refer: Refer = lambda name: None) -> Any:
 
 def node_of(code: CodeType) -> ast.AST | None:
     """The definition that a function's code was compiled from; None where there is no text of it, or two on its first line."""
-    text = "".join(linecache.getlines(code.co_filename))
-    found = [
-        node
-        for node in ast.walk(parse(text))
-        if isinstance(node, FUNCTIONS)
-        and getattr(node, "name", "<lambda>") == code.co_name
-        and min(part.lineno for part in [node, *getattr(node, "decorator_list", [])]) == code.co_firstlineno
-    ]
+    found = _functions("".join(linecache.getlines(code.co_filename))).get((code.co_name, code.co_firstlineno), [])
     return found[0] if len(found) == 1 else None
+
+
+@lru_cache(maxsize=64)
+def _functions(text: str) -> dict[tuple[str, int], list[ast.AST]]:
+    """The functions of a text by their name and first line, that of a decorator if they have one."""
+    found: dict[tuple[str, int], list[ast.AST]] = {}
+    for node in ast.walk(parse(text)):
+        if isinstance(node, FUNCTIONS):
+            line = min(part.lineno for part in [node, *getattr(node, "decorator_list", [])])
+            found.setdefault((getattr(node, "name", "<lambda>"), line), []).append(node)
+    return found
 
 
 @lru_cache(maxsize=64)
