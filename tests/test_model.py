@@ -861,4 +861,5 @@ def test_a_function_that_changes_the_stream_itself_is_refused() -> None:
         with pytest.raises(ValueError, match="expected a function that leaves the stream at .* got x changed in place"):
             MODEL(IDS, adds={("mid", 1): f})
     with torch.inference_mode():
-        MODEL(IDS, adds={("mid", 1): lambda x: 0.1 * x})
+        held = MODEL(IDS, adds={("mid", 1): lambda x: torch.zeros_like(x.mul_(0.5))})
+        assert torch.equal(held, MODEL(IDS))
