@@ -24,8 +24,9 @@ from torch import Tensor
 from ministeer.activations import OnBatch, as_sites, check_batch_size, check_texts
 from ministeer.files import replacing
 from ministeer.health import Health
+from ministeer.identity import model_identity
 from ministeer.model import Site, Transformer
-from ministeer.provenance import Provenance, data_hash, model_identity
+from ministeer.provenance import Provenance, data_hash
 from ministeer.tokenizer import Tokenizer
 from ministeer.variants import Branch, above, check_halves, last_token, logits32
 from ministeer.vectors import SteeringVector

@@ -28,9 +28,10 @@ from torch import Tensor
 from ministeer.activations import depth
 from ministeer.batches import Text, batches_of, extent, texts_of
 from ministeer.files import append_lines, read_lines, write_text
+from ministeer.identity import identity, model_identity
 from ministeer.model import Cache, Past, Site, Transformer, check_site
 from ministeer.prompts import check_ids, pad
-from ministeer.provenance import data_hash, identity, model_identity
+from ministeer.provenance import data_hash
 from ministeer.steer import Intervention, Steer, Where, resolve
 from ministeer.variants import Branch, Shared, above, begun, check_halves, logits32
 from ministeer.vectors import SteeringVector, vector_hash
@@ -76,7 +77,7 @@ def sweep(
     where: as in `Steer`; of a prompt with an answer after it, "generated" is the answer.
     path: a file of one JSON row a line, filled as cells are done: a sweep that was cut off continues there, and rows of other
         sweeps stay; one sweep at a time writes there. A row is found again by its key: the model to the bit with its config and
-        hooks, prompt, vector, site, coefficient, where and score, as `provenance.identity` tells them; a score or an intervention that
+        hooks, prompt, vector, site, coefficient, where and score, as `identity.identity` tells them; a score or an intervention that
         holds what cannot be read is refused. Without a path a key says only which cell of this call it is.
     memory: bytes to spend beside the model, roughly. Where they run out all the same, half as many variants are run at a time.
 

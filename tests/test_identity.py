@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ministeer.provenance import identity
+from ministeer.identity import identity
 
 SCALE = 1.0
 
@@ -157,7 +157,7 @@ def test_another_process_tells_the_same() -> None:
 import collections, dataclasses, torch
 from ministeer import interventions as by, metrics
 from ministeer.model import GPT2, GPT2Config
-from ministeer.provenance import identity, model_identity
+from ministeer.identity import identity, model_identity
 class Scorer:
     def __call__(self, logits, i): return metrics.kl(logits, logits)
 torch.manual_seed(0)
