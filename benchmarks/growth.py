@@ -16,9 +16,10 @@ from statistics import median
 
 import matplotlib
 import torch
-from jobs import SMALL, XL, seconds, started, sweep_operations
+from jobs import SMALL, XL, seconds, sweep_operations
 from table import table
 
+from ministeer.initialize import initialize
 from ministeer.model import GPT2, GPT2Config
 from ministeer.pack import pack, supported
 from ministeer.sweep import sweep
@@ -40,7 +41,8 @@ Point = tuple[str, float, float]  # what it is called, 1e12 operations, seconds
 def build(config: GPT2Config) -> GPT2:
     with torch.device("meta"):
         model = GPT2(config).bfloat16()
-    model = started(model.to_empty(device="cpu").eval())
+    model = model.to_empty(device="cpu").eval().requires_grad_(False)
+    initialize(model, torch.Generator().manual_seed(0))
     return pack(model) if supported() else model
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from table import OURS, THEIRS, Row, Side
 
 from ministeer.checkpoint import save_model
+from ministeer.initialize import initialize
 from ministeer.llama import Llama, LlamaConfig
 from ministeer.model import GPT2, GPT2Config, Linear, Transformer, multiply
 from ministeer.pack import Packed, supported
@@ -125,21 +126,10 @@ def build(config: Config) -> Transformer:
     return GPT2(config) if isinstance(config, GPT2Config) else Llama(config)
 
 
-def started(model: Transformer) -> Transformer:
-    """The model with random weights, frozen."""
-    model.requires_grad_(False)
-    generator = torch.Generator().manual_seed(0)
-    for name, weight in model.named_parameters():
-        if weight.ndim == 1:
-            torch.nn.init.constant_(weight, float("ln_" in name and name.endswith("weight")))
-        else:
-            torch.nn.init.normal_(weight, std=0.02, generator=generator)
-    return model
-
-
 def checkpoint(config: Config, folder: Path) -> Path:
     """Random weights in the hub's layout, float32, with a tokenizer that reads "t5 t17" as the ids 5 and 17."""
-    save_model(started(build(config)), folder)
+    model = build(config).requires_grad_(False)
+    save_model(initialize(model, torch.Generator().manual_seed(0)), folder)
     vocabulary = {f"t{i}": i for i in range(config.vocab_size)}
     tokenizer = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "post_processor": None, "decoder": None,
                  "pre_tokenizer": {"type": "WhitespaceSplit"}, "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "t0"}}  # fmt: skip

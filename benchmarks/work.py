@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jobs import started
 from torch.utils.flop_counter import FlopCounterMode
 
 from ministeer import heads
 from ministeer import model as model_file
 from ministeer.checkpoint import save_model
 from ministeer.files import write_text
+from ministeer.initialize import initialize
 from ministeer.lab import answers, data
 from ministeer.model import GPT2, GPT2Config
 
@@ -66,7 +66,7 @@ def main() -> None:
     torch.manual_seed(0)
     found: dict[str, list[dict[str, Any]]] = {"quick": [], "all": []}
     with tempfile.TemporaryDirectory() as folder:
-        save_model(started(GPT2(CONFIG)), Path(folder) / "stand-in")
+        save_model(initialize(GPT2(CONFIG), torch.Generator().manual_seed(0)), Path(folder) / "stand-in")
         for subset, rows in found.items():
             for script in sorted((HERE.parent / "examples").glob("[0-9]*.py")):
                 rows.append(count(script, Path(folder) / "stand-in", Path(folder) / "results", subset))

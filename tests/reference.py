@@ -136,17 +136,6 @@ def draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tenso
     return 0.3 * spread * x if name.endswith("bias") else spread * x / inputs**0.5
 
 
-def start(model: Transformer, seed: int = 0) -> Transformer:
-    """The model with random weights, as small as those from which training starts."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, weight in model.named_parameters():
-        if weight.ndim == 1:
-            torch.nn.init.constant_(weight, float("ln_" in name and name.endswith("weight")))
-        else:
-            torch.nn.init.normal_(weight, std=0.02, generator=generator)
-    return model
-
-
 def reference_model(shape: dict[str, Any], seed: int = 0, attention: str = "eager") -> Any:
     """Transformers' model with weights from `draw`; "eager" attention is written out in matrix products."""
     settings: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from reference import start
 
+from ministeer.initialize import initialize
 from ministeer.model import GPT2, GPT2Config
 from ministeer.sweep import sweep
 
@@ -16,7 +16,7 @@ folder = Path(sys.argv[1])
 dist.init_process_group("gloo")
 rank, calls = dist.get_rank(), 0
 generator = torch.Generator().manual_seed(0)
-model = start(GPT2(GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=4, n_head=2)))
+model = initialize(GPT2(GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=4, n_head=2)), generator)
 prompts = torch.randint(50, (6, 9), generator=generator).tolist()
 
 

@@ -18,10 +18,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import start
 from safetensors.torch import load_file, save_file
 
 from ministeer import checkpoint
+from ministeer.initialize import initialize
 from ministeer.layouts import LAYOUTS, Layout
 from ministeer.model import GPT2, GPT2Config
 
@@ -285,7 +285,7 @@ def test_loading_needs_the_model_and_one_tensor(saved, tmp_path):
     """By the peak of resident memory, which counts the pages of the mapped file too, not only the process's own."""
     with torch.device("meta"):
         model = GPT2(GPT2Config(vocab_size=20000, n_positions=64, n_embd=640, n_layer=8, n_head=10))
-    start(model.to_empty(device="cpu"))
+    initialize(model.to_empty(device="cpu"), torch.Generator().manual_seed(0))
     checkpoint.save_model(model, tmp_path / "large", dtype=torch.float32)
     count = sum(weight.numel() for weight in model.parameters())
     largest = max(weight.numel() for weight in model.parameters())

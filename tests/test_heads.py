@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from reference import TOLERANCE, both, parts, random_ids, random_tensor, relative, start, writer
+from reference import TOLERANCE, both, parts, random_ids, random_tensor, relative, writer
 from torch import Tensor
 
 from ministeer import heads
 from ministeer.generate import prefill
+from ministeer.initialize import initialize
 from ministeer.model import GPT2, Cache, GPT2Config
 from ministeer.steer import Steer
 from ministeer.tokenizer import Tokenizer
@@ -124,7 +125,11 @@ def test_a_prompt_is_read_once_whatever_the_number_of_heads(means: Tensor) -> No
 @pytest.mark.once
 def test_gpt2_xl_s_heads_on_25_prompts_are_144_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """48 layers of 25 heads, 256 variants at a time: 10 prompts' heads of a layer are one pass."""
-    model = start(GPT2(GPT2Config(257, 32, n_embd=50, n_layer=48, n_head=25))).eval().requires_grad_(False)
+    model = (
+        initialize(GPT2(GPT2Config(257, 32, n_embd=50, n_layer=48, n_head=25)), torch.Generator().manual_seed(0))
+        .eval()
+        .requires_grad_(False)
+    )
     passes: list[int] = []
     monkeypatch.setattr(heads, "logits32", lambda model, x: passes.append(x.shape[1]) or logits32(model, x))
     found = heads.indirect_effects(model, BYTES, ["ab: c"] * 25, ["d"] * 25, torch.zeros(48, 25, 50))

@@ -23,13 +23,13 @@ import torch
 import transformers
 from disk import full, read_only
 from hub_server import Hub, serve
-from reference import start
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ministeer import checkpoint, gguf_model
 from ministeer import hub as named
 from ministeer.bpe import byte_letters
+from ministeer.initialize import initialize
 from ministeer.model import GPT2, GPT2Config
 from ministeer.tokenizer import Tokenizer
 
@@ -57,7 +57,9 @@ except ConnectionError as error:
 def shelf(tmp_path_factory):
     """A folder with a thin model of GPT-2's vocabulary: over 10 MB, the piece in which huggingface_hub writes to disk."""
     folder = tmp_path_factory.mktemp("shelf")
-    model = start(GPT2(GPT2Config(n_positions=64, n_embd=64, n_layer=1, n_head=2)))
+    model = initialize(
+        GPT2(GPT2Config(n_positions=64, n_embd=64, n_layer=1, n_head=2)), torch.Generator().manual_seed(0)
+    )
     checkpoint.save_model(model, folder, dtype=torch.float32)
     return folder
 
@@ -333,7 +335,7 @@ def test_a_single_file_and_a_branch_that_moves_on_give_one_commit(single, tmp_pa
 
 def test_what_stands_beside_a_tokenizer_comes_with_it(tmp_path):
     """Else the ids that end an answer are lost, and a vocabulary of another kind is not seen."""
-    model = start(GPT2(GPT2Config(n_positions=8, n_embd=8, n_layer=1, n_head=2)))
+    model = initialize(GPT2(GPT2Config(n_positions=8, n_embd=8, n_layer=1, n_head=2)), torch.Generator().manual_seed(0))
     checkpoint.save_model(model, tmp_path / "shelf", tokenizer=Tokenizer.gpt2())
     (tmp_path / "shelf" / "generation_config.json").write_text('{"eos_token_id": [50256, 198]}')
     others = ("added_tokens.json", "spiece.model", "tokenizer.model", "vocab.txt")

@@ -42,6 +42,7 @@ ROOMS = {
     "identity.py": Room({"model", "provenance", "source"}, {"torch"}),
     "prompts.py": Room({"model", "provenance"}, {"torch"}),
     "health.py": Room(set(), {"torch"}),
+    "initialize.py": Room({"model"}, {"torch"}),
     "vectors.py": Room({"files", "health", "model", "provenance"}, {"torch", "safetensors"}),
     "steer.py": Room({"model", "prompts", "receipt", "vectors"}, {"torch"}),
     "receipt.py": Room({"model"}, {"torch"}),

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference import start
 
 from ministeer import extract
 from ministeer.checkpoint import save_model
+from ministeer.initialize import initialize
 from ministeer.lab.experiment import Experiment
 from ministeer.model import GPT2, GPT2Config
 from ministeer.receipt import Receipt
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write_model(folder: Path, seed: int) -> None:
-    save_model(start(GPT2(GPT2Config(4500, 32, 16, 2, 2)), seed), folder)
+    save_model(initialize(GPT2(GPT2Config(4500, 32, 16, 2, 2)), torch.Generator().manual_seed(seed)), folder)
     shutil.copy(NANO / "vocab.tiktoken", folder)
 
 

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from ministeer.checkpoint import load_model, save_model
+from ministeer.initialize import initialize
 from ministeer.model import GPT2, GPT2Config
 from ministeer.tokenizer import Tokenizer
 
@@ -67,17 +68,6 @@ def rate(recipe: Recipe, step: int) -> float:
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
     return min(1.0, 0.02 + 0.98 * (recipe.steps - step) / (recipe.steps * (1 - recipe.constant)))
-
-
-def initialize(model: GPT2, generator: torch.Generator) -> None:
-    """GPT-2's start: normal(0, 0.02), the writes into the stream divided by sqrt(2 n_layer), biases 0 (Radford et al. 2019,
-    section 2.3; the standard deviation is that of OpenAI's code)."""
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.constant_(parameter, float("ln_" in name and name.endswith("weight")))
-        else:
-            shrink = (2 * model.config.n_layer) ** 0.5 if name.endswith("c_proj.weight") else 1.0
-            torch.nn.init.normal_(parameter, std=0.02 / shrink, generator=generator)
 
 
 def optimizers(model: GPT2, recipe: Recipe) -> list[torch.optim.Optimizer]:
