@@ -339,8 +339,9 @@ class Sites:
         remedy, got = "of a SteeringVector give its .tensors", [type(given).__name__ for given in (adds, tape)]
         expect(isinstance(adds, Mapping | None), "adds as a dictionary", got[0], remedy)
         expect(isinstance(tape, dict | list | None), "a tape that can be filled, a dict or a list of sites", got[1])
-        everywhere = [(name, i) for i in range(depth) for name in ("pre", "mid")] + [("pre", depth)]
-        wanted: list[Any] = everywhere if tape == {} else list(tape or ())
+        wanted: list[Any] = list(tape or ())
+        if tape == {}:
+            wanted = [(name, i) for i in range(depth) for name in ("pre", "mid")] + [("pre", depth)]
         for site in wanted:
             check_site(site, depth, ("pre", "mid", "head"))
         self.adds, self.recorded = dict(adds or {}), dict[Site, Any].fromkeys(wanted)
