@@ -27,6 +27,7 @@ from functools import partial
 from itertools import islice
 from numbers import Integral  # numpy's too
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from weakref import ref
 
 import torch
 import torch.nn.functional as F
@@ -273,7 +274,7 @@ class Cache:
     right, with their true lengths, or to return to a shared prefix."""
 
     def __init__(self, model: Transformer, rows: int, capacity: int, depth: int | None = None) -> None:
-        self.config = c = model.config
+        self.model, c = ref(model), model.config  # a cache keeps no model in memory
         self.capacity, self.depth = capacity, c.n_layer if depth is None else depth
         fits = 1 <= capacity <= c.context
         expect(fits, f"a cache for 1 to {c.context} positions, the model's context", capacity, "shorten the text")
@@ -294,8 +295,9 @@ class Cache:
 
     def reserve(self, model: Transformer, ids: Tensor, depth: int) -> Tensor:
         """Positions `(B, T)` for `ids` `(B, T)`, which come next; the model calls this before its `depth` blocks."""
-        mine, its = (self.config, self.k.dtype, self.k.device), (model.config, model.dtype, model.device)
-        expect(mine == its, f"a cache made for this model, {its}", f"one for {mine}", "make a new Cache")
+        expect(self.model() is model, "a cache made for this model", "another's", "make a new Cache")
+        mine, its = (self.k.dtype, self.k.device), (model.dtype, model.device)
+        expect(mine == its, f"a cache in the model's dtype and device, {its}", f"one in {mine}", "make a new Cache")
         rows, longest = len(self.lengths), int(self.lengths.max())
         end = longest + ids.shape[1]
         expect(depth == self.depth, f"a cache of the {depth} blocks that are run", f"one of {self.depth}", "make one")
@@ -355,14 +357,7 @@ class Sites:
         if site in self.adds:
             add = self.adds[site]
             if callable(add):
-                changes = (
-                    0 if x.is_inference() else x._version
-                )  # inference mode does not count them, so there is a copy
-                add = add(x.clone() if x.is_inference() else x)
-                kept = x.is_inference() or x._version == changes
-                expect(
-                    kept, f"a function that leaves the stream at {site} as it is", "x changed in place", "return an add"
-                )
+                add = call(add, x)
                 check_add(site, add, tuple(x.shape), x.dtype)
             x = x + add.to(x)  # steering
         if site in self.recorded:
@@ -424,6 +419,16 @@ def check_add(site: Site, add: Any, shape: tuple[int, ...], dtype: torch.dtype) 
     expect(fits or form == (width,), wanted, form, "was the vector read from this model?")
     finite, got = bool(torch.isfinite(add.to(dtype)).all()), f"NaN or infinity in {dtype}"
     expect(finite, f"finite values to add at {site}", got, "check how the vector was made")
+
+
+def call(function: Any, x: Tensor, *more: Tensor) -> Any:
+    """What a function makes of the stream; refused if it changes the stream itself, as that would reach every position."""
+    before = x.clone() if x.is_inference() else x._version  # torch counts the changes of all but inference tensors
+    result = function(x, *more)
+    same = x._version == before if isinstance(before, int) else bool(((x == before) | before.isnan()).all())
+    remedy = "return what to add to it: x.mul_(0.5) is -0.5 * x"
+    expect(same, "a function that leaves the stream as it is", "one that changes it in place", remedy)
+    return result
 
 
 def check_call(model: Transformer, ids: Any, cache: Cache | None, depth: Any) -> None:

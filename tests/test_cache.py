@@ -1,6 +1,8 @@
 """A cache changes how much is computed, never what: the same numbers however a text is cut into calls and rows."""
 
 import copy
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -428,10 +430,27 @@ def test_a_cache_of_another_model_or_of_no_rows_is_refused() -> None:
     other = type(MODEL)(replace(MODEL.config, n_layer=LAYERS + 1))
     with pytest.raises(ValueError, match="expected a cache made for this model"):
         MODEL(random_ids(MODEL, 1, 2), cache=Cache(other, 1, 4))
-    with pytest.raises(ValueError, match="expected a cache made for this model.*float32.*bfloat16"):
-        MODEL(random_ids(MODEL, 1, 2), cache=Cache(copy.deepcopy(MODEL).bfloat16(), 1, 4))
+    twin = copy.deepcopy(MODEL)
+    cache = Cache(twin, 1, 4)
+    with pytest.raises(ValueError, match="expected a cache made for this model, got another's"):
+        MODEL(random_ids(MODEL, 1, 2), cache=cache)
+    with pytest.raises(ValueError, match="expected a cache in the model's .*bfloat16.*, got one in .*float32"):
+        twin.bfloat16()(random_ids(MODEL, 1, 2), cache=cache)
+    assert not cache.lengths.any(), "nothing was written"
     with pytest.raises(ValueError, match="expected a cache for one row or more, got 0"):
         Cache(MODEL, 0, 4)
+
+
+def test_a_copied_cache_goes_on_by_itself_and_no_cache_keeps_its_model() -> None:
+    model, ids = copy.deepcopy(MODEL), random_ids(MODEL, 1, 5)
+    cache = Cache(model, 1, 5)
+    model(ids[:, :3], cache=cache)
+    forked = copy.deepcopy(cache)
+    assert torch.equal(model(ids[:, 3:], cache=forked), model(ids[:, 3:], cache=cache))
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.parametrize("depth", [-1, 99])
