@@ -163,6 +163,7 @@ class Gate:
 
     def __post_init__(self) -> None:
         _unit(self.vector)
+        object.__setattr__(self, "vector", self.vector.clone())  # later changes of the caller's do not reach it
         check_site(self.site)
         if self.token not in ("last", "mean"):
             raise ValueError(f"expected token to be 'last' or 'mean', got {self.token!r}")

@@ -30,7 +30,7 @@ Intervention = Callable[[Tensor, Tensor], Tensor]  # stream (B, T, D), coefficie
 
 @dataclass(frozen=True, eq=False)
 class Steer:
-    """Add `coeff * vector` to the stream at `site`, at the positions `where` says.
+    """Add `coeff * vector` to the stream at `site`, at the positions `where` says. It keeps copies of the tensors it is given.
 
     vector: a tensor `(D,)`, or `(P, D)` with `where="front"`; of a `SteeringVector`, its tensor at `site` is taken. Or a
         function of `interventions` (project out, clamp, rotate, ...), which says itself what its coefficient means. One of your
@@ -58,6 +58,9 @@ class Steer:
     decided_for: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("vector", "coeff"):
+            if isinstance(given := getattr(self, name), Tensor):
+                object.__setattr__(self, name, given.clone())
         if isinstance(self.where, str):
             if self.where not in WHERES:
                 raise ValueError(f"expected where to be one of {WHERES} or a list of positions, got {self.where!r}")

@@ -55,6 +55,8 @@ class SteeringVector:
                 raise ValueError(
                     f"expected finite values at {site}, got NaN or infinity; check the texts it was read from, or the number it was scaled by"
                 )
+        # its own, which later changes of the caller's do not reach
+        object.__setattr__(self, "tensors", {site: tensor.clone() for site, tensor in self.tensors.items()})
 
     def __repr__(self) -> str:
         weak = [site for site, health in self.health.items() if health.weak]

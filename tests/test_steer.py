@@ -155,6 +155,18 @@ def test_an_intervention_that_touches_none_of_these_positions_is_left_out() -> N
     assert plan_for([], [4, 2, 1]).adds(PROMPTS) == {}
 
 
+def test_a_steer_keeps_what_it_was_given() -> None:
+    """What becomes of the caller's tensors afterwards changes neither it nor a vector or a gate."""
+    mine, coeff, site = V.clone(), torch.tensor([1.0, 2.0]), ("pre", 1)
+    vector = SteeringVector({site: mine}, Provenance("weights", "method", "data", "last", "float32"))
+    steers = [Steer(mine, site, coeff), Steer(vector, site, coeff)]
+    gate = Gate(mine, site, 0.0)
+    mine.zero_(), coeff.zero_()
+    for held in (vector[site], gate.vector, *(steer.content for steer in steers)):
+        assert torch.equal(held, V)
+    assert all(steer.coeffs == [1.0, 2.0] for steer in steers)
+
+
 def test_a_steering_vector_gives_its_tensor_at_the_site() -> None:
     vector = some_vector()
     for site in vector.sites:
