@@ -113,7 +113,7 @@ ROOMS = {
     "lab/facts.py": Room(
         {"metrics", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.pronouns", "lab.protocol"}, {"numpy"}
     ),
-    "lab/figures.py": Room({"files"}, {"matplotlib"}),
+    "lab/figures.py": Room({"files", "metrics", "model"}, {"matplotlib"}),
     "lab/report.py": Room({"files", "lab.claims"}, set()),
 }
 # not installed with the package itself

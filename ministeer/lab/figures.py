@@ -1,169 +1,309 @@
-"""Figures of the experiments, each drawn for light and for dark pages, as `Experiment.save` takes them."""
+"""Figures of the experiments, from tidy rows: a dict for each measurement. Each is an SVG file that suits light and dark pages.
+
+A figure is `{"file", "alt", "caption"}`, as `Experiment.save` takes it: the file's name, in the folder of its path; what stands for it where it
+cannot be seen; what to see in it, and how it is read.
+"""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ministeer.files import replacing
+from ministeer.files import write_text
+from ministeer.metrics import bootstrap, group_means
+from ministeer.model import expect
 
-# Okabe and Ito's palette, told apart under the common colour-vision deficiencies
-BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
+Row = Mapping[str, Any]
+Point = tuple[float, float, float]  # mean, low, high
+WIDTH, FONT = 5.0, 12  # inches and points: on a phone 360 pixels wide, the text is 11 pixels high
+
+# Okabe and Ito's palette, told apart under the common colour-vision deficiencies; each with its colour on a dark page
+COLOURS = {
+    "#0072b2": "#56b4e9", "#d55e00": "#ff9248", "#009e73": "#33c79b", "#a9518a": "#e39cc4", "#8a6d00": "#f0e442", "#5b5b5b": "#b0b0b0",
+}  # fmt: skip
+INK, FAINT = "#1b1b1b", "#d0d0d0"
+DARK = COLOURS | {INK: "#e8e8e8", FAINT: "#44474d"}
+STYLE = "".join(
+    f'svg [style*="{what}: {light}"]{{{what}:{dark}!important}}' for light, dark in DARK.items() for what in ("fill", "stroke")
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Look:
-    """Colours of one rendering of a figure: of its lines in order, its text and its ground."""
+def figure(path: Path, draw: Callable[[Any], None], *, width: float = WIDTH, height: float = 3.2) -> str:
+    """Draw into `path`.svg and return its name. The same figure is the same bytes.
 
-    lines: tuple[str, ...]
-    ink: str
-    faint: str
-    ground: str
-
-
-LIGHT = Look((BLUE, RED, GREEN, PURPLE, ORANGE, SKY), "#1b1b1b", "#c9c9c9", "#ffffff")
-DARK = Look((SKY, ORANGE, "#33c79b", "#e39cc4", "#f0e442", BLUE), "#e8e8e8", "#4a4a4a", "#16181c")
-
-
-def figure(path: Path, draw: Callable[[Any, Look], None], *, width: float = 6.4, height: float = 3.6) -> str:
-    """Draw a figure twice, for light and dark pages: `path`.png and `path`.dark.png; returns the first one's name.
-
-    draw: called with matplotlib axes and the colours to use.
+    draw: called with matplotlib axes; in a dark page the colours of `DARK` take the places of theirs. Sizes are in inches.
     """
-    import matplotlib
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    style: dict[Any, Any] = {
+        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT, "xtick.color": INK, "ytick.color": INK,
+        "xtick.labelcolor": INK, "ytick.labelcolor": INK, "grid.color": FAINT, "grid.linewidth": 0.5,
+        "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
+        "font.size": FONT, "axes.titlesize": FONT, "axes.titlelocation": "left", "legend.fontsize": FONT,
+        "legend.frameon": False, "lines.linewidth": 2, "svg.fonttype": "none", "svg.hashsalt": "ministeer",
+    }  # fmt: skip
+    drawn = StringIO()
+    with rc_context(style):
+        paper = Figure(figsize=(width, height), layout="constrained")
+        draw(paper.subplots())
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        paper.savefig(drawn, format="svg", transparent=True, metadata=nothing)
+    svg = re.sub(
+        r"<\?xml.*?>\s*|<!DOCTYPE.*?>\s*|<!--.*?-->\s*|<metadata>.*?</metadata>\s*",
+        "",
+        drawn.getvalue(),
+        flags=re.DOTALL,
+    )
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, 'DejaVu Sans', sans-serif", svg)
+    svg = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", svg)  # hundredths of a pixel
+    svg = re.sub(r'(?<=<g) id="[^"]*"|\s*(?=<)|\s+$', "", svg)
+    svg = svg.replace("<defs>", f"<style>@media(prefers-color-scheme:dark){{{STYLE}}}</style><defs>", 1)
+    write_text(path.with_name(path.name + ".svg"), svg + "\n")
+    return path.name + ".svg"
 
-    for suffix, look in ((".png", LIGHT), (".dark.png", DARK)):
-        style: dict[Any, Any] = {
-            "figure.facecolor": look.ground, "axes.facecolor": look.ground, "savefig.facecolor": look.ground,
-            "text.color": look.ink, "axes.labelcolor": look.ink, "axes.edgecolor": look.faint,
-            "xtick.color": look.ink, "ytick.color": look.ink, "grid.color": look.faint, "grid.linewidth": 0.5,
-            "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11,
-            "font.size": 10, "legend.frameon": False, "lines.linewidth": 2,
-        }  # fmt: skip
-        with plt.rc_context(style):
-            drawn, axes = plt.subplots(figsize=(width, height), layout="constrained")
-            draw(axes, look)
-            with replacing(path.with_name(path.name + suffix)) as unfinished:
-                drawn.savefig(unfinished, dpi=160, format="png")
-            plt.close(drawn)
-    return path.name + ".png"
+
+def curves(rows: Iterable[Row], *, x: str, y: str, by: str, over: str | None = None) -> dict[str, dict[Any, Point]]:
+    """Of each value of `by`, at each x, the mean of y and its interval: `{line: {x: (mean, low, high)}}`.
+
+    The interval is the bootstrap's, at 95 %, over the groups of `over`, or over the rows; of one alone it has no width. Values of `by` that
+    begin with "random" are controls: several make one line, "random, all of N", with their lowest and highest mean.
+    """
+    rows = _checked(rows, x, y, by, *([over] if over else []))
+    cells: dict[tuple[str, Any], list[Row]] = {}
+    for row in rows:
+        cells.setdefault((str(row[by]), row[x]), []).append(row)
+    random = {name for name, _ in cells if name.startswith("random")}
+    together = f"random, all of {len(random)}" if len(random) > 1 else ""
+    found: dict[str, dict[Any, Point]] = {}
+    controls: dict[Any, list[float]] = {}
+    for (name, at), some in cells.items():
+        values, groups = [row[y] for row in some], [row[over] for row in some] if over else None
+        means = [float(v) for v in (values if groups is None else group_means(values, groups))]
+        mean = sum(means) / len(means)
+        if together and name in random:
+            controls.setdefault(at, []).append(mean)
+            of = controls[at]
+            found.setdefault(together, {})[at] = sum(of) / len(of), min(of), max(of)
+        else:
+            found.setdefault(name, {})[at] = bootstrap(means, seed=0) if len(means) > 1 else (mean, mean, mean)
+    return found
 
 
 def lines(
     path: Path,
-    x: Sequence[float],
-    series: dict[str, Sequence[tuple[float, float, float]]],
+    rows: Any,
+    series: Any = None,
     *,
+    x: str = "",
+    y: str = "",
+    by: str = "",
+    over: str | None = None,
     xlabel: str,
     ylabel: str,
     caption: str,
 ) -> dict[str, str]:
-    """A figure of lines through (mean, low, high) points, with the intervals as bands, as `Experiment.save` takes it.
+    """A line for each value of `by`, through the means of y at each x, with the intervals of `curves` as bands.
 
-    Controls, the series whose names begin with "random" or "unsteered", are dashed.
+    Controls, whose names begin with "random" or "unsteered", are dashed and grey. The caption is told how the bands are made.
     """
+    if series is None:
+        found = curves(rows, x=x, y=y, by=by, over=over)
+        caption = f"{caption} {_bands(rows, found, by, over)}"
+    else:
+        found = {name: dict(zip(rows, points, strict=True)) for name, points in series.items()}
 
-    def draw(axes: Any, look: Look) -> None:
-        axes.axhline(0, color=look.ink, linewidth=0.8)
-        for (name, points), colour in zip(series.items(), look.lines[: len(series)], strict=True):
-            mean, low, high = zip(*points, strict=True)
+    def draw(axes: Any) -> None:
+        axes.axhline(0, color=INK, linewidth=0.8)
+        for name, (colour, mark) in _looks(found).items():
+            at = sorted(found[name])
+            mean, low, high = zip(*(found[name][i] for i in at), strict=True)
             style = "--" if name.startswith(("random", "unsteered")) else "-"
-            axes.plot(x, mean, color=colour, label=name, linestyle=style, marker="o", markersize=4)
-            axes.fill_between(x, low, high, color=colour, alpha=0.22, linewidth=0)
-        axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)  # above, where no line can run through it
+            axes.plot(at, mean, color=colour, label=name, linestyle=style, marker=mark, markersize=4.5)
+            axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
+        _name(axes, xlabel, ylabel, len(found))
 
-    alt = f"{ylabel} against {xlabel}: {', '.join(series)}."
-    return {"file": figure(path, draw), "alt": alt, "caption": caption}
-
-
-def matrix(
-    path: Path,
-    values: Sequence[Sequence[float]],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    *,
-    xlabel: str,
-    ylabel: str,
-    unit: str,
-    caption: str,
-) -> dict[str, str]:
-    """A figure of a matrix of numbers, each written into its square, as `Experiment.save` takes it."""
-    top = max(max(abs(value) for value in row) for row in values) or 1.0
-    signed = min(min(row) for row in values) < 0
-
-    def draw(axes: Any, look: Look) -> None:
-        image = axes.imshow(
-            values, cmap="PuOr" if signed else "cividis", vmin=-top if signed else 0, vmax=top, aspect="auto"
-        )
-        axes.set_xticks(range(len(columns)), [name.replace("_", " ") for name in columns], rotation=45, ha="right")
-        axes.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
-        axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.grid(False)
-        for i, row in enumerate(values):
-            for j, value in enumerate(row):
-                red, green, blue, _ = image.cmap(image.norm(value))
-                ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
-                axes.text(
-                    j, i, re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}"), ha="center", va="center", color=ink, fontsize=7
-                )
-        axes.figure.colorbar(image, label=unit)
-
-    size = {"width": 3.2 + 0.42 * len(columns), "height": 1.8 + 0.32 * len(rows)}
-    alt = f"{unit}, by {ylabel} ({', '.join(rows)}) and {xlabel} ({', '.join(columns)})."
-    return {"file": figure(path, draw, **size), "alt": alt, "caption": caption}
-
-
-def strips(path: Path, groups: dict[str, Sequence[float]], *, xlabel: str, caption: str) -> dict[str, str]:
-    """A figure of single items as dots, a row for each group with its mean as a bar, as `Experiment.save` takes it."""
-
-    def draw(axes: Any, look: Look) -> None:
-        axes.axvline(0, color=look.ink, linewidth=0.8)
-        for i, values in enumerate(groups.values()):
-            heights = [i + 0.5 * ((j * 0.618) % 1 - 0.5) for j in range(len(values))]  # apart, the same way each time
-            axes.scatter(values, heights, s=9, color=look.lines[0], alpha=0.6, linewidths=0)
-            axes.plot([sum(values) / len(values)] * 2, [i - 0.38, i + 0.38], color=look.lines[1], linewidth=2.5)
-        axes.set_yticks(range(len(groups)), list(groups))
-        axes.set(xlabel=xlabel, ylim=(len(groups) - 0.4, -0.6))
-
-    alt = f"{xlabel}, single items and means, by {', '.join(groups)}."
-    return {"file": figure(path, draw, height=0.9 + 0.24 * len(groups)), "alt": alt, "caption": caption}
+    size = 3.2 + _legend_rows(found) * 0.24
+    return {"file": figure(path, draw, height=size), "alt": _alt(xlabel, ylabel, found), "caption": caption}
 
 
 def dots(
     path: Path,
-    series: dict[str, tuple[Sequence[float], Sequence[float]]],
+    rows: Any,
     *,
+    x: str = "",
+    y: str = "",
+    by: str = "",
     xlabel: str,
     ylabel: str,
     caption: str,
     diagonal: bool = False,
     joined: bool = False,
 ) -> dict[str, str]:
-    """A figure of points (x, y), a colour and a mark for each series, as `Experiment.save` takes it.
+    """A dot (x, y) for each row, a colour and a mark for each value of `by`; those that begin with "random" are grey.
 
-    diagonal: draws y = x. joined: a line through each series' points, in their order.
+    diagonal: draws y = x. joined: a line through each one's dots, in their order.
     """
+    if isinstance(rows, dict):
+        found = rows
+    else:
+        found = {}
+        for row in _checked(rows, x, y, by):
+            of = found.setdefault(str(row[by]), ([], []))
+            of[0].append(row[x])
+            of[1].append(row[y])
 
-    def draw(axes: Any, look: Look) -> None:
+    def draw(axes: Any) -> None:
         if diagonal:
-            axes.axline((0, 0), slope=1, color=look.ink, linewidth=0.8)
-        for (name, (x, y)), colour, mark in zip(series.items(), look.lines, "osD^vP"):
+            axes.axline((0, 0), slope=1, color=INK, linewidth=0.8)
+        for name, (colour, mark) in _looks(found).items():
             style = "" if not joined else "--" if "random" in name else "-"
-            axes.plot(x, y, color=colour, label=name, marker=mark, markersize=5, linestyle=style, alpha=0.85)
+            axes.plot(*found[name], color=colour, label=name, marker=mark, markersize=5, linestyle=style, alpha=0.85)
+        _name(axes, xlabel, ylabel, len(found))
+
+    size = 3.2 + _legend_rows(found) * 0.24
+    return {"file": figure(path, draw, height=size), "alt": _alt(xlabel, ylabel, found), "caption": caption}
+
+
+def matrix(
+    path: Path,
+    rows: Any,
+    names: Any = None,
+    columns: Any = None,
+    *,
+    x: str = "",
+    y: str = "",
+    value: str = "",
+    xlabel: str,
+    ylabel: str,
+    unit: str,
+    caption: str,
+) -> dict[str, str]:
+    """The mean of `value` at each x (columns) and y (rows), written into its square; in the order in which they come in the rows."""
+    if names is None:
+        cells: dict[tuple[str, str], list[float]] = {}
+        for row in _checked(rows, x, y, value):
+            cells.setdefault((str(row[y]), str(row[x])), []).append(float(row[value]))
+        names, columns = (list(dict.fromkeys(key[k] for key in cells)) for k in (0, 1))
+        values = [[_mean(cells.get((name, column), [float("nan")])) for column in columns] for name in names]
+    else:
+        values = rows
+    there = [v for line in values for v in line if not math.isnan(v)]
+    top, signed = max(map(abs, there)) or 1.0, min(there) < 0
+
+    def draw(axes: Any) -> None:
+        shown = axes.pcolormesh(
+            values, cmap="PuOr" if signed else "cividis", vmin=-top if signed else 0, vmax=top, edgecolors="none"
+        )
+        plain = [[str(name).replace("_", " ") for name in some] for some in (columns, names)]
+        turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, plain[0])) > 4 else {}
+        axes.set_xticks([j + 0.5 for j in range(len(columns))], plain[0], **turn)
+        axes.set_yticks([i + 0.5 for i in range(len(names))], plain[1])
+        axes.tick_params(length=0)
+        axes.invert_yaxis()
+        axes.grid(False)
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        axes.set_title(_wrapped(unit, 44))
+        for i, line in enumerate(values):
+            for j, v in enumerate(line):
+                if not math.isnan(v):
+                    red, green, blue, _ = shown.cmap(shown.norm(v))
+                    ink = "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "#ffffff"
+                    said = re.sub(r"^(-?)0\.", r"\1.", f"{v:.2f}")
+                    axes.text(j + 0.5, i + 0.5, said, ha="center", va="center", color=ink)
 
-    alt = f"{ylabel} against {xlabel}: {', '.join(series)}."
-    return {"file": figure(path, draw), "alt": alt, "caption": caption}
+    size = {
+        "width": max(WIDTH, 0.7 + 0.085 * max(map(len, map(str, names))) + 0.42 * len(columns)),
+        "height": 1.1 + 0.07 * max(map(len, map(str, columns))) + 0.27 * len(names),
+    }
+    alt = f"{unit}, by {ylabel} ({', '.join(map(str, names))}) and {xlabel} ({', '.join(map(str, columns))})."
+    return {"file": figure(path, draw, **size), "alt": alt, "caption": caption}
 
 
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
+def strips(path: Path, rows: Any, *, x: str = "", by: str = "", xlabel: str, caption: str) -> dict[str, str]:
+    """A dot at x for each row, a strip for each value of `by` with its mean as a bar."""
+    if isinstance(rows, dict):
+        groups = rows
+    else:
+        groups = {}
+        for row in _checked(rows, x, by):
+            groups.setdefault(str(row[by]), []).append(row[x])
+
+    def draw(axes: Any) -> None:
+        dot, bar = [*COLOURS][:2]
+        axes.axvline(0, color=INK, linewidth=0.8)
+        for i, values in enumerate(groups.values()):
+            heights = [i + 0.5 * ((j * 0.618) % 1 - 0.5) for j in range(len(values))]  # apart, the same way each time
+            axes.plot(values, heights, ".", color=dot, alpha=0.6, markersize=5, markeredgewidth=0)
+            axes.plot([_mean(values)] * 2, [i - 0.38, i + 0.38], color=bar, linewidth=2.5)
+        axes.set_yticks(range(len(groups)), [name.replace("_", " ") for name in groups])
+        axes.set(xlabel=_wrapped(xlabel, 44), ylim=(len(groups) - 0.4, -0.6))
+
+    alt = f"{xlabel}, single items and means, by {', '.join(groups)}."
+    return {"file": figure(path, draw, height=0.9 + 0.27 * len(groups)), "alt": alt, "caption": caption}
+
+
+def spread(values: Sequence[float]) -> Point:
     """(mean, lowest, highest), the point of a line whose band is the range of several controls."""
-    return sum(values) / len(values), min(values), max(values)
+    return _mean(values), min(values), max(values)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _checked(rows: Iterable[Row], *needed: str) -> list[Row]:
+    """The rows, each with what is asked for."""
+    found = list(rows)
+    expect(bool(found), "at least one row to draw", "none")
+    for row in found:
+        missing = [name for name in needed if name not in row]
+        expect(not missing, f"rows with {', '.join(map(repr, needed))}", f"one without {', '.join(map(repr, missing))}")
+    return found
+
+
+def _bands(rows: Iterable[Row], found: Iterable[str], by: str, over: str | None) -> str:
+    """How the bands of `lines` are made, in a sentence."""
+    some = [row for row in rows if not str(row[by]).startswith("random")]
+    count = len({row[over] for row in some}) if over else 0
+    said = f"95 % bootstrap over {count} {over}s" if over else "95 % bootstrap over items"
+    return f"Bands: {said}{'; the range of the random vectors' if any(n.startswith('random, all of') for n in found) else ''}."
+
+
+def _looks(found: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a mark for each line; grey is of controls."""
+    *colours, grey = COLOURS
+    names = list(found)
+    controls = [name for name in names if name.startswith(("random", "unsteered"))]
+    others = [name for name in names if name not in controls]
+    looks = {name: (colours[i % len(colours)], "osD^vP"[i % 6]) for i, name in enumerate(others)}
+    looks |= {name: (grey, "sD^vPo"[i % 6]) for i, name in enumerate(controls)}
+    return {name: looks[name] for name in names}
+
+
+def _legend_rows(found: Iterable[str]) -> int:
+    names = list(found)
+    return 0 if len(names) < 2 else len(names) if max(map(len, names)) > 17 else (len(names) + 1) // 2
+
+
+def _name(axes: Any, xlabel: str, ylabel: str, count: int) -> None:
+    """The axes' names, y's above them where it can be read, and the legend above all, where no line can run through it."""
+    axes.set(xlabel=_wrapped(xlabel, 44))
+    axes.set_title(_wrapped(ylabel, 44))
+    if count > 1:
+        _, names = axes.get_legend_handles_labels()
+        columns = 1 if _legend_rows(names) == len(names) else 2
+        axes.figure.legend(loc="outside upper left", ncols=columns, borderaxespad=0, labelspacing=0.3)
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def _alt(xlabel: str, ylabel: str, found: Iterable[str]) -> str:
+    return f"{ylabel} against {xlabel}: {', '.join(found)}."

@@ -8,7 +8,6 @@ evidence.json files are of the same model trained from other seeds: a verdict th
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import sys
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ministeer.files import read_json, write_text
+from ministeer.files import read_json, read_text, write_text
 from ministeer.lab.claims import CLAIMS, Verdict, judge, word
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
@@ -27,7 +26,7 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 body {{ font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--ground);
  max-width: 52rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }}
 h1, h2 {{ line-height: 1.2; }} h2 {{ margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1.5rem; }}
-a {{ color: var(--link); }} img {{ max-width: 100%; height: auto; }} figure {{ margin: 1.5rem 0; }}
+a {{ color: var(--link); }} figure svg {{ width: 100%; max-width: 34rem; height: auto; }} figure {{ margin: 1.5rem 0; }}
 figcaption, .small {{ font-size: .875rem; }} .scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: .9rem; min-width: 50%; }}
 caption {{ text-align: left; padding: .3rem 0; font-size: .875rem; }}
@@ -206,15 +205,12 @@ def _section(folder: Path, experiment: dict[str, Any]) -> str:
 
 
 def _figure(folder: Path, shown: dict[str, str]) -> str:
-    def data(name: str) -> str:
-        return "data:image/png;base64," + base64.b64encode((folder / name).read_bytes()).decode()
-
-    light, dark = data(shown["file"]), data(shown["file"].removesuffix(".png") + ".dark.png")
-    return (
-        f"<figure><picture><source srcset='{dark}' media='(prefers-color-scheme: dark)'>"
-        f"<img src='{light}' alt='{html.escape(shown['alt'], quote=True)}'></picture>"
-        f"<figcaption>{html.escape(shown['caption'])}</figcaption></figure>"
-    )
+    """The SVG itself, so that the page needs no other file; wider than a phone it scrolls rather than shrinks."""
+    svg = read_text(folder / shown["file"])
+    width = float(svg.partition('width="')[2].partition("pt")[0])
+    label = html.escape(shown["alt"], quote=True)
+    svg = svg.replace("<svg ", f"<svg role='img' aria-label='{label}' style='min-width:{min(width, 330):g}px' ", 1)
+    return f"<figure><div class='scroll'>{svg}</div><figcaption>{html.escape(shown['caption'])}</figcaption></figure>"
 
 
 def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

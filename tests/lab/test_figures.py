@@ -1,49 +1,105 @@
-"""Figures: each drawn twice, and described for whom cannot see it."""
+"""Figures: what is drawn of tidy rows, that it can be read on a phone and in the dark, and is described for whom cannot see it."""
+
+import re
+from xml.etree import ElementTree
 
 import pytest
 
 from ministeer.lab import figures
+from ministeer.metrics import bootstrap
 
 pytest.importorskip("matplotlib")
+VECTORS = ("honesty", "random 0", "random 1")
+NAMED = {"xlabel": "layer", "ylabel": "effect (nats)", "caption": "See how it grows."}
 
 
-@pytest.mark.parametrize("signed", [False, True])
-def test_other_figures_are_drawn(tmp_path, signed):
-    least = -0.4 if signed else 0.0
-    shown = [
-        figures.matrix(
-            tmp_path / "m",
-            [[least, 1.0], [0.5, 0.2]],
-            ["a", "b"],
-            ["c", "d"],
-            xlabel="x",
-            ylabel="y",
-            unit="u",
-            caption="c",
-        ),
-        figures.strips(tmp_path / "s", {"a": [least, 1.0], "b": [0.3]}, xlabel="x", caption="c"),
-        figures.dots(
-            tmp_path / "d",
-            {"a": ([0, 1], [least, 1])},
-            xlabel="x",
-            ylabel="y",
-            caption="c",
-            diagonal=True,
-            joined=signed,
-        ),
+def effect(vector: str, layer: int, scenario: int, wording: int) -> float:
+    return {"honesty": layer + scenario / 10 + wording, "random 0": -1.0, "random 1": 0.5}[vector]
+
+
+ROWS = [
+    {"vector": v, "layer": i, "scenario": s, "effect": effect(v, i, s, w)}
+    for v in VECTORS for i in (2, 0, 1) for s in range(6) for w in range(3 if s == 5 else 1)
+]  # fmt: skip
+GIVEN = {"x": "layer", "y": "effect", "by": "vector", "over": "scenario"}
+
+
+def drawn(path, **more):
+    return [
+        figures.lines(path / "lines", ROWS, **GIVEN, **NAMED, **more),
+        figures.dots(path / "dots", ROWS, x="scenario", y="effect", by="vector", diagonal=True, joined=True, **NAMED),
+        figures.matrix(path / "matrix", ROWS, x="layer", y="vector", value="effect", unit="nats", **NAMED),
+        figures.strips(path / "strips", ROWS, x="effect", by="vector", xlabel="effect (nats)", caption="See."),
     ]
-    for figure in shown:
-        assert all(
-            (tmp_path / name).stat().st_size > 2000
-            for name in (figure["file"], figure["file"].replace(".png", ".dark.png"))
-        )
-        assert all(name in figure["alt"] for name in ("x", "a"))
 
 
-def test_a_figure_is_drawn_for_light_and_for_dark_pages(tmp_path):
-    shown = figures.lines(tmp_path / "f", [0, 1], {"a": [(0, 0, 0), (1, 1, 1)]}, xlabel="x", ylabel="y", caption="c")
-    assert shown["file"] == "f.png"
-    assert "y against x" in shown["alt"]
-    light, dark = ((tmp_path / name).read_bytes() for name in ("f.png", "f.dark.png"))
-    assert light != dark
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.dark.png", "f.png"]
+def test_a_line_is_the_mean_over_groups_with_their_interval():
+    found = figures.curves(ROWS, **GIVEN)
+    mine = [row for row in ROWS if row["vector"] == "honesty" and row["layer"] == 1]
+    values, groups = [row["effect"] for row in mine], [row["scenario"] for row in mine]
+    assert found["honesty"][1] == bootstrap(values, seed=0, groups=groups)
+    assert found["honesty"][1] != bootstrap(values, seed=0), "the three wordings of the last scenario count once"
+    alone = figures.curves(ROWS, x="layer", y="effect", by="vector")
+    assert alone["honesty"][1] == bootstrap(values, seed=0)
+
+
+def test_several_random_vectors_are_one_line_with_the_range_of_their_means():
+    found = figures.curves(ROWS, **GIVEN)
+    assert list(found) == ["honesty", "random, all of 2"]
+    assert found["random, all of 2"] == {i: (-0.25, -1.0, 0.5) for i in (0, 1, 2)}
+    one = figures.curves([row for row in ROWS if row["vector"] != "random 1"], **GIVEN)
+    assert list(one) == ["honesty", "random 0"]
+
+
+def test_a_single_item_has_no_interval():
+    assert figures.curves([{"x": 1, "y": 2.0, "by": "a"}], x="x", y="y", by="by") == {"a": {1: (2.0, 2.0, 2.0)}}
+
+
+def test_rows_that_lack_what_is_asked_for_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected rows with 'layer', 'effect', 'vector', .*got one without 'effect'"):
+        figures.lines(tmp_path / "f", [*ROWS, {"layer": 0, "vector": "a", "scenario": 1}], **GIVEN, **NAMED)
+    with pytest.raises(ValueError, match="expected at least one row to draw, got none"):
+        figures.strips(tmp_path / "f", [], x="effect", by="vector", xlabel="", caption="")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_caption_says_what_to_see_and_how_the_bands_are_made(tmp_path):
+    lines, dots, *_ = drawn(tmp_path)
+    assert lines["caption"] == (
+        "See how it grows. Bands: 95 % bootstrap over 6 scenarios; the range of the random vectors."
+    )
+    assert dots["caption"] == "See how it grows."
+
+
+def test_each_is_described_and_is_the_same_bytes_again(tmp_path):
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+    for figure, again in zip(drawn(tmp_path / "a"), drawn(tmp_path / "b"), strict=True):
+        assert figure == again and "nats" in figure["alt"] and "honesty" in figure["alt"]
+        one, other = ((tmp_path / name / figure["file"]).read_bytes() for name in "ab")
+        assert one == other and len(one) < 40_000
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        f"{name}.svg" for name in ("dots", "lines", "matrix", "strips")
+    ]
+
+
+def test_each_can_be_read_on_a_phone_in_the_dark_and_offline(tmp_path):
+    for figure in drawn(tmp_path):
+        text = (tmp_path / figure["file"]).read_text()
+        root = ElementTree.fromstring(text)
+        _, _, width, _ = map(float, root.attrib["viewBox"].split())
+        sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:\w+ )?([\d.]+)px", text)]
+        assert min(sizes) * (360 - 24) / width >= 11, "of 360 pixels the page's margins take 24"
+        for light, dark in figures.DARK.items():
+            assert f'svg [style*="stroke: {light}"]{{stroke:{dark}!important}}' in text
+        used = set(re.findall(r"(?:fill|stroke): (#\w{6})", text.partition("</style>")[2]))
+        own = "fill: #ffffff" in text  # numbers in the squares of a matrix, whose ground is the same in the dark
+        assert used & set(figures.DARK) and (own or used <= set(figures.DARK))
+        assert not re.findall(r"(?:href|src)=\"(?!#)", text) and "@import" not in text and "<image" not in text
+
+
+def test_a_matrix_takes_the_mean_of_each_square_and_leaves_out_what_was_not_measured(tmp_path):
+    rows = [{"a": "p", "b": "q", "v": 0.2}, {"a": "p", "b": "q", "v": 0.4}, {"a": "r", "b": "s", "v": -1.0}]
+    shown = figures.matrix(tmp_path / "m", rows, x="a", y="b", value="v", xlabel="x", ylabel="y", unit="u", caption="")
+    said = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / shown["file"]).read_text())
+    assert [text for text in said if re.fullmatch(r"-?\d?\.\d\d", text)] == [".30", "-1.00"]
