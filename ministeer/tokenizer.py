@@ -57,7 +57,7 @@ class Tokenizer:
                 f"{source}: expected all 256 single bytes as tokens, got {256 - len(missing)} of them "
                 f"(byte {missing[0]} is missing); without them some texts have no ids, so add them"
             )
-        self._set(bpe.Ranks(ranks, {END: eot}, "gpt2", source), {"eos_token": END}, source)
+        self._set(bpe.Ranks(ranks, {END: eot}, "gpt2", source), {"bos_token": END, "eos_token": END}, source)
 
     def _set(self, core: bpe.Ranks | bpe.Hub, names: dict[str, str], source: str, bos: str | None = None) -> None:
         self._core, self._names, self._limit = core, names, 0
@@ -257,9 +257,7 @@ class Tokenizer:
                 "pair": [token, sequences[0], token, sequences[1]],
                 "special_tokens": {first: {"id": first, "ids": [self.bos], "tokens": [first]}},
             }  # fmt: skip
-        end = next(name for name, i in self.special.items() if i == self.eot)
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        config |= {"bos_token": first or end, "eos_token": end, **self._names}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self._names}
         config |= {"chat_template": self.chat_template} if self.chat_template is not None else {}
         texts = {
             "tokenizer.json": json.dumps(spec, ensure_ascii=False, indent=0) + "\n",

@@ -177,6 +177,22 @@ def test_every_token_that_the_files_name_is_the_templates(tmp_path, named):
     assert Tokenizer.from_folder(again, 1000).chat(TALKS[0]) == tok.chat(TALKS[0])
 
 
+@pytest.mark.parametrize("names", [{}, {"eos_token": "<|im_end|>"}, {"bos_token": "<|im_start|>"}])
+def test_a_saved_tokenizer_names_the_tokens_that_its_source_named(tmp_path, names):
+    pytest.importorskip("tokenizers")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(trained("smollm")), "utf-8")
+    config = {"chat_template": "{{ bos_token }}|{{ eos_token }}|{{ messages[0].content }}"} | names
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tok = Tokenizer.from_folder(tmp_path, 1000)
+    again = tmp_path / "again"
+    again.mkdir()
+    tok.save(again)
+    saved = Tokenizer.from_folder(again, 1000)
+    expected = f"{names.get('bos_token', '')}|{names.get('eos_token', '')}|"
+    assert tok.decode(tok.chat(TALKS[0])).startswith(expected) and saved.chat(TALKS[0]) == tok.chat(TALKS[0])
+    assert (saved.bos, saved.eot, saved.stop) == (tok.bos, tok.eot, tok.stop)
+
+
 def test_a_gguf_file_brings_its_template():
     tokens = [*bpe.byte_letters(), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     metadata = {
