@@ -95,8 +95,9 @@ said = "; ".join(
     for n, (i, j) in best.items()
 )
 layer, c = best[MEAN]
-settings = {"items": bare["heldout"], "vector": vectors[MEAN], "layer": layer}
-words = [[row["said"][0] for row in lab.cell(answers, **settings, coefficients=[x])] for x in (0.0, COEFFICIENTS[c])]
+settings = {"vectors": {MEAN: vectors[MEAN]}, "layers": [layer], "coefficients": [0.0, COEFFICIENTS[c]]}
+rows = lab.cell(answers, items=bare["heldout"], likeliest=True, **settings)
+words = list(zip(*(row["said"][0][0] for row in rows)))
 lab.save(
     title="3. Function vectors: antonyms",
     question="Can a task be added to a prompt that does not show it?",

@@ -29,8 +29,8 @@ texts = lab.part([protocol.END + " ".join(sentences[i : i + 3]) for i in range(0
 def measured(vector, layer, coefficients):
     """Of one vector at each coefficient what it costs, and unrelated text's KL and perplexity (texts, C)."""
     found = facts.costs(lab, vector, layer, coefficients, jobs=published, nouns=nouns, facts=known)
-    text = lab.cell(disturbance, texts=texts, vector=vector, layer=layer, coefficients=coefficients)
-    return found | {name: np.array([row[name] for row in text]) for name in ("kl", "perplexity")}
+    text = lab.cell(disturbance, texts=texts, vectors={"vector": vector}, layer=layer, coefficients=coefficients)
+    return found | {name: np.array([row[name][0] for row in text]) for name in ("kl", "perplexity")}
 
 
 # %% The fairness vector and random ones along a range of coefficients; the value vectors at +1 and -1

@@ -37,7 +37,7 @@ condition = extract.contrastive(lab.model, lab.tokenizer, pairs, protocol.sites(
 
 
 def ids(items):
-    return [lab.tokenizer.encode(item["prompt"], special=True) for item in items]
+    return [lab.tokenizer.prompt(item["prompt"]) for item in items]
 
 
 with warnings.catch_warnings():

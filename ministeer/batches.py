@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ministeer.activations import alike
 
 SLACK = 1.2  # how much more work, in tokens, a larger batch may be than two smaller ones
+PASS = 64  # tokens that a batch costs by itself, whatever is in it: the weights are read once more
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def batches_of(texts: list[list[Text]], most: int) -> Iterator[list[Text]]:
         own = extent(some)
         joined = own if held is None else held | own
         too_many = joined.rows * joined.longest > most
-        if held is not None and (too_many or joined.work > SLACK * (held.work + own.work)):
+        if held is not None and (too_many or joined.work > SLACK * (held.work + own.work) + PASS):
             yield batch
             batch, joined = [], own
         batch.extend(some)

@@ -265,17 +265,35 @@ def _mean(items: Tensor) -> Tensor:
     return items.mean(0)
 
 
-def random_like(vector: SteeringVector, *, seed: int) -> SteeringVector:
-    """The control: directions drawn at random, of the vector's norm at every site and position."""
+def random_like(vector: SteeringVector, *, seed: int, streams: Mapping[Site, Tensor] | None = None) -> SteeringVector:
+    """The control: directions drawn at random, of the vector's norm at every site and position.
+
+    streams: of N texts at each of the vector's sites, `(N, D)`. Directions are then random mixes of how these deviate from their mean,
+        so that they have the stream's covariance: a harder control, as the model's own states lie that way.
+    """
     if not isinstance(vector, SteeringVector):
         raise ValueError(f"expected a SteeringVector to make a control for, got {type(vector).__name__}")
     generator = _generator(seed)
     tensors = {}
     for site, tensor in vector.tensors.items():
-        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)  # (D,) or (P, D)
+        if streams is None:
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)  # (D,) or (P, D)
+        else:
+            noise = _within(streams, site, tensor, generator)
         tensors[site] = noise * (tensor.float().cpu().norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
-    method = f"random, of the norm of ({vector.provenance.method})"
+    kind = "random" if streams is None else "random within the stream's covariance"
+    method = f"{kind}, of the norm of ({vector.provenance.method})"
     return SteeringVector(tensors, replace(vector.provenance, method=method, seed=seed))
+
+
+def _within(streams: Mapping[Site, Tensor], site: Site, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Random mixes of the deviations of streams `(N, D)` from their mean, of the shape of `like`."""
+    x = streams.get(site)
+    fits = x is not None and x.ndim == 2 and len(x) > 1 and x.shape[1] == like.shape[-1]
+    got = "none" if x is None else str(tuple(x.shape))
+    expect(fits, f"streams (N, {like.shape[-1]}) of two texts or more at {site}", got, "read them there too")
+    away = x.float().cpu() - x.float().cpu().mean(0)  # type: ignore[union-attr]
+    return torch.randn(*like.shape[:-1], len(away), generator=generator, dtype=torch.float32) @ away
 
 
 @torch.no_grad()

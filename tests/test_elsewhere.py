@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 import ministeer
 from ministeer import Cache, Receipt, Steer, calibrate, checkpoint, extract, generate, heads, metrics, prefill, sweep
 from ministeer import interventions as by
-from ministeer.lab.answers import answers, disturbance
+from ministeer.lab.answers import answers, disturbance, passes
 from ministeer.model import Transformer
 from ministeer.prompts import pad
 from ministeer.provenance import fingerprint
@@ -152,15 +152,16 @@ def sweeps(model: Transformer) -> Any:
 
 def measured(model: Transformer) -> Any:
     vector = extract.contrastive(model, TOKENIZER, PAIRS, [SITE], token="last")
-    gate = {"vector": vector, "layer": 3, "threshold": 0.0}
-    some = {"vector": vector, "layer": 3, "coefficients": [-1.0, 0.0, 2.0]}
+    some = {"vectors": {"v": vector}, "coefficients": [-1.0, 0.0, 2.0]}
+    randoms = {"texts": TEXTS, "count": 2}
     found = calibrate(model, IDS, Steer(vector, SITE, 1.0), kl=0.1)
     ids, positions = padded(model)
     logits = model(ids)
     return (
-        answers(model, TOKENIZER, items=ITEMS, **some),
-        answers(model, TOKENIZER, items=ITEMS, gate=gate, how="project_out", **some),
-        disturbance(model, TOKENIZER, texts=TEXTS, **some),
+        answers(model, TOKENIZER, items=ITEMS, layers=[3], **some),
+        answers(model, TOKENIZER, items=ITEMS, layers=[3], randoms=randoms, how="project_out", **some),
+        passes(model, TOKENIZER, items=ITEMS, vector=vector, layer=3, threshold=0.0),
+        disturbance(model, TOKENIZER, texts=TEXTS, layer=3, **some),
         (found.coeff, found.kl),
         metrics.log_odds(logits[:, -1], [1, 2], [3]),
         metrics.logit_difference(logits[:, -1], [1, 2, 3], [4, 5, 6]),

@@ -409,6 +409,23 @@ def test_the_random_control_has_the_vectors_norm_at_every_site_and_position() ->
     assert not control["pre", 1][0].any()  # nothing at end-of-text, as in the activation addition itself
 
 
+def test_a_random_control_of_the_streams_covariance_lies_where_the_streams_do() -> None:
+    vector = contrastive(MODEL, BYTES, PAIRS, SITES)
+    generator = torch.Generator().manual_seed(0)
+    width = MODEL.config.width
+    spans = {site: torch.randn(3, width, generator=generator) + 100 for site in SITES}
+    made = random_like(vector, seed=0, streams=spans)
+    for site in SITES:
+        assert made[site].norm() == pytest.approx(float(vector[site].norm()), rel=1e-4)
+        base = torch.linalg.qr(
+            (spans[site] - spans[site].mean(0))[:2].T
+        ).Q  # of three deviations from their mean two are free
+        assert (base.T @ made[site]).norm() == pytest.approx(float(made[site].norm()), rel=1e-3)
+    assert "covariance" in made.provenance.method
+    with pytest.raises(ValueError, match=f"expected streams \\(N, {width}\\) of two texts or more at .*, got none"):
+        random_like(vector, seed=0, streams={})
+
+
 def test_the_random_control_comes_from_its_seed_and_says_so() -> None:
     vector = contrastive(MODEL, BYTES, PAIRS, SITES)
     state = torch.get_rng_state()

@@ -51,8 +51,8 @@ READERS: dict[str, Callable[[Transformer], Any]] = {
     "calibrate": lambda m: calibrate(m, IDS, Steer(V, SITE), kl=0.01),
     "sweep of logits": lambda m: sweep(m, IDS, lambda logits, i: logits[:, 0], {"v": V}, [1], [1.0]),
     "sweep of answers": lambda m: sweep(m, IDS, [[[1]], [[2]]], {"v": V}, [1], [1.0], where="last"),
-    "answers": lambda m: answers(m, BYTES, items=ITEMS, vector=VECTOR, layer=1, coefficients=[1.0]),
-    "disturbance": lambda m: disturbance(m, BYTES, texts=["so"], vector=VECTOR, layer=1, coefficients=[1.0]),
+    "answers": lambda m: answers(m, BYTES, items=ITEMS, vectors={"v": VECTOR}, layers=[1], coefficients=[1.0]),
+    "disturbance": lambda m: disturbance(m, BYTES, texts=["so"], vectors={"v": VECTOR}, layer=1, coefficients=[1.0]),
 }
 
 

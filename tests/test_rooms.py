@@ -95,11 +95,23 @@ ROOMS = {
     "lab/claims.py": Room({"metrics"}, set()),
     "lab/complexity.py": Room({"lab.data"}, set()),
     "lab/answers.py": Room(
-        {"interventions", "metrics", "model", "prompts", "steer", "tokenizer", "variants", "vectors"},
+        {
+            "activations",
+            "extract",
+            "interventions",
+            "metrics",
+            "model",
+            "prompts",
+            "steer",
+            "sweep",
+            "tokenizer",
+            "vectors",
+        },
         {"torch", "numpy"},
     ),
     "lab/protocol.py": Room(
-        {"extract", "generate", "metrics", "model", "receipt", "steer", "vectors", "lab.experiment"}, set()
+        {"extract", "generate", "metrics", "model", "receipt", "steer", "vectors", "lab.answers", "lab.experiment"},
+        set(),
     ),
     "lab/antonyms.py": Room(
         {"extract", "metrics", "model", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.protocol"}, set()

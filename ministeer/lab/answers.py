@@ -1,30 +1,46 @@
-"""What the experiments read off a model: how likely given words are next, and what steering does to unrelated text.
+"""What the experiments read off a model: how likely given answers are after a prompt, and what steering does to unrelated text.
 
 Each is a function of the model and of settings that can be written down, for `Experiment.cell`.
-Letters: B prompts, C coefficients, N texts, T tokens, D width, V vocabulary.
+Letters: N items, V vectors, L layers, C coefficients, W answers of an item, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ministeer import metrics
+from ministeer import extract, metrics
+from ministeer.activations import streams
 from ministeer.interventions import Function, Gate, project_out
 from ministeer.metrics import Array
 from ministeer.model import Site, Transformer, check_stream
 from ministeer.prompts import pad
-from ministeer.steer import Steer, resolve
+from ministeer.steer import Steer, Where, resolve
+from ministeer.sweep import sweep
 from ministeer.tokenizer import Tokenizer
-from ministeer.variants import Branch, above, last_token, logits32
 from ministeer.vectors import SteeringVector
 
-Item = dict[str, Any]  # {"prompt": text, "words": [words that may come next, each one token], ...}
-ROWS = 128  # prompts of a batch
+Row = dict[str, Any]
+Item = dict[str, Any]  # {"prompt": text, "words": [answers that may come next, with their space], ...}
+ASKED = "Tell me what happened."  # what the user says where the assistant's message begins with the prompt
+TEXTS = 8  # unrelated texts read at a time: their logits over the whole vocabulary are held
+
+
+def prompt_ids(tokenizer: Tokenizer, text: str, form: str = "plain", system: str = "") -> list[int]:
+    """A prompt as ids: "plain" as `tokenizer.prompt` has it, "chat" as the beginning of the assistant's message.
+
+    system: what is said before it, as the chat's system message or as a sentence before the plain prompt.
+    """
+    if form == "plain":
+        return tokenizer.prompt(f"{system} {text}" if system else text)
+    if form != "chat":
+        raise ValueError(f"expected the form 'plain' or 'chat', got {form!r}")
+    said = [{"role": "system", "content": system}] if system else []
+    return tokenizer.chat([*said, {"role": "user", "content": ASKED}]) + tokenizer.encode(text)
 
 
 @torch.no_grad()
@@ -33,53 +49,121 @@ def answers(
     tokenizer: Tokenizer,
     *,
     items: Sequence[Item],
-    vector: SteeringVector | None = None,
-    layer: int = 0,
+    vectors: Mapping[str, SteeringVector] | None = None,
+    layers: Sequence[int] = (),
     coefficients: Sequence[float] = (0.0,),
     how: str = "add",
-    gate: dict[str, Any] | None = None,
-) -> list[dict[str, Any]]:
-    """Of each item, at each coefficient: the log-probabilities of its words after its prompt, and the likeliest next token.
+    where: Where = "last",
+    randoms: Mapping[str, Any] | None = None,
+    form: str = "plain",
+    system: str = "",
+    likeliest: bool = False,
+) -> list[Row]:
+    """Of each item, `{"logp": (V, L, C, W)}`: the log-probability of each of its answers, whole, in nats; `log_probabilities` stacks them.
 
-    `[{"logp": [[nats of each word] of each coefficient], "said": [a token of each coefficient]}]`. The prompt is read once; its last
-    token is steered at `("pre", layer)` with all coefficients side by side.
-
-    how: "add" adds the vector; "project_out" removes its direction, the coefficient says how much of it.
-    gate: {"vector", "layer", "threshold"} of a `Gate`: prompts that do not pass it stay as they are.
+    vectors: by name, each added, or with how="project_out" its direction removed, at `("pre", layer)` of each layer; none: the
+        model as it is, V and L are 1. Prompts are read once for all of them.
+    where: as in `Steer`; "last" is the prompt's last token and the answer's.
+    randoms: random vectors in the place of the only one of `vectors`, as `random_vectors` takes them.
+    form, system: as in `prompt_ids`.
+    likeliest: `{"said": (V, L, C)}` instead: the likeliest next token as text.
     """
-    rows: list[dict[str, Any]] = [{}] * len(items)
-    ids = [tokenizer.encode(item["prompt"], special=True) for item in items]
-    words = [[tokenizer.single(word) for word in item["words"]] for item in items]
-    order = sorted(range(len(items)), key=lambda i: len(ids[i]))  # prompts of like lengths together: less padding
+    prompts = [prompt_ids(tokenizer, item["prompt"], form, system) for item in items]
+    score: Any = _best if likeliest else [[tokenizer.encode(word) for word in item["words"]] for item in items]
+    if randoms is not None:
+        (vector,) = (vectors or {}).values()
+        vectors = random_vectors(model, tokenizer, vector, layers, **{"form": form, **randoms})
+    passes: list[tuple[Mapping[str, Any], list[Site]]]  # of the sweep: all layers at once, or one for each
+    if vectors is None:
+        passes = [({"none": torch.zeros(model.config.width)}, [("pre", model.config.n_layer)])]
+    elif how == "add":
+        passes = [(vectors, [("pre", i) for i in layers])]
+    else:
+        sites: list[Site] = [("pre", i) for i in layers]
+        passes = [({name: _content(v, site, how) for name, v in vectors.items()}, [site]) for site in sites]
+    swept = [sweep(model, prompts, score, content, sites, coefficients, where=where) for content, sites in passes]
+    found = []
+    for i in range(len(items)):
+        parts = []
+        for rows, (content, sites) in zip(
+            swept, passes, strict=True
+        ):  # vector by vector, layer by layer, ..., item by item
+            scores = np.array([row["score"] for row in rows[i :: len(items)]])
+            parts.append(scores.reshape(len(content), len(sites), len(coefficients), *scores.shape[1:]))
+        scores = np.concatenate(parts, 1)
+        said = [tokenizer.decode([int(token)]) for token in scores.flat] if likeliest else []
+        found.append(
+            {"said": np.reshape(said, scores.shape).tolist()} if likeliest else {"logp": np.round(scores, 6).tolist()}
+        )
+    return found
+
+
+def log_probabilities(rows: Sequence[Row]) -> Array:
+    """The rows of `answers` as one array, (N, V, L, C, W); every item must have as many answers."""
+    found: Array = np.array([row["logp"] for row in rows], dtype=np.float64)
+    return found
+
+
+def hits(items: Sequence[Item], rows: Sequence[Row], tokenizer: Tokenizer) -> Array:
+    """Whether the likeliest next token begins one of the item's answers, 1 or 0, (N, V, L, C), of the rows of `answers(likeliest=True)`."""
+    found = []
+    for item, row in zip(items, rows, strict=True):
+        first = {tokenizer.decode(tokenizer.encode(word)[:1]) for word in item["words"]}
+        found.append(np.vectorize(lambda said, first=first: said in first, otypes=[float])(np.array(row["said"])))
+    return np.array(found)
+
+
+@torch.no_grad()
+def random_vectors(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    vector: SteeringVector,
+    layers: Sequence[int],
+    *,
+    texts: Sequence[str],
+    count: int,
+    kind: str = "covariance",
+    form: str = "plain",
+) -> dict[str, SteeringVector]:
+    """Controls for a vector, of its norm at each layer, by name.
+
+    kind: "covariance", random mixes of how the streams at the last tokens of the texts deviate from their mean, so that they have
+        its covariance; "isotropic", directions of no preference, the weaker control.
+    """
+    if kind not in ("covariance", "isotropic"):
+        raise ValueError(f"expected the kind 'covariance' or 'isotropic', got {kind!r}")
+    mine = vector.only([("pre", i) for i in layers])
+    spans = None
+    if kind == "covariance":
+        rows = [prompt_ids(tokenizer, text, form) for text in texts]
+        spans = streams(model, rows, [len(row) - 1 for row in rows], mine.sites)
+    return {f"random {seed}": extract.random_like(mine, seed=seed, streams=spans) for seed in range(count)}
+
+
+@torch.no_grad()
+def norms(
+    model: Transformer, tokenizer: Tokenizer, *, texts: Sequence[str], layers: Sequence[int], form: str = "plain"
+) -> list[Row]:
+    """`{"layer", "norm"}`: the mean norm of the stream that enters each layer, at the last token of the texts."""
+    rows = [prompt_ids(tokenizer, text, form) for text in texts]
+    found = streams(model, rows, [len(row) - 1 for row in rows], [("pre", i) for i in layers])
+    return [{"layer": i, "norm": float(found["pre", i].norm(dim=-1).mean())} for i in layers]
+
+
+@torch.no_grad()
+def passes(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    *,
+    items: Sequence[Item],
+    vector: SteeringVector,
+    layer: int,
+    threshold: float,
+) -> list[Row]:
+    """`{"open": whether a `Gate` at the layer lets this prompt be steered}`."""
     site: Site = ("pre", layer)
-    for start in range(0, len(order), ROWS):
-        some = order[start : start + ROWS]
-        prompts = [ids[i] for i in some]
-        x, tape, cache = last_token(model, prompts, [site])  # (B, 1, D)
-        if vector is not None:
-            beside = [ids for ids in prompts for _ in coefficients]  # B * C
-            rows_open = (
-                None if gate is None else [o for o in _passes(model, prompts, gate).tolist() for _ in coefficients]
-            )
-            coeffs = [*coefficients] * len(prompts)
-            plan = resolve(
-                model, Steer(_content(vector, site, how), site, coeffs, where="last", rows=rows_open), beside
-            )
-            x = tape[0].repeat_interleave(len(coefficients), 0)  # (B * C, 1, D)
-            x = plan.at(site, x, plan.lengths[:, None] - 1).view(len(prompts), len(coefficients), -1)  # (B, C, D)
-            x = above(model, x, site, Branch(cache))
-        for i, logits in zip(some, logits32(model, x), strict=True):  # (C, V)
-            logp = logits[:, words[i]] - logits.logsumexp(-1, keepdim=True)
-            said = [tokenizer.decode([token]) for token in logits.argmax(-1).tolist()]
-            rows[i] = {"logp": logp.tolist(), "said": said}
-    return rows
-
-
-def hits(items: Sequence[Item], rows: Sequence[dict[str, Any]]) -> Array:
-    """Whether the likeliest next token is the item's first word, 1 or 0, (items, C), of the rows of `answers`."""
-    return np.array(
-        [[said == item["words"][0] for said in row["said"]] for item, row in zip(items, rows, strict=True)], float
-    )
+    rows = [prompt_ids(tokenizer, item["prompt"]) for item in items]
+    return [{"open": bool(o)} for o in Gate(vector[site], site, threshold).passes(model, rows)]
 
 
 @torch.no_grad()
@@ -88,31 +172,39 @@ def disturbance(
     tokenizer: Tokenizer,
     *,
     texts: Sequence[str],
-    vector: SteeringVector,
+    vectors: Mapping[str, SteeringVector],
     layer: int,
     coefficients: Sequence[float],
     how: str = "add",
-) -> list[dict[str, Any]]:
-    """Of each text, steered at every token: mean KL from the unsteered next-token distributions (nats), and perplexity, at each coefficient.
-
-    `[{"kl": [of each coefficient], "perplexity": [of each coefficient]}]`.
-    """
-    rows = [tokenizer.encode(text, special=True) for text in texts]
-    ids, positions = pad(rows)
-    real = positions >= 0  # (N, T)
-    ids = ids.to(model.device)
-    plain = model(ids)
+) -> list[Row]:
+    """Of each text, steered at every token: `{"kl", "perplexity"}`, each (V, C): mean KL from the unsteered next-token distributions
+    (nats), and perplexity."""
     site: Site = ("pre", layer)
-    found: list[dict[str, Any]] = [{"kl": [], "perplexity": []} for _ in texts]
-    for coefficient in coefficients:
-        steer = Steer(_content(vector, site, how), site, coefficient)
-        logits = model.unembed(check_stream(model.stream(ids, resolve(model, steer, rows).adds(positions))))
-        kl = metrics.kl(logits, plain).cpu()  # (N, T)
-        perplexity = metrics.perplexity(logits, ids, real)
-        for row, k, mask, p in zip(found, kl, real, perplexity.tolist(), strict=True):
-            row["kl"].append(k[mask].mean().item())
-            row["perplexity"].append(p)
+    found: list[Row] = []
+    for start in range(0, len(texts), TEXTS):
+        rows = [prompt_ids(tokenizer, text) for text in texts[start : start + TEXTS]]
+        ids, positions = pad(rows)
+        real = positions >= 0  # (texts, T)
+        ids = ids.to(model.device)
+        plain = model(ids)
+        some: list[Row] = [{"kl": [], "perplexity": []} for _ in rows]
+        for vector in vectors.values():
+            kls, perplexities = [], []
+            for coefficient in coefficients:
+                steer = Steer(_content(vector, site, how), site, coefficient)
+                logits = model.unembed(check_stream(model.stream(ids, resolve(model, steer, rows).adds(positions))))
+                kl = metrics.kl(logits, plain).cpu()  # (texts, T)
+                kls.append([k[mask].mean().item() for k, mask in zip(kl, real, strict=True)])
+                perplexities.append(metrics.perplexity(logits, ids, real).tolist())
+            for row, k, p in zip(some, zip(*kls, strict=True), zip(*perplexities, strict=True), strict=True):
+                row["kl"].append(list(k))
+                row["perplexity"].append(list(p))
+        found += some
     return found
+
+
+def _best(logits: Tensor, prompt: int) -> Tensor:
+    return logits.argmax(-1)
 
 
 def _content(vector: SteeringVector, site: Site, how: str) -> Tensor | Function:
@@ -120,9 +212,3 @@ def _content(vector: SteeringVector, site: Site, how: str) -> Tensor | Function:
     if how not in ("add", "project_out"):
         raise ValueError(f"expected how to be 'add' or 'project_out', got {how!r}")
     return project_out(vector[site]) if how == "project_out" else vector[site]
-
-
-def _passes(model: Transformer, prompts: Sequence[Sequence[int]], gate: dict[str, Any]) -> Tensor:
-    """Whether each prompt's stream passes the gate, `(B,)`."""
-    site: Site = ("pre", gate["layer"])
-    return Gate(gate["vector"][site], site, gate["threshold"]).passes(model, prompts)

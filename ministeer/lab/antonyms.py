@@ -42,4 +42,7 @@ def answered(
     coefficients: Sequence[float] = (0.0,),
 ) -> Array:
     """Whether the likeliest next token is the answer, 1 or 0, (items, C)."""
-    return hits(items, lab.cell(answers, items=items, vector=vector, layer=layer, coefficients=list(coefficients)))
+    steered = {} if vector is None else {"vectors": {"vector": vector}, "layers": [layer]}
+    rows = lab.cell(answers, items=items, coefficients=list(coefficients), likeliest=True, **steered)
+    found: Array = hits(items, rows, lab.tokenizer)[:, 0, 0]
+    return found

@@ -240,4 +240,6 @@ def _plain(value: Any) -> Any:
 
 def _short(value: Any) -> Any:
     """A long list of texts as its length and hash: the texts themselves lie in ministeer/lab/data."""
+    if isinstance(value, dict):
+        return {name: _short(part) for name, part in value.items()}
     return {"items": len(value), "sha256": _digest(value)} if isinstance(value, list) and len(value) > 24 else value

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from ministeer.lab import data, pronouns
-from ministeer.lab.answers import answers
 from ministeer.lab.experiment import Experiment
-from ministeer.lab.protocol import END, Item
+from ministeer.lab.protocol import Item
 from ministeer.metrics import Array
 from ministeer.vectors import SteeringVector
 
@@ -22,7 +21,7 @@ def prompts() -> list[Item]:
     """The facts as prompts, the true word first among four, and the relation that each is of."""
     words = ("right", "wrong1", "wrong2", "wrong3")
     return [
-        {"prompt": END + row["prompt"], "words": [f" {row[k]}" for k in words], "relation": row["relation"]}
+        {"prompt": row["prompt"], "words": [f" {row[k]}" for k in words], "relation": row["relation"]}
         for row in data.read("facts.tsv")
     ]
 
@@ -36,8 +35,7 @@ def probabilities(
     gate: dict[str, Any] | None = None,
 ) -> Array:
     """The probability of each fact's four words among themselves, the true one first, (facts, C, 4)."""
-    rows = lab.cell(answers, items=items, vector=vector, layer=layer, coefficients=list(coefficients), gate=gate)
-    p = np.exp(np.array([row["logp"] for row in rows]))
+    p = np.exp(pronouns.probed(lab, items, vector, layer, coefficients, gate=gate))
     shares: Array = p / p.sum(-1, keepdims=True)
     return shares
 

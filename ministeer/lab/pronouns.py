@@ -13,9 +13,9 @@ import numpy as np
 
 from ministeer import extract
 from ministeer.lab import data
-from ministeer.lab.answers import answers
+from ministeer.lab.answers import answers, log_probabilities, passes
 from ministeer.lab.experiment import Experiment
-from ministeer.lab.protocol import COEFFICIENTS, END, Item, Setting, best, sites
+from ministeer.lab.protocol import COEFFICIENTS, Item, Setting, best, sites
 from ministeer.metrics import Array
 from ministeer.vectors import SteeringVector
 
@@ -25,7 +25,7 @@ def prompts(nouns: Sequence[str], split: str, kinds: Sequence[str] = ("plain", "
     rows = [row for row in data.read("pronoun_templates.tsv", split=split) if row["kind"] in kinds]
     return [
         {
-            "prompt": END + before + row["template"].replace("{X}", noun).replace("{Y}", "visitor"),
+            "prompt": before + row["template"].replace("{X}", noun).replace("{Y}", "visitor"),
             "words": [" he", " she"],
         }
         for noun in nouns
@@ -47,12 +47,7 @@ def vector(lab: Experiment, *, seed: int, pairs: int = 60) -> SteeringVector:
         for p in ("positive", "negative")
     }
     drawn = rng.sample(prompts(list(occupations(lab)), "train"), pairs)
-    texts = [
-        tuple(
-            END + f"{rng.choice(lead[pole])} " + item["prompt"].removeprefix(END) for pole in ("positive", "negative")
-        )
-        for item in drawn
-    ]
+    texts = [tuple(f"{rng.choice(lead[pole])} {item['prompt']}" for pole in ("positive", "negative")) for item in drawn]
     return lab.vector(extract.contrastive, pairs=texts, token="last", sites=sites(lab))
 
 
@@ -81,12 +76,28 @@ def probabilities(
     gate: dict[str, Any] | None = None,
 ) -> tuple[Array, Array]:
     """p(he) among he and she, and the probability of both together, each (items, C)."""
-    rows = lab.cell(
-        answers, items=items, vector=vector, layer=layer, coefficients=list(coefficients), how=how, gate=gate
-    )
-    p = np.exp(np.array([row["logp"] for row in rows]))  # (items, C, 2)
+    p = np.exp(probed(lab, items, vector, layer, coefficients, how, gate))  # (items, C, 2)
     mass: Array = p.sum(-1)
     return p[..., 0] / mass, mass
+
+
+def probed(
+    lab: Experiment,
+    items: Sequence[Item],
+    vector: SteeringVector | None,
+    layer: int,
+    coefficients: Sequence[float],
+    how: str = "add",
+    gate: dict[str, Any] | None = None,
+) -> Array:
+    """Log-probabilities of each item's answers, (items, C, answers). Where a gate is given, what it stays shut for is not steered."""
+    steered = {} if vector is None else {"vectors": {"vector": vector}, "layers": [layer], "how": how}
+    found = log_probabilities(lab.cell(answers, items=items, coefficients=list(coefficients), **steered))[:, 0, 0]
+    if gate is None:
+        return found
+    opened = np.array([row["open"] for row in lab.cell(passes, items=items, **gate)])
+    plain = log_probabilities(lab.cell(answers, items=items))[:, 0, 0]  # (items, 1, answers)
+    return np.where(opened[:, None, None], found, plain)
 
 
 def by_noun(values: Array, nouns: Sequence[str]) -> Array:
@@ -118,8 +129,7 @@ def total_effect(
             for noun, male in zip(nouns, masculine, strict=True)
             for item in prompts([noun], "heldout", ["plain"])
         ]
-        rows = lab.cell(answers, items=asked, vector=vector, layer=layer, coefficients=[coefficient])
-        found: Array = np.array([row["logp"][0] for row in rows]) @ [1.0, -1.0]
+        found: Array = probed(lab, asked, vector, layer, [coefficient])[:, 0] @ [1.0, -1.0]
         return found
 
     masculine = [share > 0.5 for share in occupations(lab).values()]

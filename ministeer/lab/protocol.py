@@ -7,10 +7,12 @@ Every function takes the running `Experiment`, so that what one asks for is kept
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ministeer import extract
 from ministeer.generate import prefill
+from ministeer.lab.answers import norms
 from ministeer.lab.experiment import Experiment
 from ministeer.metrics import Array
 from ministeer.model import Site
@@ -21,6 +23,7 @@ from ministeer.vectors import SteeringVector
 Item = dict[str, Any]
 Setting = tuple[int, float]  # a layer, whose input is steered, and a coefficient
 END = "<|endoftext|>"
+RANDOM, RANDOM_QUICK = 199, 99  # enough that the rank of a vector among them can lie in the top hundredth
 COEFFICIENTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 
@@ -40,6 +43,26 @@ def controls(lab: Experiment, vector: SteeringVector, layer: int) -> list[Steeri
     return [extract.random_like(vector.only([("pre", layer)]), seed=seed) for seed in lab.part(range(20))]
 
 
+def randoms(lab: Experiment, texts: Sequence[str], kind: str = "covariance") -> dict[str, Any]:
+    """Random vectors to put in a vector's place in `answers`, of the covariance of the stream at the end of these texts, or isotropic."""
+    return {"texts": [*texts], "count": RANDOM_QUICK if lab.quick else RANDOM, "kind": kind}
+
+
+def tenth(lab: Experiment, vector: SteeringVector, texts: Sequence[str], form: str = "plain") -> SteeringVector:
+    """The vector at each of its sites as long as a tenth of the stream there, at the end of these texts: a coefficient then counts
+    tenths of the stream's norm, the same dose for vectors and layers of any length."""
+    layers = [i for _, i in vector.sites]
+    rows = lab.cell(norms, texts=[*texts], layers=layers, form=form)
+    wanted = {("pre", row["layer"]): row["norm"] / 10 for row in rows}
+    tensors = {}
+    for site, t in vector.tensors.items():
+        length = float(t.norm())
+        is_rounding = length < 1e-5 * wanted[site]  # no direction: texts that end alike, below the first block
+        tensors[site] = t * (0.0 if is_rounding else wanted[site] / length)
+    method = f"a tenth of the stream's norm of ({vector.provenance.method})"
+    return replace(vector, tensors=tensors, provenance=replace(vector.provenance, method=method))
+
+
 def receipt(
     lab: Experiment,
     items: Sequence[Item],
@@ -50,7 +73,7 @@ def receipt(
 ) -> Receipt:
     """What steering these prompts does, for the page of an experiment."""
     done = Receipt()
-    ids = [lab.tokenizer.encode(item["prompt"], special=True) for item in items]
+    ids = [lab.tokenizer.prompt(item["prompt"]) for item in items]
     prefill(lab.model, ids, steer=Steer(vector, ("pre", layer), coefficient, where=where), receipt=done)
     return done
 
@@ -58,8 +81,8 @@ def receipt(
 def felt(lab: Experiment, vector: SteeringVector) -> list[int]:
     """The layers to choose among at which the vector is not zero but for rounding, as it is below the first block where all texts
     end in the same token."""
-    norms = {i: float(vector["pre", i].norm()) for i in layers(lab)}
-    return [i for i, norm in norms.items() if norm > 1e-5 * max(norms.values())] or layers(lab)
+    lengths = {i: float(vector["pre", i].norm()) for i in layers(lab)}
+    return [i for i, length in lengths.items() if length > 1e-5 * max(lengths.values())] or layers(lab)
 
 
 def best(score: Callable[[int], Array], lab: Experiment, vector: SteeringVector) -> Setting:

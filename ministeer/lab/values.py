@@ -8,13 +8,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-import numpy as np
-
 from ministeer import extract
 from ministeer.lab import data
-from ministeer.lab.answers import answers
+from ministeer.lab.answers import answers, log_probabilities
 from ministeer.lab.experiment import Experiment
-from ministeer.lab.protocol import END, Item, felt, sites
+from ministeer.lab.protocol import Item, felt, sites
 from ministeer.metrics import Array, steerability
 from ministeer.vectors import SteeringVector
 
@@ -53,11 +51,12 @@ def differences(
     multipliers: Sequence[float] = (0.0,),
     frame: str = "{p}",
 ) -> Array:
-    """Logit of each item's positive answer minus that of its negative one, (items, C); frame: the text around its prompt."""
+    """Log-probability of each item's positive answer minus that of its negative one, (items, C); frame: the text around its prompt."""
     asked = [
-        {"prompt": END + frame.replace("{p}", item["prompt"]), "words": [item["positive"], item["negative"]]}
+        {"prompt": frame.replace("{p}", item["prompt"]), "words": [item["positive"], item["negative"]]}
         for item in items
     ]
-    rows = lab.cell(answers, items=asked, vector=vector, layer=layer, coefficients=list(multipliers))
-    found: Array = np.array([row["logp"] for row in rows]) @ [1.0, -1.0]
+    steered = {} if vector is None else {"vectors": {"vector": vector}, "layers": [layer]}
+    rows = lab.cell(answers, items=asked, coefficients=list(multipliers), **steered)
+    found: Array = log_probabilities(rows)[:, 0, 0] @ [1.0, -1.0]
     return found

@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from ministeer import Steer, SteeringVector, interventions, metrics, prefill
+from ministeer.activations import streams
 from ministeer.checkpoint import load
-from ministeer.lab.answers import answers, disturbance, hits
+from ministeer.lab.answers import answers, disturbance, hits, log_probabilities, passes, prompt_ids, random_vectors
 from ministeer.provenance import Provenance, fingerprint
 
 MODEL, TOKENIZER = load("nano")
 DEPTH, WIDTH = MODEL.config.n_layer, MODEL.config.n_embd
 ITEMS = [
-    {"prompt": "<|endoftext|>Q: big\nA:", "words": [" small", " big"]},
+    {"prompt": "<|endoftext|>Q: big\nA:", "words": [" small", " big and heavy"]},
     {"prompt": "<|endoftext|>The nurse who lived near the old bridge said that", "words": [" he", " she"]},
     {"prompt": "<|endoftext|>The queen said that", "words": [" he", " she", " it"]},
 ]
@@ -26,63 +27,113 @@ def vector(seed: int = 0) -> SteeringVector:
 
 
 def plainly(item, layer, coefficient, how, v):
-    """The logits after one prompt, steered by a Steer."""
+    """The log-probability of each answer after one prompt and the likeliest next token, steered by a Steer, one token at a time."""
     site = ("pre", layer)
-    content = v if how == "add" else interventions.project_out(v[site])
-    ids = TOKENIZER.encode(item["prompt"], special=True)
-    return prefill(MODEL, [ids], steer=Steer(content, site, coefficient, where="last"))[0]
+    steer = Steer(v if how == "add" else interventions.project_out(v[site]), site, coefficient, where="last")
+    ids, found = TOKENIZER.prompt(item["prompt"]), []
+    for word in item["words"]:
+        plan, total = [], 0.0
+        for token in TOKENIZER.encode(word):
+            logits = stepwise(ids, plan, steer)
+            plan.append(token)
+            total += float(logits.log_softmax(-1)[token])
+        found.append(total)
+    return found, TOKENIZER.decode([int(stepwise(ids, [], steer).argmax())])
+
+
+def stepwise(ids, more, steer):
+    """The logits after a prompt and the tokens generated since, all of which are steered from the prompt's last on."""
+    whole = [*ids, *more]
+    at = Steer(steer.vector, steer.site, steer.coeff, where=list(range(len(ids) - 1, len(whole))))
+    return prefill(MODEL, [whole], steer=at)[0]
 
 
 @pytest.mark.parametrize("layer", [0, 3, DEPTH])
 @pytest.mark.parametrize("how", ["add", "project_out"])
-def test_coefficients_side_by_side_are_one_steered_run_each(layer, how):
-    v = vector()
-    rows = answers(MODEL, TOKENIZER, items=ITEMS, vector=v, layer=layer, coefficients=COEFFICIENTS, how=how)
-    for row, item in zip(rows, ITEMS, strict=True):
-        words = [TOKENIZER.single(word) for word in item["words"]]
-        for found, said, coefficient in zip(row["logp"], row["said"], COEFFICIENTS, strict=True):
-            logits = plainly(item, layer, coefficient, how, v)
-            torch.testing.assert_close(torch.tensor(found), logits.log_softmax(-1)[words], rtol=1e-4, atol=1e-4)
-            assert said == TOKENIZER.decode([int(logits.argmax())])
+def test_variants_side_by_side_are_one_steered_run_each(layer, how):
+    vectors = {"a": vector(), "b": vector(1)}
+    settings = {"items": ITEMS, "vectors": vectors, "layers": [layer, 3], "coefficients": COEFFICIENTS, "how": how}
+    if layer == 3:
+        settings["layers"] = [3]
+    scored, said = (answers(MODEL, TOKENIZER, **settings, likeliest=likeliest) for likeliest in (False, True))
+    for i, item in enumerate(ITEMS):
+        for v, name in enumerate(vectors):
+            for c, coefficient in enumerate(COEFFICIENTS):
+                logp, token = plainly(item, layer, coefficient, how, vectors[name])
+                np.testing.assert_allclose(scored[i]["logp"][v][0][c], logp, atol=2e-4)
+                assert said[i]["said"][v][0][c] == token
 
 
 def test_without_a_vector_it_is_the_model_itself():
-    bare = answers(MODEL, TOKENIZER, items=ITEMS)
-    zero = answers(MODEL, TOKENIZER, items=ITEMS, vector=vector(), layer=3, coefficients=[0.0])
-    for a, b in zip(bare, zero, strict=True):
-        assert a["said"] == b["said"]
-        np.testing.assert_allclose(a["logp"], b["logp"], atol=1e-4)
+    zero = {"vectors": {"v": vector()}, "layers": [3], "coefficients": [0.0]}
+    for likeliest, key in ((False, "logp"), (True, "said")):
+        bare = answers(MODEL, TOKENIZER, items=ITEMS, likeliest=likeliest)
+        for a, b in zip(bare, answers(MODEL, TOKENIZER, items=ITEMS, likeliest=likeliest, **zero), strict=True):
+            assert np.shape(a[key]) == np.shape(b[key])
+            if likeliest:
+                assert a == b
+            else:
+                np.testing.assert_allclose(a[key], b[key], atol=1e-4)
 
 
-def test_items_keep_their_order_whatever_the_batch(monkeypatch):
-    together = answers(MODEL, TOKENIZER, items=ITEMS, vector=vector(), layer=3, coefficients=[1.0])
-    monkeypatch.setattr("ministeer.lab.answers.ROWS", 1)
-    alone = answers(MODEL, TOKENIZER, items=ITEMS, vector=vector(), layer=3, coefficients=[1.0])
-    for a, b in zip(together, alone, strict=True):
-        np.testing.assert_allclose(a["logp"], b["logp"], atol=1e-4)
+def test_random_vectors_stand_in_the_place_of_one():
+    randoms = {"texts": [item["prompt"] for item in ITEMS], "count": 5}
+    v = vector()
+    made = random_vectors(MODEL, TOKENIZER, v, [3], **randoms)
+    settings = {"items": ITEMS[:2], "layers": [3], "coefficients": [2.0]}
+    inside = answers(MODEL, TOKENIZER, vectors={"v": v}, randoms=randoms, **settings)
+    by_hand = answers(MODEL, TOKENIZER, vectors=made, **settings)
+    np.testing.assert_allclose(log_probabilities(inside), log_probabilities(by_hand), atol=1e-4)
+    for one in made.values():
+        torch.testing.assert_close(one["pre", 3].norm(), v["pre", 3].norm())
 
 
-def test_a_gate_leaves_the_prompts_that_do_not_pass():
-    v, direction = vector(), vector(1)
-    ids = [TOKENIZER.encode(item["prompt"], special=True) for item in ITEMS]
+def test_random_vectors_have_the_covariance_of_the_stream():
+    texts = [f"The {noun} said that" for noun in ("king", "queen", "nurse", "doctor", "man", "woman")]
+    rows = [TOKENIZER.prompt(text) for text in texts]
+    x = streams(MODEL, rows, [len(row) - 1 for row in rows], [("pre", 3)])["pre", 3]
+    away = x - x.mean(0)
+    base = torch.linalg.svd(away, full_matrices=False).Vh[: len(texts) - 1]  # the span of the deviations
+    for kind, inside in (("covariance", True), ("isotropic", False)):
+        made = random_vectors(MODEL, TOKENIZER, vector(), [3], texts=texts, count=3, kind=kind)
+        for v in made.values():
+            direction = v["pre", 3] / v["pre", 3].norm()
+            assert (float((base @ direction).norm()) > 0.999) == inside
+
+
+def test_a_prompt_in_the_chat_form_begins_the_assistants_message():
+    class Chats:
+        def chat(self, messages):
+            return [messages]
+
+        def encode(self, text):
+            return [text]
+
+    ids = prompt_ids(Chats(), "The sky is", "chat", system="Be brief.")
+    assert [m["role"] for m in ids[0]] == ["system", "user"]
+    assert ids[1] == "The sky is"
+    assert prompt_ids(TOKENIZER, "it is", system="Yes,") == TOKENIZER.prompt("Yes, it is")
+    with pytest.raises(ValueError, match="'plain' or 'chat', got 'song'"):
+        prompt_ids(TOKENIZER, "it is", "song")
+
+
+def test_a_gate_passes_what_its_cosines_say():
+    direction = vector(1)
+    ids = [TOKENIZER.prompt(item["prompt"]) for item in ITEMS]
     cosines = interventions.Gate(direction["pre", 3], ("pre", 3), 0.0).cosines(MODEL, ids)
     threshold = float(cosines.sort().values[:2].mean())  # the lowest of three stays closed
-    gate = {"vector": direction, "layer": 3, "threshold": threshold}
-    settings = {"items": ITEMS, "layer": 3, "coefficients": [2.0]}
-    gated, free = (answers(MODEL, TOKENIZER, vector=v, gate=g, **settings) for g in (gate, None))
-    bare = answers(MODEL, TOKENIZER, items=ITEMS)
-    for row, steered, plain, cosine in zip(gated, free, bare, cosines, strict=True):
-        np.testing.assert_allclose(row["logp"], (steered if cosine > threshold else plain)["logp"], atol=1e-4)
+    rows = passes(MODEL, TOKENIZER, items=ITEMS, vector=direction, layer=3, threshold=threshold)
+    assert [row["open"] for row in rows] == [bool(c > threshold) for c in cosines]
 
 
-def test_a_hit_is_the_first_word():
-    rows = [{"said": [" small", " big"]}, {"said": [" he", " she"]}]
-    assert hits(ITEMS[:2], rows).tolist() == [[1.0, 0.0], [1.0, 0.0]]
+def test_a_hit_is_the_beginning_of_an_answer():
+    rows = [{"said": [[[" small", " big"]]]}, {"said": [[[" he", " it"]]]}]
+    assert hits(ITEMS[:2], rows, TOKENIZER).tolist() == [[[[1.0, 1.0]]], [[[1.0, 0.0]]]]
 
 
 def test_a_way_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="'add' or 'project_out', got 'multiply'"):
-        answers(MODEL, TOKENIZER, items=ITEMS, vector=vector(), layer=3, how="multiply")
+        answers(MODEL, TOKENIZER, items=ITEMS, vectors={"v": vector()}, layers=[3], how="multiply")
 
 
 def test_unrelated_text_is_disturbed_as_each_text_alone_is():
@@ -91,13 +142,13 @@ def test_unrelated_text_is_disturbed_as_each_text_alone_is():
         "<|endoftext|>The river runs past the old bridge.",
         "<|endoftext|>A cat sleeps on the chair near the window.",
     ]
-    rows = disturbance(MODEL, TOKENIZER, texts=texts, vector=v, layer=layer, coefficients=[0.0, 1.5])
+    rows = disturbance(MODEL, TOKENIZER, texts=texts, vectors={"v": v}, layer=layer, coefficients=[0.0, 1.5])
     for row, text in zip(rows, texts, strict=True):
         ids = torch.tensor([TOKENIZER.encode(text, special=True)])
         with torch.no_grad():
             plain, steered = MODEL(ids), MODEL(ids, adds={("pre", layer): 1.5 * v["pre", layer]})
-        assert row["kl"][0] == pytest.approx(0, abs=1e-6)
-        assert row["kl"][1] == pytest.approx(float(metrics.kl(steered, plain).mean()), rel=1e-4)
-        assert row["kl"][1] > 0.01
-        for found, logits in zip(row["perplexity"], (plain, steered), strict=True):
+        assert row["kl"][0][0] == pytest.approx(0, abs=1e-6)
+        assert row["kl"][0][1] == pytest.approx(float(metrics.kl(steered, plain).mean()), rel=1e-4)
+        assert row["kl"][0][1] > 0.01
+        for found, logits in zip(row["perplexity"][0], (plain, steered), strict=True):
             assert found == pytest.approx(float(metrics.perplexity(logits, ids)), rel=1e-4)

@@ -144,7 +144,7 @@ def test_what_no_measure_reaches_costs_nothing(copy, edits):
         ("interventions.py", insert("project_out", "changed = 1"), {"answers", "disturbance"}),
         ("vectors.py", insert("SteeringVector.__getitem__", "changed = 1"), {"answers", "disturbance"}),
         ("steer.py", insert("_Part.add", "changed = 1"), {"answers", "disturbance"}),
-        ("lab/answers.py", lambda text: text.replace("\nROWS = ", "\nROWS = 1 + "), {"answers"}),
+        ("lab/answers.py", lambda text: text.replace("\nTEXTS = ", "\nTEXTS = 1 + "), {"disturbance"}),
     ],
 )
 def test_what_a_measure_reaches_measures_again(copy, file, edit, measures):
