@@ -299,6 +299,12 @@ class _Run:
                     raise
                 at_a_time = len(some) // 2
                 continue
+            except ValueError as error:  # of a stream that overflows, or of the score: alone, a variant can be named
+                if len(some) == 1:
+                    [(name, c)] = some
+                    raise ValueError(f"{name!r} at {task.site} with coefficient {c:g}: {error}") from error
+                at_a_time = 1
+                continue
             left = left[len(some) :]
             yield some, scores
 

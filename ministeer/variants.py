@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules import module as modules
 
 from ministeer.model import Block, Cache, Past, Site, Transformer, check_stream, expect
 from ministeer.prompts import pad
@@ -113,17 +114,18 @@ def last_token(
 
 def check_halves(model: Transformer) -> None:
     """Raise `ValueError` for what would change a block or the model as a whole: `above` runs blocks in halves, and would go past it."""
+    wanted = "a model without hooks or a new forward on it or on its blocks, which run in halves here"
+    remedy = 'remove it, or add at a site instead: block i\'s output is ("pre", i + 1)'
+    expect(
+        not (modules._global_forward_hooks or modules._global_forward_pre_hooks),
+        wanted,
+        "one on every module of torch",
+        remedy,
+    )
     for part in (model, *model.blocks):
         changed = "forward" in vars(part) or isinstance(part, Block) and type(part).forward is not Block.forward
         got = f"one on {type(part).__name__} {getattr(part, 'layer', '')}".rstrip()
-        remedy = 'remove it, or add at a site instead: block i\'s output is ("pre", i + 1)'
-        whole = not (part._forward_hooks or part._forward_pre_hooks or changed)
-        expect(
-            whole,
-            "a model without hooks or a new forward on it or on its blocks, which run in halves here",
-            got,
-            remedy,
-        )
+        expect(not (part._forward_hooks or part._forward_pre_hooks or changed), wanted, got, remedy)
 
 
 def above(model: Transformer, x: Tensor, site: Site, past: Past | None, read: Tensor | None = None) -> Tensor:

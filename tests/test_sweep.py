@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -307,6 +308,30 @@ def test_what_changes_a_whole_block_is_refused_since_sweeps_run_halves(model, tm
     with pytest.raises(ValueError, match="without hooks"):
         above(changed, torch.zeros(1, 1, 16).double(), ("pre", 3), None)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["register_module_forward_hook", "register_module_forward_pre_hook"])
+def test_a_hook_on_every_module_is_refused_too(model, name):
+    handle = getattr(torch.nn.modules.module, name)(lambda *_: None)
+    try:
+        with pytest.raises(ValueError, match="without hooks .* got one on every module of torch"):
+            sweep(model, PROMPTS, first_two, {"v": direction(1)}, [1], [1.0])
+    finally:
+        handle.remove()
+    sweep(model, PROMPTS, first_two, {"v": direction(1)}, [1], [1.0])
+
+
+@pytest.mark.parametrize("where", ["all", "last"])
+def test_a_stream_that_overflows_is_told_with_its_cell_and_the_others_are_kept(model, tmp_path, where):
+    """The add is finite; the stream's square, or the add in the model's dtype, is not."""
+    path, vectors = tmp_path / "rows.jsonl", {"a": direction(1), "b": direction(2)}
+    for dtype, far in (("float32", 1e30), ("float16", 1e9)):
+        changed = copy.deepcopy(model).to(getattr(torch, dtype))
+        with pytest.raises(ValueError, match=r"'a' at \('pre', 2\) with coefficient 1e\+(30|09): expected .*finite"):
+            sweep(changed, PROMPTS, first_two, vectors, [("pre", 2)], [1.0, far], where=where, path=path)
+        cells = sweep(changed, PROMPTS[:1], first_two, vectors, [("pre", 2)], [1.0], where=where)
+        assert all(math.isfinite(value) for row in cells for value in row["score"])
+    assert '"vector": "a"' in (tmp_path / "rows.jsonl.part-0").read_text()
 
 
 @pytest.mark.once
