@@ -39,7 +39,7 @@ def completions(model, tokenizer, *, vector, layer, coefficients, prompts, seed,
 
 
 # %% Measure it
-lab = Experiment.from_command_line(__file__)
+lab = Experiment.from_command_line("01_activation_addition")
 depth = lab.model.config.n_layer
 layer = max(1, depth // 8)  # 6 of GPT-2 XL's 48, as published
 layers = sorted({*range(0, depth, max(1, depth // 12)), layer})

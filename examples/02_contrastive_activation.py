@@ -24,7 +24,7 @@ from ministeer.lab.experiment import Experiment
 VALUE, CONTEXT, SIGNS = "honesty", "contrast in the context", ("positive", "negative")
 MULTIPLIERS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]  # Tan et al. 2024
 
-lab = Experiment.from_command_line(__file__)
+lab = Experiment.from_command_line("02_contrastive_activation")
 layers = protocol.layers(lab)
 train, held_out = (data.read("values.tsv", value=VALUE, split=split) for split in ("train", "heldout"))
 held_out, seeds = lab.part(held_out), lab.part(range(5))

@@ -33,7 +33,7 @@ def mediation(model, tokenizer, *, clean, shuffled):
 
 
 # %% Vectors, from lists of training pairs
-lab = Experiment.from_command_line(__file__)
+lab = Experiment.from_command_line("03_function_vectors")
 layers, sites = protocol.layers(lab), protocol.sites(lab)
 tasks = data.answerable(lab.tokenizer)
 train = tasks["antonym"]["train"]

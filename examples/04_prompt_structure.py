@@ -18,7 +18,7 @@ from ministeer.lab.experiment import Experiment
 
 SHOTS, ASKED, VALUE, MULTIPLIERS = 5, 40, "honesty", [-1.0, 0.0, 1.0]
 
-lab = Experiment.from_command_line(__file__)
+lab = Experiment.from_command_line("04_prompt_structure")
 SEEDS = lab.part(range(3))
 structures = [row["structure"] for row in data.read("structures.tsv", kind="neutral")]
 splits = data.answerable(lab.tokenizer)["antonym"]

@@ -20,7 +20,7 @@ from ministeer.lab.experiment import Experiment
 STRUCTURE, NAMED, SHOTS, ASKED = "question_answer", "opposite_instruction", 5, 40
 ALONE, VECTOR, SHOWN, SAID = "the word alone", "with the vector", f"{SHOTS} demonstrations", "told in words"
 
-lab = Experiment.from_command_line(__file__)
+lab = Experiment.from_command_line("05_context_complexity")
 SEEDS = lab.part(range(3))
 tasks = data.answerable(lab.tokenizer)
 train, held_out = tasks["antonym"]["train"], lab.part(tasks["antonym"]["heldout"][:ASKED])

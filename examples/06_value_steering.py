@@ -16,7 +16,7 @@ from ministeer.lab.experiment import Experiment
 LEVELS = ("plain", "short", "complex")
 MULTIPLIERS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]  # Tan et al. 2024
 
-lab = Experiment.from_command_line(__file__)
+lab = Experiment.from_command_line("06_value_steering")
 SEEDS = lab.part(range(3))
 rows, chosen = [], {}  # one row an item
 for value in lab.progress(values.VALUES, "values"):

@@ -19,7 +19,7 @@ from ministeer.lab.experiment import Experiment
 COEFFICIENTS = [-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]
 SHARES = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # of the gender direction
 
-lab = Experiment.from_command_line(__file__)
+lab = Experiment.from_command_line("07_demographic_bias")
 SEEDS, published = lab.part(range(3)), pronouns.occupations(lab)
 nouns = {g: [r["noun"] for r in data.read("definitional.tsv", gender=g)] for g in ("male", "female")}
 vectors = {seed: pronouns.vector(lab, seed=seed) for seed in SEEDS}

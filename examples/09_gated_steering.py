@@ -19,7 +19,7 @@ from ministeer.lab.experiment import Experiment
 
 COEFFICIENTS = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # in units of the chosen coefficient
 
-lab = Experiment.from_command_line(__file__)
+lab = Experiment.from_command_line("09_gated_steering")
 SEEDS = lab.part(range(3))
 nouns = {row["noun"]: row["gender"] for row in lab.part(data.read("definitional.tsv"))}
 known = lab.part(facts.prompts())

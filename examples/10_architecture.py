@@ -18,7 +18,7 @@ from ministeer.lab.experiment import Experiment
 STRUCTURE, VALUE, ASKED, ENDS = "question_answer", "honesty", 40, [-1.0, 1.0]
 ANTONYMS, HONESTY, FAIRNESS = "antonyms answered", "steerability of honesty", "bias removed"
 
-lab = Experiment.from_command_line(__file__)
+lab = Experiment.from_command_line("10_architecture")
 config, layers = lab.model.config, protocol.layers(lab)
 splits = data.answerable(lab.tokenizer)["antonym"]
 alone = lab.part(data.few_shot(splits["heldout"], splits["train"], ASKED, structure=STRUCTURE, shots=0, seed=3))

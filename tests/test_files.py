@@ -158,16 +158,16 @@ def test_an_experiment_on_a_full_disk_ends_in_a_sentence_and_goes_on_afterwards(
         measured.append(n)
         return [{"n": n, "text": "x" * 500}]
 
-    lab = Experiment.from_command_line("examples/00_full.py")
+    lab = Experiment.from_command_line("00_full")
     lab.cell(count, n=1)
     with full(lab.journal.stat().st_size + 64), pytest.raises(OSError, match="cannot|can be written") as caught:
         lab.cell(count, n=2)
     sys.excepthook(caught.type, caught.value, caught.tb)
     assert re.fullmatch(
-        r"00_full\.py: .*: expected a place that can be written, got 'File too large'; .*; run it again to go on where it was\n",
+        r"00_full: .*: expected a place that can be written, got 'File too large'; .*; run it again to go on where it was\n",
         capsys.readouterr().err,
     )
-    again = Experiment.from_command_line("examples/00_full.py")
+    again = Experiment.from_command_line("00_full")
     for n in (1, 2, 3):
         again.cell(count, n=n)
     assert measured == [1, 2, 2, 3]

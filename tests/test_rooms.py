@@ -88,7 +88,8 @@ ROOMS = {
     "lab/__init__.py": Room(set(), set()),
     "lab/data/__init__.py": Room(set(), set()),
     "lab/experiment.py": Room(
-        {"checkpoint", "files", "model", "provenance", "receipt", "tokenizer", "vectors", "lab.keys"}, {"tqdm"}
+        {"checkpoint", "files", "model", "provenance", "receipt", "tokenizer", "vectors", "lab.keys"},
+        {"tqdm", "IPython"},
     ),
     "lab/keys.py": Room({"source"}, set()),
     "lab/estimate.py": Room({"checkpoint", "files", "layouts", "model"}, {"torch"}),
@@ -129,7 +130,7 @@ ROOMS = {
     "lab/report.py": Room({"files", "lab.claims"}, set()),
 }
 # not installed with the package itself
-EXTRAS = {"matplotlib", "tqdm", "huggingface_hub", "transformers", "gguf", "jinja2", "tokenizers"}
+EXTRAS = {"matplotlib", "tqdm", "IPython", "huggingface_hub", "transformers", "gguf", "jinja2", "tokenizers"}
 
 NOT_AT_IMPORT = "global setting changed at import"
 GLOBAL_SETTINGS = {"set_default_dtype", "set_default_device", "set_grad_enabled", "manual_seed", "seed"}

@@ -9,6 +9,7 @@ anew, and a change of the package that no measure reaches costs nothing.
 from __future__ import annotations
 
 import argparse
+import builtins
 import hashlib
 import json
 import sys
@@ -73,16 +74,18 @@ class Experiment:
         self._vectors: set[Path] = set()
 
     @classmethod
-    def from_command_line(cls, script: str) -> Experiment:
+    def from_command_line(cls, name: str) -> Experiment:
         """For the scripts in examples/: `--model nano --dtype float32 --device cpu --results results --subset all`.
 
-        From here on, a disk that cannot be written ends the script with one sentence; what was measured stays in the journal.
+        In a notebook, whose command line is the kernel's, all are as they are here. From here on, a disk that cannot be written ends the
+        script with one sentence; what was measured stays in the journal.
         """
-        options = _parser().parse_args()
-        sys.excepthook = partial(_end, Path(script).name)
+        ours = not in_notebook() or Path(sys.argv[0]).stem == name
+        options = _parser().parse_args(sys.argv[1:] if ours else [])
+        sys.excepthook = partial(_end, name)
         try:
             return cls(
-                Path(script).stem,
+                name,
                 options.model,
                 dtype=options.dtype,
                 device=options.device,
@@ -90,7 +93,7 @@ class Experiment:
                 quick=options.subset == "quick",
             )
         except (ValueError, OSError) as error:
-            sys.exit(f"{Path(script).name}: {error}")
+            sys.exit(f"{name}: {error}")
 
     def cell(self, measure: Measure, **settings: Any) -> list[Row]:
         """The rows of `measure(model, tokenizer, **settings)`, from the file if they are there.
@@ -116,10 +119,11 @@ class Experiment:
         return found
 
     def vector(self, make: Callable[..., SteeringVector], **settings: Any) -> SteeringVector:
-        """The vector `make(model, tokenizer, **settings)`, kept beside the rows as `<name>.<key>.safetensors`."""
-        path = self.folder / f"{self.name}.{self._key(make, settings)}.safetensors"
+        """The vector `make(model, tokenizer, **settings)`, kept as `vectors/<name>.<key>.safetensors`."""
+        path = self.folder / "vectors" / f"{self.name}.{self._key(make, settings)}.safetensors"
         self._vectors.add(path)
         if not path.exists():
+            make_folder(path.parent)
             make(self.model, self.tokenizer, **settings).save(path)
         return SteeringVector.load(path, self.model)
 
@@ -147,11 +151,13 @@ class Experiment:
         figures: Sequence[Row] = (),
         tables: Sequence[Row] = (),
         evidence: dict[str, dict[str, Row]] | None = None,
+        samples: Row | None = None,
     ) -> None:
-        """Write the file with its page of the report, keep of cells and vectors only those this run used; print the finding.
+        """Write the file with its page of the report, keep of cells and files only those this run used; print the finding.
 
         receipt: what the run of the experiment's main result did. figures: {"file", "alt", "caption"}, the file in this experiment's folder. tables: {"caption", "columns", "rows"}.
-        evidence: for claims by their key, by seed, as `claims.judge` takes it.
+        evidence: for claims by their key, by seed, as `claims.judge` takes it. samples: a table of steered texts for the report's first screen, a prompt a row,
+        and after the prompt's a column for each strength, named by it and by what was measured there.
         """
         page = {
             "title": title,
@@ -161,6 +167,7 @@ class Experiment:
             "receipt": str(receipt),
             "figures": list(figures),
             "tables": list(tables),
+            "samples": samples,
             "command": self._command(),
         }
         everything = {
@@ -175,8 +182,15 @@ class Experiment:
         }
         write_text(self.path, json.dumps(everything, indent=1, ensure_ascii=False, default=_plain) + "\n")
         self.journal.unlink(missing_ok=True)
-        for path in set(self.folder.glob(f"{self.name}.*.safetensors")) - self._vectors:
+        drawn = {self.folder / figure["file"] for figure in figures}
+        found = {*self.folder.glob(f"**/{self.name}.*.safetensors"), *self.folder.glob(f"{self.name[:2]}_*.svg")}
+        for path in found - self._vectors - drawn:
             path.unlink()
+        if in_notebook():
+            from IPython.display import SVG, display
+
+            for path in sorted(drawn):
+                display(SVG(filename=str(path)))
         print(f"{self.name}: {finding} -> {self.path}")
         print(f"{self.name}, what was done: {receipt}")
 
@@ -195,6 +209,11 @@ class Experiment:
     def _where(self) -> Row:
         """What the model is and what it runs on."""
         return {"weights": self.weights, "dtype": self.dtype, "device": self.device.split(":")[0]}
+
+
+def in_notebook() -> bool:
+    """Whether this runs in IPython, as cells of a notebook do."""
+    return hasattr(builtins, "__IPYTHON__")
 
 
 def _end(script: str, kind: type[BaseException], error: BaseException, trace: Any) -> None:

@@ -14,6 +14,7 @@ import ast
 import hashlib
 import inspect
 import json
+import linecache
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,7 +116,7 @@ class Reach:
 
 
 def _read(file: Path) -> Contents:
-    tree = parse(file.read_text(encoding="utf-8"))
+    tree = ast.Module([statement for text in _texts(file) for statement in parse(text).body], [])
     definitions: dict[str, list[ast.stmt]] = {}
     for statement in tree.body:
         for name in dict.fromkeys(_defined(statement)):
@@ -133,6 +134,16 @@ def _read(file: Path) -> Contents:
             module = _module(file, node.module or "", node.level)
             imports.update({alias.asname or alias.name: (module, alias.name) for alias in node.names})
     return Contents(definitions, imports)
+
+
+def _texts(file: Path) -> list[str]:
+    """What a file says. A cell of a notebook is no file, and names in it may be another cell's: of one, what each cell said that ran."""
+    if file.is_file():
+        return [file.read_text(encoding="utf-8")]
+    beside = [
+        name for name in linecache.cache if (path := Path(name).resolve()).parent == file.parent and not path.is_file()
+    ]
+    return ["".join(linecache.getlines(name)) for name in beside]
 
 
 def _defined(node: ast.AST) -> list[str]:

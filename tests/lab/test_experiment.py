@@ -1,7 +1,9 @@
 """Experiments on disk: what is measured once is not measured again, and whatever changed is."""
 
+import builtins
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -133,15 +135,42 @@ def test_a_vector_is_made_once_and_says_where_it_comes_from(folder):
     made = run.vector(extract.activation_addition, **settings)
     read = lab(folder).vector(extract.activation_addition, **settings)
     assert torch.equal(made["pre", 1], read["pre", 1])
-    assert len(list(run.folder.glob("*.safetensors"))) == 1
+    assert len(list(run.folder.glob("vectors/*.safetensors"))) == 1
     run.cell(measure, text="hot", vector=made)
     run.cell(measure, text="hot", vector=-made)
     assert len(calls) == 2  # another vector is another cell
     last = lab(folder)
     kept = last.vector(extract.activation_addition, positive="Love", negative="Love !", sites=[("pre", 1)])
     last.save(**PAGE)  # the first is no part of these results any more
-    (path,) = last.folder.glob("*.safetensors")
+    (path,) = last.folder.glob("**/*.safetensors")
     assert torch.equal(SteeringVector.load(path)["pre", 1], kept["pre", 1])
+
+
+def test_figures_of_an_earlier_run_go_and_those_of_other_experiments_stay(folder):
+    run = lab(folder)
+    for name in ("01_now", "01_before", "02_other"):
+        (run.folder / f"{name}.svg").write_text("<svg/>")
+    run.save(**PAGE, figures=[{"file": "01_now.svg", "alt": "", "caption": ""}])
+    assert sorted(path.name for path in run.folder.glob("*.svg")) == ["01_now.svg", "02_other.svg"]
+
+
+def test_samples_are_kept_for_the_first_screen(folder):
+    shown = {"caption": "C.", "columns": ["prompt", "+1"], "rows": [["I feel", "well"]]}
+    run = lab(folder)
+    run.save(**PAGE, samples=shown)
+    assert json.loads(run.path.read_text())["page"]["samples"] == shown
+
+
+def test_a_notebook_whose_command_line_is_the_kernels_runs_as_it_is_by_default(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.excepthook", sys.excepthook)
+    monkeypatch.setattr("sys.argv", ["/usr/lib/ipykernel_launcher.py", "-f", "kernel-1.json"])
+    with pytest.raises(SystemExit):  # a script's own arguments are never ignored
+        Experiment.from_command_line("01_test")
+    monkeypatch.setattr(builtins, "__IPYTHON__", True, raising=False)
+    assert Experiment.from_command_line("01_test").path == Path("results/nano/01_test.json")
+    monkeypatch.setattr("sys.argv", ["examples/01_test.py", "--subset", "quick"])  # %run of the script
+    assert Experiment.from_command_line("01_test").quick
 
 
 def test_settings_that_cannot_be_written_down_are_refused(folder):

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import linecache
 import os
 import runpy
 import shutil
@@ -219,3 +220,26 @@ def test_a_measure_without_a_text_of_its_own_is_refused(tmp_path):
     (tmp_path / "some.py").write_text("two = [lambda: 1, lambda: 2]\n")
     with pytest.raises(ValueError, match=r"expected a measure whose source can be read, got <lambda>; define it by"):
         code_key(runpy.run_path(str(tmp_path / "some.py"))["two"][0], [])
+
+
+def cells_key(folder: Path, *cells: str) -> str:
+    """The key of `measure` in a notebook, whose cells IPython leaves in `linecache` by the names of files that are not there."""
+    names = [str(folder / f"{i}.py") for i in range(len(cells))]
+    known: dict[str, object] = {}
+    try:
+        for name, text in zip(names, cells, strict=True):
+            linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+            exec(compile(text, name, "exec"), known)  # noqa: S102
+        return code_key(known["measure"], [])
+    finally:
+        for name in names:
+            linecache.cache.pop(name, None)
+
+
+def test_a_measure_of_a_notebook_reaches_the_other_cells(tmp_path):
+    cells = ["LIMIT = 3\n", "OTHER = 4\n", "def measure(model):\n    return LIMIT\n"]
+    before = cells_key(tmp_path, *cells)
+    assert cells_key(tmp_path, *cells) == before
+    assert cells_key(tmp_path, cells[0], "OTHER = 5\n", cells[2]) == before
+    assert cells_key(tmp_path, "LIMIT = 4\n", *cells[1:]) != before
+    assert cells_key(tmp_path, *cells[:2], cells[2].replace("LIMIT", "-LIMIT")) != before
