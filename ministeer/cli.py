@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from ministeer.activations import depth
 from ministeer.checkpoint import load
 from ministeer.extract import activation_addition, contrastive
 from ministeer.formats import load_gguf
@@ -63,7 +64,8 @@ def parser() -> argparse.ArgumentParser:
     )
     steer.add_argument("--plus", type=_text, metavar="TEXT", help="the stream over this text ...")
     steer.add_argument("--minus", type=_text, metavar="TEXT", help="... minus the stream over this one")
-    steer.add_argument("--layer", type=_number(int, 0), required=True, help='the block whose input is steered, ("pre", LAYER)')  # fmt: skip
+    steer.add_argument("--layer", type=_number(int, 0), required=True, help="the block whose input is steered")
+    steer.add_argument("--site", choices=("pre", "mid"), default="pre", help="the block's input (pre, by default), or the stream between its attention and its MLP (mid)")  # fmt: skip
     steer.add_argument("--coeff", type=_number(float), help=f"by default what adds {SHARE:g} of the stream's norm to the token of the prompt where it adds most")  # fmt: skip
     steer.add_argument("--where", choices=WHERES, help='by default "front", position by position, for activation addition (--plus and --minus without --chat, or a file of such a vector), else "all"; of --plus and --minus anywhere but at the front, their last tokens differ')  # fmt: skip
     steer.add_argument("--tokens", type=_number(int, 1), default=20, help="how many to generate (by default 20)")
@@ -123,8 +125,8 @@ def steered(options: argparse.Namespace) -> str:
     wanted, fine = "--vector FILE, or --plus TEXT and --minus TEXT", given in (["--vector"], ["--plus", "--minus"])
     expect(fine, wanted, " and ".join(given) or "neither", "give one of the two")
     model, tokenizer = load(options.model, device=options.device, dtype=options.dtype)
-    layers = model.config.n_layer
-    expect(options.layer <= layers, f"--layer from 0 to {layers}, the model's layers", options.layer)
+    last = _last(options, model)
+    expect(options.layer <= last, f"--layer from 0 to {last}, the model's layers", options.layer)
     template = f"{options.model}, without a template"
     expect(not options.chat or tokenizer.chat_template is not None, "a chat model for --chat", template, "leave out --chat")  # fmt: skip
     ids = tokenizer.prompt(options.prompt)
@@ -160,9 +162,14 @@ def steered(options: argparse.Namespace) -> str:
     return f"unsteered: {plain}\nsteered:   {changed}\ndone:      {taken}{receipt}"
 
 
+def _last(options: argparse.Namespace, model: Transformer) -> int:
+    """The highest --layer: of "pre" it is the stream that leaves the last block."""
+    return model.config.n_layer - (options.site == "mid")
+
+
 def _steer(options: argparse.Namespace, model: Transformer, tokenizer: Tokenizer, ids: Sequence[int]) -> Steer:
     """What the words ask for on this prompt; what does not fit it is refused in their terms."""
-    site: Site = ("pre", options.layer)
+    site: Site = (options.site, options.layer)
     if options.vector is None:
         source, (vector, where) = "--plus and --minus", _of_texts(options, model, tokenizer, site)
     else:
@@ -170,8 +177,11 @@ def _steer(options: argparse.Namespace, model: Transformer, tokenizer: Tokenizer
     v = vector[site]  # (D,) or (P, D)
     expect(bool(v.any()), "a vector that is not zero", f"that of {source}", "do its two texts differ?")
     if where == "front":
-        wanted = f"--layer below {model.config.n_layer} for --where front: of the stream that leaves the last block"
-        fine, got = options.layer < model.config.n_layer or len(v) == len(ids), options.layer
+        last, got = _last(options, model), options.layer
+        wanted, fine = (
+            f"--layer below {last} for --where front: after the last attention",
+            got < last or len(v) == len(ids),
+        )
         expect(fine, f"{wanted} only the prompt's last token is read", got, "take one of these")
         remedy = "lengthen the prompt" + (", or add --where all" if options.vector is None else "")
         expect(len(v) <= len(ids), f"a prompt of {len(v)} tokens or more, as {source} have", len(ids), remedy)
@@ -186,8 +196,12 @@ def _of_file(options: argparse.Namespace, model: Transformer, site: Site) -> tup
     vector = load_gguf(file, model) if file.endswith(".gguf") else SteeringVector.load(file, model)
     wanted = f"a vector of the model's width {model.config.width} in {file}"
     expect(vector.width == model.config.width, wanted, vector.width, "it was read from another model")
-    there, got = [layer for name, layer in vector.sites if name == "pre"], f"--layer {options.layer}"
-    expect(options.layer in there, f"a layer that {file} has a vector for, {there}", got, "take one of these")
+    words = {
+        (name, i): f"--layer {i}" if name == "pre" else f"--site {name} --layer {i}"
+        for name, i in [*vector.sites, site]
+    }
+    there = ", ".join(words[known] for known in vector.sites)
+    expect(site in vector.sites, f"a site that {file} has a vector for, {there}", words[site], "take one of these")
     front = vector[site].ndim == 2
     where: Where = options.where or ("front" if front else "all")
     kind = "one for each position (activation addition)" if front else "one for every position"
@@ -216,7 +230,7 @@ def _fitting(model: Transformer, ids: Sequence[int], v: Tensor, site: Site) -> f
     Of the tokens the most, not the mean: the stream of the first is often many times as long as that of the others.
     """
     tape: list[Any] = [site]
-    model.stream(torch.tensor([ids], device=model.device), tape=tape, depth=site[1])
+    model.stream(torch.tensor([ids], device=model.device), tape=tape, depth=depth(model, tape))
     v, x = v.float(), tape[0][0].float().cpu()  # (T, D)
     most = float((v.norm(dim=-1) / x[: len(v) if v.ndim == 2 else None].norm(dim=-1)).max())
     return float(f"{SHARE / most:.3g}")

@@ -38,6 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     formats.save_gguf(every.only(("pre", 5)), folder / "every.gguf", model_hint="gpt2")
     (0 * every).save(folder / "zero.safetensors")
     SteeringVector(every.tensors, replace(every.provenance, model="0" * 16)).save(folder / "others.safetensors")
+    extract.contrastive(model, tok, [("I love", "I hate")], ("mid", 3), token="last").save(folder / "mid.safetensors")
     SteeringVector({("pre", 1): torch.ones(64)}, every.provenance).save(folder / "narrow.safetensors")
     (folder / "model").mkdir()
     shutil.copy(NANO / "config.json", folder / "model")
@@ -85,6 +86,8 @@ def test_it_prints_both_texts_and_the_receipt(capsys: pytest.CaptureFixture[str]
         (["--vector", "every.safetensors"], "7 of 7 positions (0 to 6)"),
         (["--vector", "every.safetensors", "--where", "last"], "3 of 7 positions (4 to 6)"),
         (["--vector", "every.gguf", "--layer", "5"], "7 of 7 positions (0 to 6)"),
+        (["--vector", "mid.safetensors", "--site", "mid", "--layer", "3"], "mid 3: 7 of 7 positions (0 to 6)"),
+        (["--plus", "Love", "--minus", "Hate", "--site", "mid", "--layer", "6"], "mid 6: 1 of 7 positions (1 to 1)"),
         (["--vector", "front.safetensors"], "1 of 7 positions (1 to 1)"),  # as activation addition's first is nothing
         (["--vector", "front.safetensors", "--where", "front"], "1 of 7 positions (1 to 1)"),
         (["--plus", "Love", "--minus", "Hate"], "1 of 7 positions (1 to 1)"),
@@ -197,6 +200,9 @@ def test_what_begins_with_a_dash_is_a_text_where_one_is_due_and_nowhere_else() -
         (["I feel", *TEXTS, "--plus", "Hate", "--where", "last"], "expected two texts that differ"),
         (["I feel", *TEXTS, "--layer", "99"], "expected --layer from 0 to 8, the model's layers, got 99"),
         (["I feel", *TEXTS, "--layer", "8"], "expected --layer below 8 for --where front"),
+        (["I feel", *TEXTS, "--layer", "8", "--site", "mid"], "expected --layer from 0 to 7, the model's layers, got 8"),
+        (["I feel", *TEXTS, "--layer", "7", "--site", "mid"], "expected --layer below 7 for --where front"),
+        (["I feel", *TEXTS, "--site", "head"], "argument --site: invalid choice: 'head'"),
         (["I feel", *TEXTS, "--layer", "-1"], "argument --layer: expected a whole number from 0 up, got '-1'"),
         (["I feel", *TEXTS, "--layer", "middle"], "argument --layer: expected a whole number from 0 up, got 'middle'"),
         (["I feel", *TEXTS, "--where", "first"], "argument --where: invalid choice: 'first'"),
@@ -226,7 +232,8 @@ def test_what_begins_with_a_dash_is_a_text_where_one_is_due_and_nowhere_else() -
         (["I feel", "--layer", "1", "--vector", "model/config.json"], "config.json: expected a safetensors file, got one that cannot be read"),
         (["I feel", "--layer", "1", "--vector", "model.safetensors"], "expected a vector written by SteeringVector.save, got another safetensors file"),
         (["I feel", "--layer", "1", "--vector", "narrow.safetensors"], "expected a vector of the model's width 256, got 64; it was read from another model"),
-        (["I feel", "--layer", "2", "--vector", "every.safetensors"], "expected a layer that every.safetensors has a vector for, [1, 5], got --layer 2; take one of these"),
+        (["I feel", "--layer", "2", "--vector", "every.safetensors"], "expected a site that every.safetensors has a vector for, --layer 1, --layer 5, got --layer 2; take one of these"),
+        (["I feel", "--layer", "3", "--vector", "mid.safetensors"], "expected a site that mid.safetensors has a vector for, --site mid --layer 3, got --layer 3; take"),
         (["I feel", "--layer", "1", "--vector", "zero.safetensors"], "expected a vector that is not zero, got that of zero.safetensors"),
         (["I feel", "--layer", "1", "--vector", "every.safetensors", "--where", "front"], "expected --where other than front for the vector in every.safetensors, one for every position, got front; leave out --where"),
         (["I feel", "--layer", "1", "--vector", "front.safetensors", "--where", "last"], "expected --where front for the vector in front.safetensors, one for each position (activation addition), got last; leave out --where"),
