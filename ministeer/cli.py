@@ -164,7 +164,8 @@ def steered(options: argparse.Namespace) -> str:
 
 def _last(options: argparse.Namespace, model: Transformer) -> int:
     """The highest --layer: of "pre" it is the stream that leaves the last block."""
-    return model.config.n_layer - (options.site == "mid")
+    last: int = model.config.n_layer - (options.site == "mid")
+    return last
 
 
 def _steer(options: argparse.Namespace, model: Transformer, tokenizer: Tokenizer, ids: Sequence[int]) -> Steer:
