@@ -27,6 +27,7 @@ setup(
     python_requires=">=3.10",
     # the bundled model lies in weights/ in the repository and in ministeer/nano/ in the wheel
     cmdclass={"build_py": BuildPy},
+    py_modules=["ministeer_command"],
     packages=["ministeer", "ministeer.lab", "ministeer.lab.data", "ministeer.nano"],
     package_dir={"ministeer.nano": "weights/nano"},
     package_data={
@@ -41,7 +42,7 @@ setup(
             "*.md",
         ],
     },
-    entry_points={"console_scripts": ["ministeer = ministeer.cli:main"]},
+    entry_points={"console_scripts": ["ministeer = ministeer_command:main"]},
     install_requires=["torch>=2.4", "safetensors>=0.4.3", "tiktoken>=0.7", "numpy>=1.26"],
     extras_require={
         "reproduce": ["matplotlib>=3.8", "tqdm>=4.66"],

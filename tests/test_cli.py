@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -335,6 +336,20 @@ def test_an_interrupt_ends_it_without_a_traceback(
         cli.main(["steer", "I feel", *LOVE])
     assert isinstance(ended.value, SystemExit) and ended.value.code == 130
     assert capsys.readouterr().err == ""
+
+
+def test_an_interrupt_while_torch_is_imported_is_quiet_too(tmp_path: Path) -> None:
+    """By the line of setup.py that makes the command."""
+    root = Path(__file__).parents[1]
+    module, function = re.findall(r'"ministeer = (\w[\w.]*):(\w+)"', (root / "setup.py").read_text("utf-8"))[0]
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    command = [sys.executable, "-c", f"from {module} import {function}; {function}()", "--version"]
+    settings = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])}
+    run = subprocess.run(command, capture_output=True, text=True, env=settings, cwd=tmp_path, timeout=120, check=False)
+    assert (run.stdout, run.stderr, run.returncode) == ("", "", 130)
+    (tmp_path / "torch.py").unlink()
+    run = subprocess.run(command, capture_output=True, text=True, env=settings, cwd=tmp_path, timeout=120, check=False)
+    assert (run.stdout, run.returncode) == (f"ministeer {ministeer.__version__}\n", 0)
 
 
 def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
