@@ -26,7 +26,7 @@ model, tokenizer = load("nano")
 
 
 def ids(texts: Sequence[str]) -> list[list[int]]:
-    return [tokenizer.encode(f"<|endoftext|>{text}", special=True) for text in texts]
+    return [tokenizer.prompt(text) for text in texts]
 
 
 train, items = (data.read("values.tsv", value=VALUE, split=split) for split in ("train", "heldout"))
@@ -36,7 +36,7 @@ known = data.read("facts.tsv")[::4]
 facts = ids([row["prompt"] for row in known])
 right = torch.tensor([tokenizer.single(f" {row['right']}") for row in known])
 context = data.context_pairs(VALUE)
-answered = [[f"<|endoftext|>{row['prompt']}{row[sign]}" for sign in SIGNS] for row in train]
+answered = [[f"{row['prompt']}{row[sign]}" for sign in SIGNS] for row in train]
 plain, plain_facts = prefill(model, prompts), prefill(model, facts)
 read = extract.read(model, tokenizer, context, SITE, token="last")
 mean = extract.mean_difference(read)
@@ -93,9 +93,7 @@ def applications() -> list[list[str]]:
     """Ways to apply one vector; those whose divergence vanishes with the coefficient, at the same divergence."""
     v = mean[SITE]
     # the mean streams behind what an honest person did, and one who is not
-    reached, other = (
-        last_mean([tokenizer.encode(pair[side], special=True) for pair in context], SITE) for side in (0, 1)
-    )
+    reached, other = (last_mean(ids([pair[side] for pair in context]), SITE) for side in (0, 1))
     ways = {
         "add": v,
         "relative": interventions.relative(v),

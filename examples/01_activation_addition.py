@@ -71,7 +71,7 @@ sweep = figures.lines(
     xlabel="layer whose input is steered", ylabel="effect of +5 against -5 (nats)",
     caption=f"The vector is read and added at the same layer. Bands: 95 % over prompts; the range of the {len(seeds)} random vectors.",
 )  # fmt: skip
-asked = [{"prompt": protocol.END + prompt} for prompt in prompts]
+asked = [{"prompt": prompt} for prompt in prompts]
 lab.save(
     title="1. Activation addition: Love - Hate",
     question="Does the difference between two words, added at the start of a prompt, change the valence of what follows?",

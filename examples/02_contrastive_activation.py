@@ -30,8 +30,8 @@ train, held_out = (data.read("values.tsv", value=VALUE, split=split) for split i
 held_out, seeds = lab.part(held_out), lab.part(range(5))
 readings = {
     CONTEXT: data.context_pairs(VALUE),
-    "contrast in the answer": [[protocol.END + r["prompt"] + r[sign] for sign in SIGNS] for r in train],
-    "answers alone": [[protocol.END + r[sign] for sign in SIGNS] for r in train],
+    "contrast in the answer": [[r["prompt"] + r[sign] for sign in SIGNS] for r in train],
+    "answers alone": [[r[sign] for sign in SIGNS] for r in train],
 }
 vectors = {}
 for name, pairs in readings.items():
@@ -74,7 +74,7 @@ dose = figures.lines(
     {name: [interval(x) for x in found[name, layer].T] for name in (CONTEXT, "random 0")},
     xlabel="multiplier", ylabel="logit difference", caption=f"Layer {layer}; 95 % bands over {n} held-out scenarios.",
 )  # fmt: skip
-asked = [{"prompt": protocol.END + row["prompt"]} for row in held_out]
+asked = [{"prompt": row["prompt"]} for row in held_out]
 lab.save(
     title=f"2. Contrastive activation addition: {VALUE}",
     question=f"Does a direction for {VALUE}, from contrast pairs, move the answers in scenarios it was not taken from?",

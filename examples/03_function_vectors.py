@@ -113,7 +113,7 @@ lab.save(
         "caption": f"The likeliest next word without and with the vector at layer {layer}, x {COEFFICIENTS[c]:g}.",
         "columns": ["prompt", "opposite", "without", "with"],
         "rows": [
-            [item["prompt"].removeprefix(protocol.END), item["words"][0], *said]
+            [item["prompt"], item["words"][0], *said]
             for item, *said in zip(bare["heldout"], *words, strict=True)
         ],
     }],

@@ -58,8 +58,7 @@ scenarios = lab.part(data.read("values.tsv", value=VALUE, split="heldout"))
 value_layer = values.layer(lab, VALUE, values.vector(lab, VALUE, seed=0))
 moved = {}
 for source, around in frames.items():
-    texts = [[text.removeprefix(protocol.END) for text in pair] for pair in data.context_pairs(VALUE)]
-    pairs = [[protocol.END + around.replace("{p}", text) for text in pair] for pair in texts]
+    pairs = [[around.replace("{p}", text) for text in pair] for pair in data.context_pairs(VALUE)]
     vector = lab.vector(extract.contrastive, pairs=pairs, token="last", sites=[("pre", value_layer)])
     for where, form in frames.items():
         moved[source, where] = values.slopes(lab, scenarios, vector, value_layer, MULTIPLIERS, form)

@@ -68,7 +68,7 @@ items = figures.strips(
     lab.folder / "06_items", {f"{v}, {level}": column(steered, level, v) for v in values.VALUES for level in LEVELS},
     xlabel=f"steerability ({unit})", caption="A dot is an item of a held-out scenario; left of zero are those moved the wrong way.",
 )  # fmt: skip
-asked = [{"prompt": protocol.END + row["prompt"]} for row in held]
+asked = [{"prompt": row["prompt"]} for row in held]
 shown = "{:+.2f} [{:+.2f}, {:+.2f}]".format
 lab.save(
     title="6. Value steering",

@@ -23,7 +23,7 @@ SEEDS, published = lab.part(range(3)), list(pronouns.occupations(lab))
 known = lab.part(facts.prompts())
 nouns = {row["noun"]: row["gender"] for row in lab.part(data.read("definitional.tsv"))}
 sentences = [row["text"] for row in data.read("contexts.tsv", kind="distractor", split="heldout")]
-texts = lab.part([protocol.END + " ".join(sentences[i : i + 3]) for i in range(0, len(sentences), 3)])
+texts = lab.part([" ".join(sentences[i : i + 3]) for i in range(0, len(sentences), 3)])
 
 
 def measured(vector, layer, coefficients):

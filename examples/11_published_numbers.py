@@ -112,7 +112,7 @@ figure = figures.dots(
     xlabel="relative depth of the layer", ylabel="perplexity, steered / unsteered", joined=True,
     caption='" weddings" less "", coefficient 1. The published texts are other texts on the same topics.',
 )  # fmt: skip
-asked = [{"prompt": protocol.END + PROMPT}]
+asked = [{"prompt": PROMPT}]
 lab.save(
     title="11. Published numbers",
     question="Does this code measure on GPT-2 checkpoints what others published?",

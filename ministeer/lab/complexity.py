@@ -40,7 +40,7 @@ def complicated(
     seed: int,
     others: Sequence[Pair] = (),
 ) -> dict[str, Any]:
-    """A prompt behind end-of-text in a context of a kind and level, `{"prompt", "words", "pair"}`, the one word its answer with its space.
+    """A prompt in a context of a kind and level, `{"prompt", "words", "pair"}`, the one word its answer with its space.
 
     others: pairs of another task, at least as many as the level, for the kind "interleaved".
     """
@@ -65,7 +65,7 @@ def complicated(
     text, space = few_shot_text(structure, shown, query[0])
     asked, _ = few_shot_text(structure, [], query[0])
     parts = [before + "\n" if before else "", text.removesuffix(asked), between + "\n" if between else "", asked]
-    return {"prompt": "<|endoftext|>" + "".join(parts), "words": [space + query[1]], "pair": " ".join(sorted(query))}
+    return {"prompt": "".join(parts), "words": [space + query[1]], "pair": " ".join(sorted(query))}
 
 
 def _clauses(level: int, rng: random.Random) -> str:

@@ -22,7 +22,6 @@ from ministeer.vectors import SteeringVector
 
 Item = dict[str, Any]
 Setting = tuple[int, float]  # a layer, whose input is steered, and a coefficient
-END = "<|endoftext|>"
 RANDOM, RANDOM_QUICK = 199, 99  # enough that the rank of a vector among them can lie in the top hundredth
 COEFFICIENTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 

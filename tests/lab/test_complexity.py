@@ -17,7 +17,6 @@ def text(kind: str, level: int, shown: list[tuple[str, str]] = PAIRS, seed: int 
     )
     assert made["words"] == [" old"]
     prompt: str = made["prompt"]
-    assert prompt.startswith("<|endoftext|>")
     return prompt
 
 
@@ -37,7 +36,7 @@ def test_without_a_context_a_prompt_is_a_plain_list() -> None:
     plain, space = data.few_shot_text("question_answer", PAIRS, "new")
     assert space == " "
     for kind in ("distractors", "interleaved"):
-        assert text(kind, 0) == f"<|endoftext|>{plain}"
+        assert text(kind, 0) == plain
 
 
 def test_distractors_grow_in_front() -> None:
@@ -49,7 +48,7 @@ def test_distractors_grow_in_front() -> None:
 
 @pytest.mark.parametrize(("kind", "mark"), [("negation", " not "), ("contradiction", "same word|not the opposite")])
 def test_sentences_change_one_by_one_and_keep_their_number(kind: str, mark: str) -> None:
-    heads = [text(kind, level).split("\nQ: hot")[0].removeprefix("<|endoftext|>").split(". ") for level in LEVELS[kind]]
+    heads = [text(kind, level).split("\nQ: hot")[0].split(". ") for level in LEVELS[kind]]
     assert {len(head) for head in heads} == {4}
     for before, after in pairwise(heads):
         changed = [b for a, b in zip(before, after, strict=True) if a != b]
@@ -64,7 +63,7 @@ def test_clauses_say_the_same_acts_between_list_and_query() -> None:
 
 
 def test_another_tasks_pairs_stand_between_the_demonstrations() -> None:
-    lines = text("interleaved", 2).removeprefix("<|endoftext|>").split("\n\n")
+    lines = text("interleaved", 2).split("\n\n")
     assert [line.split("\n")[0] for line in lines] == [
         "Q: hot",
         "Q: dog",

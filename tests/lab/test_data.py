@@ -37,7 +37,7 @@ def test_context_pairs_differ_in_the_context_alone() -> None:
     assert len(pairs) == len(rows)
     for (good, bad), row in zip(pairs, rows, strict=True):
         assert good != bad
-        assert all(text.startswith("<|endoftext|>") and text.endswith(f" {row['prompt']}") for text in (good, bad))
+        assert all(text.endswith(f" {row['prompt']}") for text in (good, bad))
         assert all(row["person"] in text.removesuffix(row["prompt"]) and "{N}" not in text for text in (good, bad))
 
 
@@ -63,19 +63,15 @@ def test_lists_ask_the_same_queries_and_show_no_word_of_them() -> None:
     displaced = 0
     for full, alone, wrong in zip(shown, bare, mixed, strict=True):
         assert full["words"] == alone["words"] == wrong["words"]
-        query = alone["prompt"].removeprefix("<|endoftext|>")
+        query = alone["prompt"]
         assert full["prompt"].endswith(query) and wrong["prompt"].endswith(query)
-        demonstrations = [
-            part.split("\nA: ") for part in full["prompt"].removeprefix("<|endoftext|>Q: ").split("\n\nQ: ")[:-1]
-        ]
+        demonstrations = [part.split("\nA: ") for part in full["prompt"].removeprefix("Q: ").split("\n\nQ: ")[:-1]]
         assert len(demonstrations) == 5
         assert all(tuple(pair) in pairs for pair in demonstrations)
         word = query.removeprefix("Q: ").removesuffix("\nA:")
         assert (word, full["words"][0].strip()) in pairs
         assert not {word, full["words"][0].strip()} & {w for pair in demonstrations for w in pair}
-        others = [
-            part.split("\nA: ") for part in wrong["prompt"].removeprefix("<|endoftext|>Q: ").split("\n\nQ: ")[:-1]
-        ]
+        others = [part.split("\nA: ") for part in wrong["prompt"].removeprefix("Q: ").split("\n\nQ: ")[:-1]]
         assert [a for a, _ in others] == [a for a, _ in demonstrations]
         assert sorted(b for _, b in others) == sorted(b for _, b in demonstrations)
         displaced += sum(tuple(pair) not in pairs for pair in others)

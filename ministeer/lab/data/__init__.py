@@ -33,7 +33,7 @@ def read(name: str, **wanted: str) -> list[dict[str, str]]:
 def context_pairs(value: str, split: str = "train") -> list[tuple[str, str]]:
     """Contrast pairs for a value in which the context differs and the answer is still to come, to be read at the last token.
 
-    Before each prompt of `values.tsv` stands what its person, who has the value or has not, did before; behind end-of-text.
+    Before each prompt of `values.tsv` stands what its person, who has the value or has not, did before.
     """
     traits = [
         [row["text"] for row in read("contexts.tsv", kind=f"trait {value}", split="train", pole=pole)]
@@ -42,7 +42,7 @@ def context_pairs(value: str, split: str = "train") -> list[tuple[str, str]]:
     pairs = []
     for i, row in enumerate(read("values.tsv", value=value, split=split)):
         good, bad = (t[i % len(t)].replace("{N}", row["person"]) for t in traits)
-        pairs.append((f"<|endoftext|>{good} {row['prompt']}", f"<|endoftext|>{bad} {row['prompt']}"))
+        pairs.append((f"{good} {row['prompt']}", f"{bad} {row['prompt']}"))
     return pairs
 
 
@@ -97,7 +97,7 @@ def few_shot(
     seed: int,
     shuffled: bool = False,
 ) -> list[dict[str, Any]]:
-    """Few-shot prompts after end-of-text with different queries, `[{"prompt", "words", "pair"}]`, the one word its answer with its space;
+    """Few-shot prompts with different queries, `[{"prompt", "words", "pair"}]`, the one word its answer with its space;
     pair is the same both ways round.
 
     No demonstration holds a word of its query. shuffled: the answers of the demonstrations change places. The same seed
@@ -112,7 +112,7 @@ def few_shot(
         if shuffled:
             rng.shuffle(labels)
         text, space = few_shot_text(structure, [(a, b) for (a, _), b in zip(shown, labels)], x)
-        made.append({"prompt": f"<|endoftext|>{text}", "words": [space + y], "pair": " ".join(sorted((x, y)))})
+        made.append({"prompt": text, "words": [space + y], "pair": " ".join(sorted((x, y)))})
     return made
 
 
