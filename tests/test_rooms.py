@@ -127,7 +127,8 @@ ROOMS = {
         {"metrics", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.pronouns", "lab.protocol"}, {"numpy"}
     ),
     "lab/figures.py": Room({"files", "metrics", "model"}, {"matplotlib"}),
-    "lab/report.py": Room({"files", "lab.claims"}, set()),
+    "lab/page.py": Room({"files", "lab.claims"}, set()),
+    "lab/report.py": Room({"files", "lab.claims", "lab.page"}, set()),
 }
 # not installed with the package itself
 EXTRAS = {"matplotlib", "tqdm", "IPython", "huggingface_hub", "transformers", "gguf", "jinja2", "tokenizers"}

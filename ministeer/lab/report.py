@@ -15,26 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ministeer.files import read_json, read_text, write_text
+from ministeer.files import read_json, write_text
+from ministeer.lab import page
 from ministeer.lab.claims import CLAIMS, Verdict, judge, word
-
-PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>
-:root {{ color-scheme: light dark; --ink: #1b1b1b; --ground: #fff; --soft: #f3f3f1; --line: #d5d5d2; --link: #00629b; }}
-@media (prefers-color-scheme: dark) {{
- :root {{ --ink: #e8e8e8; --ground: #16181c; --soft: #22252b; --line: #3b3f47; --link: #7cc4f4; }} }}
-body {{ font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--ground);
- max-width: 52rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }}
-h1, h2 {{ line-height: 1.2; }} h2 {{ margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1.5rem; }}
-a {{ color: var(--link); }} figure svg {{ width: 100%; max-width: 34rem; height: auto; }} figure {{ margin: 1.5rem 0; }}
-figcaption, .small {{ font-size: .875rem; }} .scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: .9rem; min-width: 50%; }}
-caption {{ text-align: left; padding: .3rem 0; font-size: .875rem; }}
-th, td {{ text-align: left; min-width: 6rem; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }}
-.finding {{ background: var(--soft); padding: .8rem 1rem; border-left: 4px solid var(--link); }}
-code {{ font-size: .9em; background: var(--soft); padding: .1em .3em; }}
-</style></head><body><h1>{title}</h1>{body}</body></html>
-"""
 
 INTRODUCTION = {
     "nano": (
@@ -101,20 +84,19 @@ COLUMNS = [
 
 def verdict_rows(found: Sequence[Verdict]) -> list[list[str]]:
     """The verdict table, a row a claim, as `COLUMNS` says; intervals hold for all claims together."""
-    rows = []
-    for v in found:
-        mean, low, high = v.effect
-        means = [m for m, _, _ in v.effects.values()]
-        rows.append([
-            v.claim.sentence, v.word, f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] {v.claim.unit}", f"{v.claim.above:g}",
-            v.claim.effect, f"{min(means):+.3f} to {max(means):+.3f}, {_seeds(v)}", v.claim.experiment,
-        ])  # fmt: skip
-    return rows
+    return [
+        [
+            v.claim.sentence, v.word, f"{page.number(v)} {v.claim.unit}" if page.number(v) else page.reason(v), f"{v.claim.above:g}",
+            v.claim.effect, _seeds(v), v.claim.experiment,
+        ] for v in found
+    ]  # fmt: skip
 
 
 def _seeds(verdict: Verdict) -> str:
+    means = [mean for mean, _, _ in verdict.effects.values()]
     training = {name.rpartition(", ")[0] for name in verdict.effects}
-    return f"{len(verdict.effects)} seeds" + (f", of {len(training)} trainings" if len(training) > 1 else "")
+    count = f"{len(means)} seeds" + (f", of {len(training)} trainings" if len(training) > 1 else "")
+    return f"{min(means):+.3f} to {max(means):+.3f}, {count}" if page.number(verdict) else count
 
 
 EXPLAINED = (
@@ -149,77 +131,37 @@ def summary(model: str, found: Sequence[Verdict], quick: bool = False) -> str:
 
 
 def report(done: Sequence[dict[str, Any]], folder: Path, found: Sequence[Verdict]) -> str:
-    """The HTML page of finished experiments, verdicts first, figures inside."""
+    """The HTML page of finished experiments: verdicts and steered texts first, then a fold for each experiment, figures inside."""
     first = done[0]
-    introduction = INTRODUCTION.get(first["model"], OTHERWISE.format(model=first["model"]))
-    body = [f"<p>{html.escape(introduction)}</p>"]
+    missing = [claim for claim in CLAIMS if claim.key not in {v.claim.key for v in found}]
+    body = [f"<p>{html.escape(INTRODUCTION.get(first['model'], OTHERWISE.format(model=first['model'])))}</p>"]
     if first["quick"]:
         body.append(f"<p>{html.escape(QUICKLY)}</p>")
+    body += ["<h2>The claims</h2>", page.forest(found, missing)]
+    for shown in [e["page"]["samples"] for e in done if e["page"].get("samples")][:1]:
+        body += ["<h2>Steered text</h2>", page.samples(shown)]
     if found:
         rows = verdict_rows(found)
-        body.append(f"<h2 id='verdicts'>Verdicts</h2><p>{html.escape(EXPLAINED)}</p>")
-        body.append(_table("What the measurements say.", COLUMNS[:4], [row[:4] for row in rows]))
         columns, words = by_training(found)
-        if len(columns) > 2:
-            body.append(_table("Each seed of training alone: its verdict, and the effect.", columns, words))
-        details = [[row[0], *row[4:]] for row in rows]
-        body.append(_table("What each verdict rests on.", [COLUMNS[0], *COLUMNS[4:]], details))
-    body.append(
-        "<p>" + " · ".join(f"<a href='#{e['name']}'>{html.escape(e['page']['title'])}</a>" for e in done) + "</p>"
-    )
-    body += [_section(folder, experiment) for experiment in done]
-    settings = [
-        [
-            e["name"],
-            e["model"],
-            e["weights"],
-            e["dtype"],
-            e["device"],
-            f"{sum(c['seconds'] for c in e['cells']):.1f}",
-            e["peak"],
-        ]
-        for e in done
-    ]
-    body.append(
-        "<h2>Settings</h2>"
-        + _table(
-            "What each experiment was measured on; every cell's settings and rows are in the JSON file of its name.",
-            ["experiment", "model", "weights", "dtype", "device", "seconds", "peak memory (GiB)"],
-            settings,
+        body += ["<h2>Verdicts</h2>", page.table(COLUMNS[:4], [row[:4] for row in rows])]
+        body.append(page.fold("What the words mean", f"<p>{html.escape(EXPLAINED)}</p>"))
+        body.append(
+            page.fold(
+                "What each verdict rests on", page.table([COLUMNS[0], *COLUMNS[4:]], [[r[0], *r[4:]] for r in rows])
+            )
         )
-    )
-    return PAGE.format(title=f"Steering {html.escape(first['model'])}", body="\n".join(body))
-
-
-def _section(folder: Path, experiment: dict[str, Any]) -> str:
-    page = experiment["page"]
-    parts = [f"<h2 id='{experiment['name']}'>{html.escape(page['title'])}</h2>"]
-    parts.append(f"<p><b>Question.</b> {html.escape(page['question'])}</p>")
-    parts.append(f"<p><b>Protocol.</b> {html.escape(page['protocol'])}</p>")
-    parts += [_figure(folder, shown) for shown in page.get("figures", [])]
-    parts.append(f"<p class='finding'>{html.escape(page['finding'])}</p>")
-    parts += [_table(t["caption"], t["columns"], t["rows"]) for t in page.get("tables", [])]
-    parts.append(f"<p class='small'>What was done: {html.escape(page['receipt'])}</p>")
-    parts.append(f"<p class='small'>Command: <code>{html.escape(page['command'])}</code></p>")
-    return "\n".join(parts)
-
-
-def _figure(folder: Path, shown: dict[str, str]) -> str:
-    """The SVG itself, so that the page needs no other file; wider than a phone it scrolls rather than shrinks."""
-    svg = read_text(folder / shown["file"])
-    width = float(svg.partition('width="')[2].partition("pt")[0])
-    label = html.escape(shown["alt"], quote=True)
-    svg = svg.replace("<svg ", f"<svg role='img' aria-label='{label}' style='min-width:{min(width, 330):g}px' ", 1)
-    return f"<figure><div class='scroll'>{svg}</div><figcaption>{html.escape(shown['caption'])}</figcaption></figure>"
-
-
-def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    head = "".join(f"<th scope='col'>{html.escape(c)}</th>" for c in columns)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in row) + "</tr>" for row in rows)
-    return (
-        f"<div class='scroll'><table><caption>{html.escape(caption)}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
-    )
+        if len(columns) > 2:
+            body.append(page.fold("Each seed of training alone", page.table(columns, words)))
+    body.append("<h2>The experiments</h2>")
+    body += [page.section(folder, experiment) for experiment in done]
+    names = ["experiment", "model", "weights", "dtype", "device", "seconds", "peak memory (GiB)"]
+    settings = [
+        [*(e[name] for name in names[:1] + names[1:5]), f"{sum(c['seconds'] for c in e['cells']):.1f}", e["peak"]]
+        for e in ({**e, "experiment": e["name"]} for e in done)
+    ]
+    told = "What each experiment was measured on; every cell's settings and rows are in the JSON file of its name."
+    body.append(page.fold("Settings, times and memory", page.table(names, settings, told)))
+    return page.document(f"Steering {first['model']}", body)
 
 
 def main() -> None:
@@ -240,6 +182,7 @@ def main() -> None:
         sys.exit(f"report: {error}")
     write_text(folder / "evidence.json", json.dumps(evidence | {"architecture": architecture}) + "\n")
     write_text(folder / "summary.md", summary(done[0]["model"], found, done[0]["quick"]))
+    write_text(folder / "forest.svg", page.forest_svg(found))
     write_text(folder / "report.html", report(done, folder, found))
     for verdict in found:
         print(f"{verdict.word:>14}  {verdict.claim.sentence}")

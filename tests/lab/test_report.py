@@ -36,7 +36,7 @@ def page(folder: Path) -> str:
 
 def test_it_is_one_file_that_loads_nothing(tmp_path):
     shown = page(results(tmp_path / "nano"))
-    assert "<svg role='img' aria-label='nats against layer: honesty, random 0.'" in shown
+    assert "<svg role='img' aria-label='nats against layer: honesty, random 0.'" in shown and ">layer</text>" in shown
     assert not re.findall(r"""(?:src|srcset|href)=['"][^'"#]""", shown)
     assert "@import" not in shown and "url(" not in shown.replace("url(#", "")
 
@@ -67,6 +67,33 @@ def test_experiments_are_in_order_and_unfinished_ones_are_left_out(tmp_path):
     shown = page(folder)
     assert shown.index("First") < shown.index("Second")
     assert "03_c" not in shown
+
+
+def test_after_the_first_screen_everything_folds(tmp_path):
+    shown = page(results(results(tmp_path / "nano", "02_b"), "01_a"))
+    first, *rest = re.split(r"<details>", shown)
+    assert (
+        "What?" not in first and "Not measured" not in first and first.count("not measured yet") == len(report.CLAIMS)
+    )
+    assert [name for name in ("01_a", "02_b") if f"id='{name}'" in shown] == ["01_a", "02_b"]
+    outside = re.sub(r"<details>(?:(?!</?details).)*</details>", "", shown, flags=re.DOTALL)  # the inner ones
+    outside = re.sub(r"<details>(?:(?!</?details).)*</details>", "", outside, flags=re.DOTALL)
+    assert "<svg" not in outside and "So." not in outside and "<script" not in outside and len(rest) > 4
+
+
+def test_steered_texts_are_on_the_first_screen_before_the_table(tmp_path):
+    samples = {"caption": "C.", "columns": ["prompt", "-1: 12 %"], "rows": [["I feel", "sad"]]}
+    folder = results(results(tmp_path / "nano"), "02_b", samples=samples)
+    shown = report.report(report.load_results(folder), folder, report.verdicts(EVIDENCE))
+    assert (
+        shown.index("class='forest'") < shown.index("-1: 12 %") < shown.index("<h2>Verdicts") < shown.index("<details>")
+    )
+
+
+def test_a_page_of_what_is_there_says_what_is_still_to_come(tmp_path):
+    folder = results(tmp_path / "nano")
+    shown = report.report(report.load_results(folder), folder, report.verdicts(EVIDENCE))
+    assert shown.count("not measured yet") == len(report.CLAIMS) - 2
 
 
 def test_a_quick_run_says_so(tmp_path):
@@ -108,6 +135,7 @@ def test_verdicts_come_first_with_effect_and_interval(tmp_path):
     assert [(v.claim.key, v.word) for v in found] == [("values", "supported"), ("bias", "not supported")]
     shown = report.report(report.load_results(folder), folder, found)
     assert shown.index("Value steering works on plain prompts") < shown.index("A title")
+    assert shown.index("Value steering works on plain prompts") < shown.index("<details")
     assert re.search(r"<td>supported</td><td>\+1\.050 \[\+[\d.]+, \+[\d.]+\] logits", shown)
     assert "+1.050 to +1.100, 2 seeds" in shown
 
@@ -138,3 +166,14 @@ def test_the_summary_says_the_same_as_the_page():
     assert text.index("no evidence about language models") < text.index("Value steering works")
     for row in report.verdict_rows(found):
         assert all(cell in text for cell in row)
+
+
+def test_the_command_writes_the_page_the_plot_the_summary_and_the_evidence(tmp_path, monkeypatch, capsys):
+    folder = results(tmp_path / "nano")
+    whole = json.loads((folder / "01_test.json").read_text()) | {"evidence": EVIDENCE["this training"]}
+    (folder / "01_test.json").write_text(json.dumps(whole))
+    monkeypatch.setattr("sys.argv", ["report", str(folder)])
+    report.main()
+    assert {"report.html", "forest.svg", "summary.md", "evidence.json"} <= {path.name for path in folder.iterdir()}
+    assert json.loads((folder / "evidence.json").read_text())["this training"] == EVIDENCE["this training"]
+    assert "supported  Value steering works" in capsys.readouterr().out

@@ -1,0 +1,72 @@
+"""The page's pieces: where a claim stands on its row, what each verdict looks like, and that nothing is lost or let in."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from ministeer.lab import page
+from ministeer.lab.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Claim, Verdict
+
+EFFECTS = {SUPPORTED: (0.7, 0.5, 0.9), NOT_SUPPORTED: (-0.1, -0.2, 0.05), INCONCLUSIVE: (0.15, 0.0, 0.3)}
+VOID = "cannot be told here"
+
+
+def verdict(word: str, above: float = 0.1, **more: tuple[float, float, float]) -> Verdict:
+    claim = Claim(word, "01_test", f"It is {word} & so", "what is averaged", "nats", above)
+    return Verdict(claim, word, {"this training, extraction 0": EFFECTS[word]} | more if word in EFFECTS else {})
+
+
+@pytest.mark.parametrize("above", [0.1, 0.0, 0.35, -1.0])
+@pytest.mark.parametrize("word", list(EFFECTS))
+def test_a_row_has_the_number_to_exceed_at_one_place_and_all_else_in_its_track(word, above):
+    v = verdict(word, above, other=(1.2, 1.1, 1.3))
+    where = page.places(v)
+    everything = [where["mean"], where["low"], where["high"], where["zero"], *where["seeds"]]
+    assert all(2.9 <= at <= 97.1 for at in everything)
+    mean, low, high = EFFECTS[word]
+    for value, at in ((mean, where["mean"]), (low, where["low"]), (high, where["high"]), (0, where["zero"])):
+        assert (at > page.LINE) == (value > above) and (at == page.LINE) == (value == above)
+    assert where["low"] <= where["mean"] <= where["high"]
+
+
+def test_nothing_measured_to_be_nothing_has_a_place():
+    v = Verdict(verdict(SUPPORTED, 0.0).claim, NOT_SUPPORTED, {"0": (0.0, 0.0, 0.0)})
+    assert page.places(v) == {"mean": page.LINE, "low": page.LINE, "high": page.LINE, "zero": page.LINE, "seeds": []}
+
+
+def test_a_verdict_has_its_word_its_class_and_its_numbers_in_text(monkeypatch):
+    words = [*EFFECTS, VOID]
+    monkeypatch.setattr(page, "reason", lambda v: "nothing to steer" if v.word == VOID else "")
+    shown = page.forest([verdict(word) for word in words])
+    rows = shown.split("<li class=")[1:]
+    for row, word, sign in zip(rows, words, ["yes", "no", "open", "void"], strict=True):
+        assert row.startswith(f"'{sign}'") and f">{word}</b>" in row and f"It is {word} &amp; so" in row
+    assert "aria-label='+0.700 [+0.500, +0.900] nats, must exceed 0.1'" in rows[0]
+    assert "nothing to steer" in rows[3] and "class='track'" not in rows[3]
+
+
+def test_what_is_not_measured_yet_is_said_so():
+    shown = page.forest([verdict(SUPPORTED)], [verdict(NOT_SUPPORTED).claim])
+    assert shown.count("<li") == 2 and shown.index("supported") < shown.index("not measured yet")
+
+
+def test_the_plot_as_a_file_says_the_same(monkeypatch):
+    text = page.forest_svg([verdict(word) for word in (*EFFECTS, VOID)])
+    root = ElementTree.fromstring(text)
+    assert root.attrib["viewBox"].split()[2] == "800" and "prefers-color-scheme:dark" in text
+    said = [node.text for node in root.iter() if node.tag.endswith("text")]
+    assert [word for word in said if word in (*EFFECTS, VOID)] == [*EFFECTS, VOID]
+    assert text.count("<circle") == 3
+    bars = [tuple(map(float, bar)) for bar in re.findall(r"M([\d.]+) \d+H([\d.]+)", text)]
+    line = float(re.search(r"M([\d.]+) \d+v20", text)[1])
+    assert bars[0][0] > line and bars[1][1] < line and bars[2][0] < line < bars[2][1]
+
+
+def test_samples_name_the_strength_beside_each_text_for_a_phone():
+    shown = page.samples(
+        {"caption": "C <1>.", "columns": ["prompt", "-1: 12 %", "+1: 83 %"], "rows": [["I feel", "sad", "<b>glad"]]}
+    )
+    assert (
+        "<td data-at='-1: 12 %'>sad</td><td data-at='+1: 83 %'>&lt;b&gt;glad</td>" in shown and "C &lt;1&gt;." in shown
+    )
