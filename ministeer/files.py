@@ -16,9 +16,22 @@ from typing import Any
 STALE_SECONDS = 86400.0  # no write takes a day: a temporary file that is older was left by a process that was killed
 
 
+@contextmanager
+def reading(remedy: str = "name another place") -> Iterator[None]:
+    """What may not be read is a `PermissionError` in one sentence. It has no number, by which one that is said already is known."""
+    try:
+        yield
+    except PermissionError as error:
+        if error.errno is None:
+            raise
+        raise PermissionError(
+            f"{error.filename}: expected what can be read, got {error.strerror!r}; get the right to read it, or {remedy}"
+        ) from error
+
+
 def stand_in(path: Path) -> tuple[str, str] | None:
     """What lies there in place of the file that was meant, and what to do; None if it is neither of the two usual things."""
-    with path.open("rb") as file:
+    with reading(), path.open("rb") as file:
         begin = file.read(200).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if begin.startswith(b"version https://git-lfs.github.com/spec/"):
         return "a Git LFS pointer, which only names it", "run `git lfs pull` in its folder, or download the file itself"

@@ -41,9 +41,9 @@ class GGUFFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if other := stand_in(path):
+            self.refuse("a GGUF file", *other)
         with path.open("rb") as file:
-            if other := stand_in(path):
-                self.refuse("a GGUF file", *other)
             size = file.seek(0, 2)
             if size < 24:
                 self.refuse("a GGUF file", f"{size} bytes")

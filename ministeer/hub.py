@@ -29,7 +29,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from ministeer.files import read_json, unwritten, write_text
+from ministeer.files import read_json, reading, unwritten, write_text
 
 # repository and revision, so that everyone measures the same file; each hash is stated by several public projects
 HUB = {
@@ -62,6 +62,7 @@ INDEX = "model.safetensors.index.json"
 NO_NETWORK_SECONDS = 8.0
 RECORD = "ministeer-sha256.json"
 DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MOVED = "set HF_HOME or MINISTEER_CACHE to another folder"
 Check = Callable[[Path], object]
 Get = Callable[[str, str], Path]  # a file, a revision -> where it lies
 Gather = Callable[[Get, str, str], list[Path]]  # Get, a model's name, a revision -> its files, the one to open first
@@ -84,16 +85,18 @@ def fetch(name: str, check: Check | None = None) -> Path:
     refused with `ValueError`. Raises `ConnectionError` where a download is not possible, `FileNotFoundError` where
     the hub has no such model.
     """
-    if name == SMOLLM2:
-        return _fetch_smollm2(check)
-    return _fetch_hub(name, *_place(name), partial(_gather, check=check))
+    with reading(MOVED):
+        if name == SMOLLM2:
+            return _fetch_smollm2(check)
+        return _fetch_hub(name, *_place(name), partial(_gather, check=check))
 
 
 def fetch_config(name: str) -> Path:
     """The config.json of a named model, without its weights if it is one of the hub's. Raises as `fetch` does."""
-    if name == SMOLLM2:
-        return _fetch_smollm2(None).with_name("config.json")
-    return _fetch_hub(name, *_place(name), lambda get, _, revision: [get("config.json", revision)])
+    with reading(MOVED):
+        if name == SMOLLM2:
+            return _fetch_smollm2(None).with_name("config.json")
+        return _fetch_hub(name, *_place(name), lambda get, _, revision: [get("config.json", revision)])
 
 
 def _place(name: str) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ministeer.files import read_json, stand_in
+from ministeer.files import read_json, reading, stand_in
 from ministeer.gguf_model import Stored, metadata, read
 from ministeer.layouts import Config, read_config
 from ministeer.tokenizer import Tokenizer
@@ -72,7 +72,8 @@ class ModelFiles:
 
 def find(name: str | Path) -> ModelFiles:
     """The files that a name or a path means; a download if it has to be."""
-    weights = _locate(name)
+    with reading():
+        weights = _locate(name)
     if weights.suffix == ".gguf":
         said, stored = read(weights)
         return ModelFiles(weights, read_config(said, str(weights)), stored)
@@ -118,6 +119,8 @@ def _read_headers(weights: Path, opened: Callable[[Path], Any]) -> list[Entry]:
         def reader(key: str, neighbours: int, again: Callable[[int], Any] = again) -> Callable[[], Tensor]:
             return lambda: _aligned(again(neighbours).get_tensor(key))
 
+        if found := stand_in(file):
+            raise ValueError(f"{file}: expected a safetensors file, found {found[0]}; {found[1]}")
         try:
             there, numbers = opened(file), 0
             for key in there.keys():  # noqa: SIM118 - no dict
@@ -125,8 +128,6 @@ def _read_headers(weights: Path, opened: Callable[[Path], Any]) -> list[Entry]:
                 numbers += math.prod(part.get_shape())
                 entries.append(Entry(str(file), key, part.get_dtype(), part.get_shape(), reader(key, numbers >> 22)))
         except SafetensorError as error:
-            if found := stand_in(file):
-                raise ValueError(f"{file}: expected a safetensors file, found {found[0]}; {found[1]}") from error
             raise ValueError(
                 f"{file}: expected a safetensors file whose header fits its {file.stat().st_size} bytes, found a damaged or "
                 f"cut one ({error}); download or save it again"

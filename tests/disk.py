@@ -12,12 +12,14 @@ import pytest
 
 
 @contextmanager
-def read_only(folder: Path) -> Iterator[None]:
-    """A folder that this process may not write into; root may write everywhere, so it is somebody else meanwhile."""
+def read_only(folder: Path, rights: int = 0o555) -> Iterator[None]:
+    """A folder that this process may not write into; root may write everywhere, so it is somebody else meanwhile.
+
+    rights: of it, or of a file; 0 for one that may not be read either."""
     if not hasattr(os, "geteuid"):
         pytest.skip("a system without such rights")
     root = os.geteuid() == 0
-    modes = {folder: 0o555, **{above: 0o755 for above in folder.parents if root and "pytest-of-" in str(above)}}
+    modes = {folder: rights, **{above: 0o755 for above in folder.parents if root and "pytest-of-" in str(above)}}
     before = {path: stat.S_IMODE(path.stat().st_mode) for path in modes}
     for path, mode in modes.items():
         path.chmod(mode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import threading
 import time
@@ -224,3 +225,24 @@ def test_a_sweep_that_cannot_write_says_so_before_it_runs_anything(
     monkeypatch.setattr(sys.modules[sweep.__module__], "_runs", lambda *_: pytest.fail("it ran"))
     with read_only(tmp_path), pytest.raises(PermissionError, match="expected a place that can be written"):
         scores(tmp_path / "sweep.jsonl")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.tiktoken", "."])
+def test_a_model_that_may_not_be_read_is_said(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(ROOT / "weights" / "nano", folder, ignore=shutil.ignore_patterns("*.py", "seed*", "nano*"))
+    checkpoint.load(folder)
+    said = rf"^{re.escape(str(folder))}[/\w.]*: expected what can be read, got 'Permission denied'; get the right"
+    with read_only(folder / name, 0), pytest.raises(PermissionError, match=said):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "gguf"])
+def test_a_vector_that_may_not_be_read_is_said(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"vector.{ending}"
+    path.write_bytes(b"x")
+    with (
+        read_only(path, 0),
+        pytest.raises(PermissionError, match=f"^{re.escape(str(path))}: expected what can be read"),
+    ):
+        SteeringVector.load(path) if ending == "safetensors" else formats.load_gguf(path)

@@ -748,3 +748,19 @@ def test_smollm2_in_the_cache_is_the_file_of_the_wheel_number_by_number():
             digest.update(name.encode() + tensor.tobytes())
     assert (len(names), count) == (272, 134515008)
     assert digest.hexdigest() == "785e20b3e653276b0579b744214a1186d730ba80af04f397f642d6432e5e0154"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "smollm2-135m-instruct"])
+def test_a_cache_that_may_not_be_read_is_said_with_the_variables_that_move_it(name, tmp_path, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    cache = tmp_path / "cache"
+    (cache / name).mkdir(parents=True)
+    monkeypatch.setenv("MINISTEER_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    said = (
+        f"^{re.escape(str(cache))}/.*: expected what can be read, got 'Permission denied'; .*HF_HOME or MINISTEER_CACHE"
+    )
+    for get in (named.fetch, named.fetch_config):
+        with read_only(cache, 0), pytest.raises(PermissionError, match=said):
+            get(name)
