@@ -21,7 +21,7 @@ SHARES = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # of the gender direction
 
 lab = Experiment.from_command_line("07_demographic_bias")
 SEEDS, published = lab.part(range(3)), pronouns.occupations(lab)
-nouns = {g: [r["noun"] for r in data.read("definitional.tsv", gender=g)] for g in ("male", "female")}
+nouns = {g: [r["noun"] for r in data.read("definitional.tsv", strict="yes", gender=g)] for g in ("male", "female")}
 vectors = {seed: pronouns.vector(lab, seed=seed) for seed in SEEDS}
 layer, c = pronouns.setting(lab, vectors[0])
 genders = [[i["prompt"] for i in pronouns.prompts(nouns[g], "train", ["plain"])] for g in ("male", "female")]

@@ -21,7 +21,7 @@ COEFFICIENTS = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # in units of the chosen c
 lab = Experiment.from_command_line("08_facts_and_overcorrection")
 SEEDS, published = lab.part(range(3)), list(pronouns.occupations(lab))
 known = lab.part(facts.prompts())
-nouns = {row["noun"]: row["gender"] for row in lab.part(data.read("definitional.tsv"))}
+nouns = {row["noun"]: row["gender"] for row in lab.part(data.read("definitional.tsv", strict="yes"))}
 sentences = [row["text"] for row in data.read("contexts.tsv", kind="distractor", split="heldout")]
 texts = lab.part([" ".join(sentences[i : i + 3]) for i in range(0, len(sentences), 3)])
 

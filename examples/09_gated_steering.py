@@ -21,7 +21,7 @@ COEFFICIENTS = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # in units of the chosen c
 
 lab = Experiment.from_command_line("09_gated_steering")
 SEEDS = lab.part(range(3))
-nouns = {row["noun"]: row["gender"] for row in lab.part(data.read("definitional.tsv"))}
+nouns = {row["noun"]: row["gender"] for row in lab.part(data.read("definitional.tsv", strict="yes"))}
 known = lab.part(facts.prompts())
 jobs_fit, jobs = (list(pronouns.occupations(lab))[i::2] for i in (0, 1))
 nouns_fit, fixed = (list(nouns)[i::2] for i in (0, 1))

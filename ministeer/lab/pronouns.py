@@ -35,8 +35,8 @@ def prompts(nouns: Sequence[str], split: str, kinds: Sequence[str] = ("plain", "
 
 def occupations(lab: Experiment) -> dict[str, float]:
     """The published share of men in each occupation, of those of the split "train"; a quick run has every fourth."""
-    rows = lab.part(data.read("occupations.tsv", split="train"))
-    return {row["occupation"]: 1 - float(row["female_share"]) for row in rows}
+    shares = data.occupations("train")
+    return {occupation: 1 - shares[occupation] for occupation in lab.part(list(shares))}
 
 
 def vector(lab: Experiment, *, seed: int, pairs: int = 60) -> SteeringVector:

@@ -30,6 +30,15 @@ def read(name: str, **wanted: str) -> list[dict[str, str]]:
     return [row for row in rows if wanted.items() <= row.items()]
 
 
+MISCOUNTED = {"pathologist"}  # the share published for it is that of speech-language pathologists
+
+
+def occupations(split: str) -> dict[str, float]:
+    """The published share of women in each occupation of a split, but for those whose share is another occupation's."""
+    rows = read("occupations.tsv", split=split)
+    return {row["occupation"]: float(row["female_share"]) for row in rows if row["occupation"] not in MISCOUNTED}
+
+
 def context_pairs(value: str, split: str = "train") -> list[tuple[str, str]]:
     """Contrast pairs for a value in which the context differs and the answer is still to come, to be read at the last token.
 
