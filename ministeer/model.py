@@ -38,9 +38,6 @@ Add = Tensor | Callable[[Tensor], Tensor]
 Adds = Mapping[Site, Add]
 Tape = dict[Site, Tensor] | list[Any]
 Past = Any  # a `Cache`, or what stands for one: it has `positions` and `extend`
-TANH_GELU = "gelu_new", "gelu_pytorch_tanh", "gelu_fast"  # the hub's names for one formula; GPT-2's own is the first
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
-ACTIVATIONS |= dict.fromkeys(TANH_GELU, partial(F.gelu, approximate="tanh"))
 
 
 @dataclass(frozen=True)
@@ -174,11 +171,8 @@ class Transformer(nn.Module):
         """
         return self.unembed(self.stream(ids, adds, tape, cache))
 
-    if TYPE_CHECKING:  # of a module of torch a call returns Any
-
-        def __call__(
-            self, ids: Tensor, adds: Adds | None = None, tape: Tape | None = None, cache: Cache | None = None
-        ) -> Tensor: ...
+    if TYPE_CHECKING:  # of a module of torch a call takes and returns Any
+        __call__ = forward
 
     def generate(self, *given: object, **settings: object) -> NoReturn:
         raise refusal("ministeer.generate(model, ids, max_new_tokens=20)", "model.generate", "or say(model, tok, text)")
@@ -222,6 +216,10 @@ class GPT2(Transformer):
 
 
 # ---- what the model is made of
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+ACTIVATIONS |= dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast"), partial(F.gelu, approximate="tanh"))
+
+
 def look_back(q: Tensor, k: Tensor, v: Tensor, layer: int, past: Past | None, scale: float) -> Tensor:
     """Causal attention: queries `(B, T, H, K)`, keys and values `(B, T, G, K)` -> what heads find, `(B, T, H, K)`."""
     k, v, mask = (k, v, None) if past is None else past.extend(layer, k, v)  # (B, T, G, K) -> (B, S, G, K)
@@ -296,12 +294,11 @@ class Cache:
     def reserve(self, model: Transformer, ids: Tensor, depth: int) -> Tensor:
         """Positions `(B, T)` for `ids` `(B, T)`, which come next; the model calls this before its `depth` blocks."""
         expect(self.model() is model, "a cache made for this model", "another's", "make a new Cache")
-        mine, its = (self.k.dtype, self.k.device), (model.dtype, model.device)
-        expect(mine == its, f"a cache in the model's dtype and device, {its}", f"one in {mine}", "make a new Cache")
-        rows, longest = len(self.lengths), int(self.lengths.max())
+        wanted = f"rows={len(ids)} and depth={depth} in {model.dtype} on {model.device}"
+        made = f"rows={len(self.lengths)} and depth={self.depth} in {self.k.dtype} on {self.k.device}"
+        expect(made == wanted, f"a cache of {wanted}", f"one of {made}", "make a new Cache")
+        longest = int(self.lengths.max())
         end = longest + ids.shape[1]
-        expect(depth == self.depth, f"a cache of the {depth} blocks that are run", f"one of {self.depth}", "make one")
-        expect(len(ids) == rows, f"{rows} rows, as the cache was made for", len(ids))
         expect(end <= self.capacity, f"at most {self.capacity} positions, its capacity", end, "make a larger Cache")
         positions = (self.lengths[:, None] + torch.arange(ids.shape[1])).to(ids.device)  # (B, 1) + (T,) -> (B, T)
         even = bool((self.lengths == longest).all())  # then a copy is enough, and a lone token sees all
@@ -372,9 +369,7 @@ class Sites:
 
     def fill(self, tape: Tape | None) -> None:
         lost = [site for site, x in self.recorded.items() if x is None]
-        expect(
-            not lost, f"blocks that record {lost[:1]}", "none that does", "does its attention call sites.record_heads?"
-        )
+        expect(not lost, f"blocks that record {lost[:1]}, by sites.record_heads", "none that does")
         if isinstance(tape, list):
             tape[:] = [self.recorded[site] for site in tape]
         elif tape is not None:
@@ -399,13 +394,13 @@ def check_sizes(config: Any, *names: str) -> None:
 
 def check_site(site: Any, depth: int | None = None, names: tuple[str, ...] = ("pre", "mid")) -> None:
     """Raise `ValueError` for what is no site of `depth` blocks, or of any number of them."""
+    last = {name: math.inf if depth is None else depth - (name != "pre") for name in names}
     known = isinstance(site, tuple) and len(site) == 2 and site[0] in names and isinstance(site[1], Integral)
-    if known and 0 <= site[1] < (math.inf if depth is None else depth + (site[0] == "pre")):
+    if known and 0 <= site[1] <= last[site[0]]:
         return
-    ends = ["" if depth is None else f" to {depth - (name != 'pre')}" for name in names]
-    forms = [f'("{name}", i) with i from 0{end}' for name, end in zip(names, ends)]
-    remedy = "" if depth is None else f"; this call runs {depth} blocks"
-    remedy = f'what others call the output of block i is ("pre", i + 1){remedy}'
+    forms = [f'("{name}", i) with i from 0' + (f" to {i}" if i < math.inf else "") for name, i in last.items()]
+    runs = "" if depth is None else f"; this call runs {depth} blocks"
+    remedy = f'what others call the output of block i is ("pre", i + 1){runs}'
     got = "a tensor: a list of sites serves one call" if isinstance(site, Tensor) else repr(site)
     raise refusal(f"a site of the stream, {' or '.join(forms)}", got, remedy)
 
