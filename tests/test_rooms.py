@@ -87,6 +87,7 @@ ROOMS = {
     "__init__.py": Room(None, set()),
     "lab/__init__.py": Room(set(), set()),
     "lab/data/__init__.py": Room(set(), set()),
+    "lab/data/balance.py": Room({"lab.data"}, set()),
     "lab/experiment.py": Room(
         {"checkpoint", "files", "model", "provenance", "receipt", "tokenizer", "vectors", "lab.keys"},
         {"tqdm", "IPython"},

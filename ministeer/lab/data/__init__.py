@@ -7,15 +7,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+HERE = Path(__file__).parent
 Pair = tuple[str, str]  # a word and its answer
+Row = dict[str, str]
+OPEN = 1.6  # tokens a word: an open vocabulary takes fewer
+MISCOUNTED = {"pathologist"}  # the share published for it is that of speech-language pathologists
 
 
-def read(name: str, **wanted: str) -> list[dict[str, str]]:
+def read(name: str, **wanted: str) -> list[Row]:
     """The rows of one of the `.tsv` files here, by column name; with `column="value"`, those that have it there.
 
     Raises `ValueError` for a file, a column or a value that does not exist.
     """
-    path = Path(__file__).parent / name
+    path = HERE / name
     if not path.is_file():
         known = sorted(file.name for file in path.parent.glob("*.tsv"))
         raise ValueError(f"expected one of {', '.join(known)}, got {name!r}")
@@ -30,7 +34,45 @@ def read(name: str, **wanted: str) -> list[dict[str, str]]:
     return [row for row in rows if wanted.items() <= row.items()]
 
 
-MISCOUNTED = {"pathologist"}  # the share published for it is that of speech-language pathologists
+def wide(tokenizer: Any) -> bool:
+    """Whether a tokenizer has an open vocabulary: the prompts of `facts_more.tsv` take fewer than 1.6 of its tokens a word.
+
+    They take 1.1 of GPT-2's and of SmolLM2's, and 2.5 of nano's, which knows whole words only and writes others letter by letter.
+    """
+    prompts = [row["prompt"] for row in read("facts_more.tsv")]
+    tokens = sum(len(tokenizer.encode(prompt)) for prompt in prompts)
+    return tokens < OPEN * sum(len(prompt.split()) for prompt in prompts)
+
+
+def facts(tokenizer: Any) -> list[Row]:
+    """The facts that a model with this tokenizer can be asked: `facts.tsv`, and with an open vocabulary `facts_more.tsv` after it."""
+    return read("facts.tsv") + (read("facts_more.tsv") if wide(tokenizer) else [])
+
+
+def scenarios(tokenizer: Any, **wanted: str) -> list[Row]:
+    """The contrast items for values: `values.tsv`, or with an open vocabulary the scenarios written for one; wanted as in `read`."""
+    if not wide(tokenizer):
+        return read("values.tsv", **wanted)
+    rows = [row for part in sorted(HERE.glob("scenarios*.tsv")) for row in read(part.name)]
+    return [row for row in rows if wanted.items() <= row.items()]
+
+
+def accepted(word: str) -> set[str]:
+    """All words that pass for the opposite of a word of `antonyms.tsv`, the table's own among them."""
+    (row,) = read("antonym_sets.tsv", word=word)
+    return set(row["answers"].split())
+
+
+def group_prompts(axis: str, split: str) -> list[dict[str, Any]]:
+    """Prompts of an axis of `groups.tsv`, `[{"prompt", "words", "subject"}]`, the words its two answers: each subject in each template
+    of the split, subject by subject."""
+    subjects = [row["subject"] for row in read("groups.tsv", axis=axis, split="-")]
+    templates = read("groups.tsv", axis=axis, split=split)
+    return [
+        {"prompt": row["template"].replace("{X}", x), "words": [row["first"], row["second"]], "subject": x}
+        for x in subjects
+        for row in templates
+    ]
 
 
 def occupations(split: str) -> dict[str, float]:
@@ -86,7 +128,9 @@ def word_tasks() -> dict[str, dict[str, list[Pair]]]:
 
 
 def answerable(tokenizer: Any) -> dict[str, dict[str, list[Pair]]]:
-    """`word_tasks`, but for pairs whose answer is not one token of this tokenizer's behind a space."""
+    """`word_tasks`; without an open vocabulary, but for pairs whose answer is not one token of this tokenizer's after a space."""
+    if wide(tokenizer):
+        return word_tasks()
     return {
         task: {
             split: [pair for pair in pairs if len(tokenizer.encode(f" {pair[1]}")) == 1]
