@@ -220,6 +220,8 @@ def test_balance_sees_what_is_uneven() -> None:
         "start negative": pytest.approx(1 / 3), "not positive": 0, "not negative": 1, "mood": found["mood"],
         "mood known": found["mood known"], "told": 0.75,
     }  # fmt: skip
+    worse = {**form, "split": "heldout", "positive": " opens it", "negative": " pushes it"}
+    assert balance([form, worse])["told"] == 1  # by the word that is bad in training alone
     signs = {row["word"]: row["sign"] for row in data.read("valence.tsv")}
     assert signs["love"] == "1"
     loved = balance([{**form, "positive": " love", "negative": " waits"}, {**form, "negative": " love"}])
