@@ -10,12 +10,15 @@ READY := .venv/.ready
 help:  ## this list
 	@grep -hE '^[a-z/-]+:.*##' Makefile | sed -E 's/^([^:]+):.*## /\1	/' | expand -t 20
 
+# where they lie; the page is built after each script, of what is there
+FOUND = results/$(notdir $(MODEL:%/=%))$(if $(filter quick,$(SUBSET)),-quick)
 reproduce: $(READY)  ## every experiment on MODEL (nano): figures, tables and one report page in results/MODEL
 	@$(PY) -m ministeer.lab.estimate $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET)
 	@for script in examples/[0-9]*.py; do \
 	  $(PY) $$script --model $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET) || exit 1; \
+	  $(PY) -m ministeer.lab.report $(FOUND) | tail -n 1; \
 	done
-	@$(PY) -m ministeer.lab.report results/$(notdir $(MODEL:%/=%))$(if $(filter quick,$(SUBSET)),-quick) $(wildcard weights/$(MODEL)/seed-*.json)
+	@$(PY) -m ministeer.lab.report $(FOUND) $(wildcard weights/$(MODEL)/seed-*.json)
 
 test: $(READY)  ## the tests, on as many as four cores
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal

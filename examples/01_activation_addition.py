@@ -1,12 +1,14 @@
 """Activation addition: does "Love" - "Hate", added to the stream at the start of a prompt, make what follows kinder?
 
-    python examples/01_activation_addition.py --model nano        (`make reproduce` runs it; seconds on nano)
+    python examples/01_activation_addition.py --model nano        (`make reproduce` runs it; half a minute on nano)
 
-Expected: in early and middle layers the valence of the next word rises with the coefficient so long as that is small, and random
-vectors of equal norm do nothing of the kind.
+Expected: the valence of the next word rises with the coefficient so long as that is small, and so does the share of pleasant words in sampled
+text; random vectors of equal norm do nothing of the kind. Coefficients of 5 break the text, whatever their sign.
 """
 
 # %% What is read: the valence of the next word, and sampled text
+import re
+
 import torch
 
 from ministeer import Steer, extract, generate, metrics, prefill
@@ -15,75 +17,76 @@ from ministeer.lab.experiment import Experiment
 
 PROMPTS = [f"{thing} is" for thing in ("The world", "My life", "Our home", "This garden", "This letter", "My job")]
 PROMPTS += ["Today I am", "I feel", "We are", "You are", "I think you are", "I went to the school and it was"]
-COEFFICIENTS = [-10.0, -5.0, -2.0, 0.0, 2.0, 5.0, 10.0]
+CHOOSING = ["They are", "She is", "This house is", "My friend is", "The town was", "Our letter is"]  # for the layer
+COEFFICIENTS, STRENGTHS = [-5.0, -2.0, -1.0, 0.0, 1.0, 2.0, 5.0], [1.0, 2.0]
+SAMPLED = {"max_new_tokens": 20, "top_p": 0.3, "frequency_penalty": 1.0}
 
 
-def valence(model, tokenizer, *, vector, layer, coefficients, prompts, pleasant, unpleasant):
-    """log p(the next word is pleasant) - log p(it is unpleasant) after each prompt, in nats, for each coefficient."""
+def valence(model, tokenizer, *, vector, layer, prompts, pleasant, unpleasant):
+    """log p(the next word is pleasant) - log p(it is unpleasant), in nats, for each coefficient and prompt."""
     words = [[i[0] for w in group if len(i := tokenizer.encode(f" {w}")) == 1] for group in (pleasant, unpleasant)]
-    ids = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
-    steers = [Steer(vector, ("pre", layer), c, where="front") for c in coefficients]
-    return [{"valence": metrics.log_odds(prefill(model, ids, None, [s]), *words).tolist()} for s in steers]
+    ids, rows = [tokenizer.prompt(prompt) for prompt in prompts], []
+    for c in COEFFICIENTS:
+        nats = metrics.log_odds(prefill(model, ids, None, [Steer(vector, ("pre", layer), c, "front")]), *words).tolist()
+        rows += [{"coefficient": c, "prompt": p, "valence": v} for p, v in zip(prompts, nats, strict=True)]
+    return rows
 
 
-def completions(model, tokenizer, *, vector, layer, coefficients, prompts, seed, max_new_tokens):
-    """Of each prompt, a text sampled as in the ActAdd paper at each coefficient: one batch, a coefficient a row."""
-    ids = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts for _ in coefficients]
-    steer = Steer(vector, ("pre", layer), [c for _ in prompts for c in coefficients], where="front")
-    texts = generate(
-        model, ids, steer=steer, max_new_tokens=max_new_tokens, top_p=0.3, frequency_penalty=1.0,
-        generator=[torch.Generator().manual_seed(seed) for _ in ids], stop=tokenizer.stop,
-    )  # fmt: skip
-    found = iter(tokenizer.decode(text[len(i) :]) for text, i in zip(texts, ids, strict=True))
-    return [{"prompt": prompt, "texts": [next(found) for _ in coefficients]} for prompt in prompts]
+def completions(model, tokenizer, *, vector, layer, coefficient, asked):
+    """For each prompt and seed, a text sampled as in the ActAdd paper."""
+    ids = [tokenizer.prompt(prompt) for prompt, _ in asked]
+    steer = Steer(vector, ("pre", layer), coefficient, "front")
+    draws = [torch.Generator().manual_seed(seed) for _, seed in asked]
+    texts = generate(model, ids, steer=steer, generator=draws, stop=tokenizer.stop, **SAMPLED)
+    return [{"text": tokenizer.decode(text[len(i) :])} for text, i in zip(texts, ids, strict=True)]
 
 
-# %% Measure it
+# %% The valence after every prompt, with every vector, at every layer and coefficient: a row each
 lab = Experiment.from_command_line("01_activation_addition")
-depth = lab.model.config.n_layer
-layer = max(1, depth // 8)  # 6 of GPT-2 XL's 48, as published
-layers = sorted({*range(0, depth, max(1, depth // 12)), layer})
-prompts, seeds = lab.part(PROMPTS), lab.part(range(5))
-vector = lab.vector(extract.activation_addition, positive="Love", negative="Hate", sites=[("pre", i) for i in layers])
-vectors = {"Love - Hate": vector, **{f"random {s}": extract.random_like(vector, seed=s) for s in seeds}}
+prompts, seeds, layers = lab.part(PROMPTS), lab.part(range(5)), protocol.layers(lab)[:-1]
 pleasant, unpleasant = ([w["word"] for w in data.read("valence.tsv", sign=sign)] for sign in ("1", "-1"))
-settings = {"coefficients": COEFFICIENTS, "prompts": prompts, "pleasant": pleasant, "unpleasant": unpleasant}
-measured = {}  # (vector, layer) -> one list of valences, a prompt each, for each coefficient
-for i in lab.progress(layers, "layers"):
-    for name, v in vectors.items():
-        measured[name, i] = [r["valence"] for r in lab.cell(valence, vector=v, layer=i, **settings)]
-shown = {"coefficients": [-5.0, -2.0, 0.0, 2.0, 5.0], "prompts": prompts[-5:]}
-samples = lab.cell(completions, vector=vector, layer=layer, seed=0, max_new_tokens=20, **shown)
+love = lab.vector(extract.activation_addition, positive="Love", negative="Hate", sites=[("pre", i) for i in layers])
+vectors = {"Love - Hate": love, **{f"random {seed}": extract.random_like(love, seed=seed) for seed in seeds}}
+given = {"prompts": [*prompts, *CHOOSING], "pleasant": pleasant, "unpleasant": unpleasant}
+rows = [
+    {"vector": name, "layer": i, **row} for i in lab.progress(layers, "layers") for name, vector in vectors.items()
+    for row in lab.cell(valence, vector=vector, layer=i, **given)
+]  # fmt: skip
+at = {c: [row for row in rows if row["coefficient"] == c] for c in (-1.0, 1.0)}
+effects = [{**a, "effect": a["valence"] - b["valence"]} for a, b in zip(at[1.0], at[-1.0], strict=True)]
+chosen = [row for row in effects if row["prompt"] in CHOOSING and row["vector"] == "Love - Hate"]
+layer = max(layers, key=lambda i: sum(row["effect"] for row in chosen if row["layer"] == i))
+
+# %% Texts there, and how many of their pleasant and unpleasant words are pleasant
+asked, texts, share = [[prompt, seed] for prompt in prompts for seed in seeds], {}, {}
+for c in lab.progress([0.0, *(sign * c for c in STRENGTHS for sign in (-1, 1))], "texts"):
+    texts[c] = [row["text"] for row in lab.cell(completions, vector=love, layer=layer, coefficient=c, asked=asked)]
+    words = [word for text in texts[c] for word in re.findall(r"\w+", text.lower())]
+    good, bad = (sum(word in group for word in words) for group in (pleasant, unpleasant))
+    share[c] = good / max(1, good + bad)
+c = max(STRENGTHS, key=lambda c: share[c] - share[-c])  # that tells most
 
 # %% Show it
-plus, minus = COEFFICIENTS.index(5.0), COEFFICIENTS.index(-5.0)
-effects = {key: [a - b for a, b in zip(v[plus], v[minus], strict=True)] for key, v in measured.items()}
-real = [metrics.bootstrap(effects["Love - Hate", i], seed=0) for i in layers]
-chance = [figures.spread([sum(effects[f"random {s}", i]) / len(prompts) for s in seeds]) for i in layers]
-(mean, low, high), random = real[layers.index(layer)], chance[layers.index(layer)]
-curves = {name: [metrics.bootstrap(x, seed=0) for x in measured[name, layer]] for name in ("Love - Hate", "random 0")}
-coefficients = figures.lines(
-    lab.folder / "01_coefficients", COEFFICIENTS, curves, xlabel="coefficient", ylabel="valence of the next word (nats)",
-    caption=f"Layer {layer}, {len(prompts)} prompts, 95 % bootstrap intervals over prompts.",
-)  # fmt: skip
-sweep = figures.lines(
-    lab.folder / "01_layers", layers, {"Love - Hate": real, f"random, all of {len(seeds)}": chance},
-    xlabel="layer whose input is steered", ylabel="effect of +5 against -5 (nats)",
-    caption=f"The vector is read and added at the same layer. Bands: 95 % over prompts; the range of the {len(seeds)} random vectors.",
-)  # fmt: skip
-asked = [{"prompt": prompt} for prompt in prompts]
+effects = [row for row in effects if row["prompt"] in prompts]
+here = [row for row in rows if row["prompt"] in prompts and row["layer"] == layer]
+lines = {"by": "vector", "over": "prompt"}
+real, random = (line[layer] for line in figures.curves(effects, x="layer", y="effect", **lines).values())
+told = {"columns": ["prompt", *(f"{f'{x:+g}' if x else 'unsteered'}: {share[x]:.0%} pleasant" for x in (-c, 0.0, c))],
+        "rows": [[prompt, *(texts[x][i] for x in (-c, 0.0, c))] for i, (prompt, _) in enumerate(asked)]}  # fmt: skip
 lab.save(
     title="1. Activation addition: Love - Hate",
     question="Does the difference between two words, added at the start of a prompt, change the valence of what follows?",
-    protocol=f"Stream over 'Love' minus stream over 'Hate', added once to the first positions of {len(prompts)} prompts; "
-    f"log-odds of pleasant against unpleasant next words; {len(seeds)} random vectors of equal norm; 95 % bootstrap over prompts.",
-    finding=f"At layer {layer}, coefficient 5 against -5 moves the valence of the next word by {mean:.2f} nats "
-    f"[{low:.2f}, {high:.2f}]; {len(seeds)} random vectors by {random[1]:.2f} to {random[2]:.2f}.",
-    receipt=protocol.receipt(lab, asked, vector, layer, 5.0, where="front"),
-    figures=[coefficients, sweep],
-    tables=[{
-        "caption": f"Sampled text by coefficient at layer {layer} (top-p 0.3, frequency penalty 1, seed 0).",
-        "columns": ["prompt", *(f"{c:+g}" for c in shown["coefficients"])],
-        "rows": [[row["prompt"], *row["texts"]] for row in samples],
-    }],
+    protocol=f"Stream over 'Love' minus stream over 'Hate', added once to the first positions of {len(prompts)} prompts, at the layer that moves {len(CHOOSING)} others most; log-odds of "
+    f"pleasant against unpleasant next words; {len(seeds)} random vectors of equal norm. Texts: top-p 0.3, frequency penalty 1.",
+    finding="At layer {}, coefficient 1 against -1 moves the valence of the next word by {:.2f} nats [{:.2f}, {:.2f}]; random vectors by {:.2f} to {:.2f}. ".format(layer, *real, *random[1:])
+    + f"Of the pleasant and unpleasant words in {len(asked)} texts, {share[-c]:.0%} are pleasant at {-c:+g}, {share[0.0]:.0%} without the vector, {share[c]:.0%} at {c:+g}.",
+    receipt=protocol.receipt(lab, [{"prompt": prompt} for prompt in prompts], love, layer, where="front"),
+    figures=[
+        figures.lines(lab.folder / "01_coefficients", here, x="coefficient", y="valence", **lines, xlabel="coefficient", ylabel="valence of the next word (nats)",
+                      caption=f"The valence rises with the coefficient. Layer {layer}."),
+        figures.lines(lab.folder / "01_layers", effects, x="layer", y="effect", **lines, xlabel="layer whose input is steered", ylabel="effect of +1 against -1 (nats)",
+                      caption="Only below some layer does it matter what the first words were. Read and added at the same layer."),
+    ],
+    samples=told | {"rows": told["rows"][:: 4 * len(seeds)], "caption": f"Layer {layer}, the first text of each prompt; beside each strength the share of pleasant words among those of a list, in all {len(asked)} texts."},
+    tables=[told | {"caption": "All texts."}],
 )  # fmt: skip

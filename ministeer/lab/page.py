@@ -121,11 +121,9 @@ def forest(found: Sequence[Verdict], missing: Sequence[Claim] = ()) -> str:
             f"<li class='{sign(v)}'><span class='claim'><a href='#{v.claim.experiment}'>{_black(v.claim.sentence)}</a></span>"
             f"{track}{told}<b class='word'>{html.escape(v.word)}</b></li>"
         )
-    for claim in missing:
-        rows.append(
-            f"<li class='void'><span class='claim'>{_black(claim.sentence)}</span><span></span><span></span><span class='word'>not measured yet</span></li>"
-        )
-    return f"<p class='caption'>{html.escape(FOREST)}</p><ul class='forest'>{''.join(rows)}</ul>"
+    shown = f"<p class='caption'>{html.escape(FOREST)}</p><ul class='forest'>{''.join(rows)}</ul>" if rows else ""
+    waiting = "; ".join(claim.sentence for claim in missing)
+    return shown + (f"<p class='small'>Not measured yet: {html.escape(waiting)}.</p>" if missing else "")
 
 
 def _track(verdict: Verdict) -> str:

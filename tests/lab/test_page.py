@@ -47,8 +47,10 @@ def test_a_verdict_has_its_word_its_class_and_its_numbers_in_text(monkeypatch):
 
 
 def test_what_is_not_measured_yet_is_said_so():
-    shown = page.forest([verdict(SUPPORTED)], [verdict(NOT_SUPPORTED).claim])
-    assert shown.count("<li") == 2 and shown.index("supported") < shown.index("not measured yet")
+    claims = [verdict(word).claim for word in (NOT_SUPPORTED, VOID)]
+    shown = page.forest([verdict(SUPPORTED)], claims)
+    assert shown.count("<li") == 1 and "Not measured yet: It is not supported &amp; so; It is cannot" in shown
+    assert "<li" not in page.forest([], claims) and "Not measured" not in page.forest([verdict(SUPPORTED)])
 
 
 def test_the_plot_as_a_file_says_the_same(monkeypatch):
