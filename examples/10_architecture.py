@@ -7,84 +7,78 @@ The table has a row for each model whose results lie in the same folder (run `ma
 `gpt2-xl` or a folder, then this again), and for each other seed and size of training whose evidence lies beside the weights.
 """
 
-# %% The three effects, by layer
+# %% Three vectors, and what each is measured on
 from pathlib import Path
 
-from ministeer import extract, metrics
+from ministeer import extract
 from ministeer.files import read_json
 from ministeer.lab import antonyms, data, figures, pronouns, protocol, values
 from ministeer.lab.experiment import Experiment
 
 STRUCTURE, VALUE, ASKED, ENDS = "question_answer", "honesty", 40, [-1.0, 1.0]
 ANTONYMS, HONESTY, FAIRNESS = "antonyms answered", "steerability of honesty", "bias removed"
+UNITS = {ANTONYMS: "share of answers", HONESTY: "logits per unit", FAIRNESS: "probability"}
 
 lab = Experiment.from_command_line("10_architecture")
 config, layers = lab.model.config, protocol.layers(lab)
 splits = data.answerable(lab.tokenizer)["antonym"]
 alone = lab.part(data.few_shot(splits["heldout"], splits["train"], ASKED, structure=STRUCTURE, shots=0, seed=3))
 items = lab.part(data.read("values.tsv", value=VALUE, split="heldout"))
-jobs = pronouns.prompts(list(pronouns.occupations(lab)), "heldout")
+nouns = list(pronouns.occupations(lab))
+jobs = pronouns.prompts(nouns, "heldout")
 
 antonym = antonyms.vector(lab, STRUCTURE, protocol.sites(lab), seed=0)
-honesty = values.vector(lab, VALUE, seed=0)
-fairness = pronouns.vector(lab, seed=0)
-best, c = antonyms.setting(lab, STRUCTURE, antonym)
-_, strength = pronouns.setting(lab, fairness)
-plain = pronouns.gap(pronouns.probabilities(lab, jobs)[0], list(pronouns.occupations(lab)))[:, 0]  # (occupations,)
+honesty, fairness = values.vector(lab, VALUE, seed=0), pronouns.vector(lab, seed=0)
+(best, c), (_, strength) = antonyms.setting(lab, STRUCTURE, antonym), pronouns.setting(lab, fairness)
+plain = pronouns.gap(pronouns.probabilities(lab, jobs)[0], nouns)[:, 0]  # (occupations,)
+given = {"vector": (antonym, honesty, fairness)}
+given["random"] = [extract.random_like(vector, seed=0) for vector in given["vector"]]
 
 
-def measured(vectors, layer):
-    """Of the three vectors at a layer, the effect on each item."""
-    he, _ = pronouns.probabilities(lab, jobs, vectors[2], layer, [strength])
-    return {
-        ANTONYMS: antonyms.answered(lab, alone, vectors[0], layer, [c])[:, 0],
-        HONESTY: values.slopes(lab, items, vectors[1], layer, ENDS),
-        FAIRNESS: plain - pronouns.gap(he, list(pronouns.occupations(lab)))[:, 0],
+# %% The three effects at every layer: a row for each item
+def measured(kind, layer):
+    """The rows of the three vectors of a kind at a layer."""
+    of_antonyms, of_honesty, of_fairness = given[kind]
+    he, _ = pronouns.probabilities(lab, jobs, of_fairness, layer, [strength])
+    found = {
+        ANTONYMS: (antonyms.answered(lab, alone, of_antonyms, layer, [c])[:, 0], range(len(alone))),
+        HONESTY: (values.slopes(lab, items, of_honesty, layer, ENDS), [item["scenario"] for item in items]),
+        FAIRNESS: (plain - pronouns.gap(he, nouns)[:, 0], nouns),
     }
+    return [
+        {"what": what, "vector": kind, "depth": layer / config.n_layer, "item": item, "effect": effect}
+        for what, (effects, of) in found.items() for effect, item in zip(effects, of, strict=True)
+    ]  # fmt: skip
 
 
-vectors = (antonym, honesty, fairness)
-controls = [extract.random_like(vector, seed=0) for vector in vectors]
-found = {i: measured(vectors, i) for i in lab.progress(layers, "layers")}
-chance = {i: measured(controls, i) for i in lab.progress(layers, "random")}
+rows = [row for kind in given for i in lab.progress(layers, kind) for row in measured(kind, i)]
 
 # %% Show it, beside the other models of the results folder
-depths, groups = [i / config.n_layer for i in layers], {HONESTY: [row["scenario"] for row in items]}
-drawn, mine = [], []
-for name, unit in ((ANTONYMS, "share of answers"), (HONESTY, "logits per unit"), (FAIRNESS, "probability")):
-    curves = {
-        n: [metrics.bootstrap(of[i][name], seed=0, groups=groups.get(name)) for i in layers]
-        for n, of in (("vector", found), ("random", chance))
-    }
+drawn, mine, told, lines = [], [], [], {"x": "depth", "y": "effect", "by": "vector", "over": "item"}
+for what, unit in UNITS.items():
+    some = [row for row in rows if row["what"] == what]
     drawn.append(figures.lines(
-        lab.folder / f"10_{name.split()[0]}", depths, curves, xlabel="relative depth of the layer whose input is steered", ylabel=f"{name} ({unit})",
-        caption=f"{lab.folder.name}: {name} by depth; 95 % bands over items.",
+        lab.folder / f"10_{what.split()[0]}", some, **lines, xlabel="relative depth of the layer whose input is steered", ylabel=f"{what} ({unit})",
+        caption=f"At which depth the vector works, in {lab.folder.name}; a random one of its norm beside it.",
     ))  # fmt: skip
-    top = max(range(len(layers)), key=lambda k: curves["vector"][k][0])
-    mine += ["{:.2f} [{:.2f}, {:.2f}]".format(*curves["vector"][top]), f"{depths[top]:.2f}"]
-own = [lab.folder.name, config.n_layer, config.n_embd, config.n_head, *mine]
-others = [
-    read_json(path)["page"] for path in sorted(lab.folder.parent.glob("*/10_architecture.json")) if path != lab.path
-]
-beside = Path(__file__).parents[1] / "weights" / lab.model_name
+    depth, (mean, low, high) = max(figures.curves(some, **lines)["vector"].items(), key=lambda point: point[1][0])
+    mine += [f"{mean:.2f} [{low:.2f}, {high:.2f}]", f"{depth:.2f}"]
+    told.append(f"{what} at most {mine[-2]}, at relative depth {mine[-1]}")
+others = [read_json(p)["page"] for p in sorted(lab.folder.parent.glob("*/10_architecture.json")) if p != lab.path]
+beside = Path(data.__file__).parents[3] / "weights" / lab.model_name
 kept = [*sorted(beside.glob("seed-*.json")), *sorted(beside.glob("size-*.json"))]
-models = [own, *(page["tables"][0]["rows"][0] for page in others if page)]
+models = [[lab.folder.name, config.n_layer, config.width, config.n_head, *mine]]
+models += [page["tables"][0]["rows"][0] for page in others if page]
 models += [row for path in kept for row in read_json(path)["architecture"]]
 models = list({row[0]: row for row in models}.values())  # one that was trained here may also be kept
 lab.save(
     title="10. Architecture",
     question="At which depth do vectors work, and in which models?",
     protocol=f"The antonym vector x {c:g}, the {VALUE} vector from -1 to 1 and the fairness vector x {strength:g} at every layer, on held-out pairs, scenarios and templates "
-    "(coefficients chosen on training items); one random vector of equal norm each. A row for each model with results beside these; a model's best layer is that of these items, "
-    "so the best effect is a little flattering.",
-    finding=f"{lab.folder.name}, {config.n_layer} layers of width {config.n_embd}: " + "; ".join(
-        f"{name} at most {effect}, at relative depth {depth}" for name, effect, depth in zip((ANTONYMS, HONESTY, FAIRNESS), mine[::2], mine[1::2], strict=True)
-    ) + f". Models compared: {len(models)}.",
+    "(coefficients chosen on training items). A model's best layer is that of these items, so the best effect is a little flattering.",
+    finding=f"{lab.folder.name}, {config.n_layer} layers of width {config.width}: {'; '.join(told)}. Models compared: {len(models)}.",
     receipt=protocol.receipt(lab, alone, antonym, best, c),
     figures=drawn,
-    tables=[{
-        "caption": "The largest effect of each vector and the relative depth of its layer, by model.",
-        "columns": ["model", "layers", "width", "heads", *(f"{name}{more}" for name in (ANTONYMS, HONESTY, FAIRNESS) for more in ("", ", at depth"))],
-        "rows": models,
-    }],
+    tables=[{"caption": "The largest effect of each vector and the relative depth of its layer, by model.", "rows": models,
+             "columns": ["model", "layers", "width", "heads", *(f"{name}{more}" for name in UNITS for more in ("", ", at depth"))]}],
 )  # fmt: skip

@@ -127,7 +127,7 @@ ROOMS = {
     "lab/facts.py": Room(
         {"metrics", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.pronouns", "lab.protocol"}, {"numpy"}
     ),
-    "lab/figures.py": Room({"files", "metrics", "model"}, {"matplotlib"}),
+    "lab/figures.py": Room({"files", "metrics", "model"}, {"matplotlib", "numpy"}),
     "lab/page.py": Room({"files", "lab.claims"}, set()),
     "lab/report.py": Room({"files", "lab.claims", "lab.page"}, set()),
 }

@@ -14,6 +14,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ministeer.files import write_text
 from ministeer.metrics import bootstrap, group_means
 from ministeer.model import expect
@@ -66,6 +69,25 @@ def figure(path: Path, draw: Callable[[Any], None], *, width: float = WIDTH, hei
     svg = svg.replace("<defs>", f"<style>@media(prefers-color-scheme:dark){{{STYLE}}}</style><defs>", 1)
     write_text(path.with_name(path.name + ".svg"), svg + "\n")
     return path.name + ".svg"
+
+
+def tidy(values: npt.ArrayLike, name: str, **axes: Iterable[Any]) -> list[dict[str, Any]]:
+    """Rows of an array: for each of its numbers a dict with it, under `name`, and with what it is of on each axis, under the axis's name;
+    where that is a dict itself, as an item of a table, with all that this holds.
+
+        tidy([[0.1, 0.2]], "effect", item=[{"scenario": 3}], layer=[0, 1])
+        # [{"scenario": 3, "layer": 0, "effect": 0.1}, {"scenario": 3, "layer": 1, "effect": 0.2}]
+    """
+    array, labels = np.asarray(values), {axis: list(of) for axis, of in axes.items()}
+    sizes = tuple(map(len, labels.values()))
+    expect(array.shape == sizes, f"values of the shape of {', '.join(axes)}, {sizes}", array.shape)
+    rows = []
+    for index, value in np.ndenumerate(array):
+        row: dict[str, Any] = {}
+        for (axis, of), k in zip(labels.items(), index, strict=True):
+            row |= of[k] if isinstance(of[k], Mapping) else {axis: of[k]}
+        rows.append(row | {name: float(value)})
+    return rows
 
 
 def curves(rows: Iterable[Row], *, x: str, y: str, by: str, over: str | None = None) -> dict[str, dict[Any, Point]]:

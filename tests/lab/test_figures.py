@@ -33,6 +33,16 @@ def drawn(path, **more):
     ]
 
 
+def test_an_array_becomes_rows_that_say_what_each_number_is_of():
+    rows = figures.tidy(
+        [[0.1, 0.2], [0.3, 0.4]], "effect", item=[{"scenario": 3, "level": "plain"}, {"scenario": 4, "level": "short"}], layer=(0, 5)
+    )  # fmt: skip
+    assert len(rows) == 4 and rows[1] == {"scenario": 3, "level": "plain", "layer": 5, "effect": 0.2}
+    assert rows[2] == {"scenario": 4, "level": "short", "layer": 0, "effect": 0.3}
+    with pytest.raises(ValueError, match=r"expected values of the shape of item, layer, \(1, 2\), got \(2, 1\)"):
+        figures.tidy([[1], [2]], "effect", item=[{}], layer=[0, 1])
+
+
 def test_a_line_is_the_mean_over_groups_with_their_interval():
     found = figures.curves(ROWS, **GIVEN)
     mine = [row for row in ROWS if row["vector"] == "honesty" and row["layer"] == 1]
