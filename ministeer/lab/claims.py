@@ -1,29 +1,29 @@
 """The paper's claims as tests, and what the measurements say of each.
 
-An experiment saves evidence for a claim: values of single items, whose mean is the effect. The claim says what that mean is of,
-and what it must exceed. The intervals hold for all claims together (Bonferroni): each is at 1 - 0.05 / number of claims.
+An experiment saves evidence for a claim: values of single items, whose mean or share is the effect. The claim says of what, and which number
+it must exceed. Claims and rules are fixed before a model is measured; `frozen` is their hash, which the report prints and a test keeps.
+Intervals hold for all claims together (Bonferroni): each is at 1 - 0.05 / number of claims.
 
-The numbers to exceed were fixed before the first run of nano, but for that of "values", from 0 to 0.01, so that rounding is no
-effect. Changed after it, before nano was trained from other seeds: "truth", "overcorrection" and "bias" are beyond what random
-vectors do; "complexity" is beyond the word alone; items that depend on each other are grouped; a share of 0 or 1 has the
-interval of Clopper and Pearson. Only the verdicts of the inconsistent items changed with it. Changed after that: "bias", "truth"
-and "overcorrection" have 20 random vectors in place of three, whose spread is part of the interval;
-the two other trainings were made again and measured so, and what they say of "overcorrection" changed places: inconclusive and not
-supported, where it was not supported and inconclusive.
+`ministeer.lab.intervals` says how items, groups of items, seeds of extraction and random vectors enter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
-from ministeer.metrics import bootstrap, difference
+from ministeer.lab.intervals import Interval, Items, as_much, effect, fewest
+from ministeer.model import expect
 
-# one extraction's evidence: {"values": [...], "groups": [... of items that depend on each other]}, and where the effect is a
-# difference of two sets of items "minus" and "minus_groups" for the second
-Evidence = Mapping[str, Sequence[Any]]
-SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
+# one extraction's evidence: {"values": [...], "groups": [... of items that depend on each other]}, and where there are such "minus" and
+# "minus_groups" of a second set of items whose effect is subtracted, "controls": the effect's mean with each random vector in the tested
+# one's place, "void": why nothing can be told
+Evidence = Mapping[str, Any]
+SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE, CANNOT = "supported", "not supported", "inconclusive", "cannot be told here"
 
 
 @dataclass(frozen=True)
@@ -36,74 +36,122 @@ class Claim:
     effect: str  # what one item's value is, and of which items
     unit: str
     above: float
+    kind: Literal["mean", "share"] = "mean"  # of numbers, or of items that do something: values from 0 to 1
 
 
+NATS, SHARE, PROBABILITY = "nats per tenth of the stream's norm", "share of items", "probability"
 CLAIMS = (
     Claim(
         "values", "06_value_steering", "Value steering works on plain prompts",
-        "steerability by the value's vector, less the mean of that by random vectors of its norm; held-out plain statements",
-        "logits per unit of the multiplier", 0.01,
+        "steerability by the value's vector, less the mean of that by random vectors with the stream's covariance; held-out plain items",
+        NATS, 0.25,
+    ),
+    Claim(
+        "values_specific", "06_value_steering", "A value's vector steers its own value, not only towards the pleasant",
+        "steerability by the value's vector, less the larger of that by the other values' vectors, on average, and by the valence vector, all at an equal share of the stream; held-out items",
+        NATS, 0.1,
     ),
     Claim(
         "structure_own", "04_prompt_structure", "Antonym vectors work in the structure they were taken from",
-        "answered with the opposite with the structure's own vector, less the same with a random one; held-out pairs",
-        "share of answers", 0.2,
+        "log p(opposite) with the structure's own vector, less the mean of that with random ones; held-out pairs",
+        "nats", 0.5,
     ),
     Claim(
         "structure_other", "04_prompt_structure", "The effect falls with another structure",
-        "answered with the opposite with the structure's own vector, less the same with those of other structures; held-out pairs",
-        "share of answers", 0.1,
+        "log p(opposite) with the structure's own vector, less that with those of other structures; held-out pairs",
+        "nats", 0.25,
     ),
     Claim(
-        "complexity", "05_context_complexity", "The effect falls with context complexity",
-        "answered with the opposite with the vector beyond the word alone, at the lowest level less at the highest, mean of five kinds of context (two of them competing tasks); held-out pairs",
-        "share of answers", 0.1,
+        "complexity", "05_context_complexity", "The effect falls with context complexity, beyond the model's own ability",
+        "what the vector adds to log p(opposite) at the lowest level less at the highest, less the same of five demonstrations, mean of the kinds of context; held-out pairs",
+        "nats", 0.25,
     ),
     Claim(
         "bias", "07_demographic_bias", "Steering reduces demographic bias",
-        "distance of p(he) from one half, by random vectors of equal norm less by the fairness vector, at its best coefficient; occupations",
-        "probability", 0.05,
+        "fall of an occupation's distance of he against she from the mean occupation, by the fairness vector less by random ones after the same search; the other half of the occupations",
+        "share of the unsteered spread", 0.1,
     ),
     Claim(
-        "truth", "08_facts_and_overcorrection", "Truth is damaged at the coefficient that reduces bias",
-        "probability of the true word among its alternatives, lost by that vector at that coefficient less what random ones of its norm lose; facts",
-        "probability", 0.02,
+        "truth", "08_facts_and_overcorrection", "Truth is damaged where bias is reduced",
+        "probability of the true word among its alternatives, lost where the vector removes a quarter of the spread, less what random ones lose there; facts",
+        PROBABILITY, 0.02,
     ),
     Claim(
         "overcorrection", "08_facts_and_overcorrection", "Overcorrection: nouns whose meaning fixes the pronoun lose it too",
-        "probability of the right pronoun, lost by that vector at that coefficient less what random ones of its norm lose; definitional nouns",
-        "probability", 0.02,
+        "probability of the right pronoun, lost where the vector removes a quarter of the spread, less what random ones lose there; definitional nouns",
+        PROBABILITY, 0.02,
     ),
     Claim(
         "inconsistent", "06_value_steering", "Effects are inconsistent across items",
-        "share of held-out items, of all levels, that the value's vector moves the wrong way",
-        "share of items", 0.1,
+        "items that the value's vector moves the wrong way; held-out items of all levels",
+        SHARE, 0.1, "share",
     ),
     Claim(
         "inconsistent_complex", "06_value_steering", "... and more so in complex scenarios",
-        "that share among complex scenarios less that among plain statements",
-        "share of items", 0.0,
+        "that share among complex items less that among plain ones",
+        SHARE, 0.05, "share",
     ),
     Claim(
         "gating", "09_gated_steering", "Gating helps",
-        "what the gate saves of the right pronoun's probability, less what it gives up of the bias removed",
-        "probability", 0.02,
+        "right pronoun's probability kept by the gated vector, less that kept by the ungated one where it removes as much bias; definitional nouns",
+        PROBABILITY, 0.02,
+    ),
+    Claim(
+        "chat", "06_value_steering", "The effect survives the chat template",
+        "steerability inside the chat template, less half of that in plain text; held-out items",
+        NATS, 0.0,
+    ),
+    Claim(
+        "prompting", "06_value_steering", "Steering does more than saying it in the prompt",
+        "shift by a tenth of the stream's norm, less the shift by the same value said in the prompt; held-out items",
+        "nats", 0.0,
+    ),
+    Claim(
+        "open_text", "01_activation_addition", "Steering shows in open text",
+        "sampled texts that a word list calls pleasant, with the vector added less with it subtracted",
+        "share of texts", 0.1, "share",
     ),
 )  # fmt: skip
+
+LEVEL = 1 - 0.05 / len(CLAIMS)
+TOP = 0.01  # a supported effect's rank among random vectors is in this part, (1 + those that do as much) / (their number + 1)
+MANY = 0.05  # where more than this part of the random vectors do as much, it is not supported
+FEWEST = fewest(LEVEL)  # groups of items, below which nothing is told of a mean
+
+
+def frozen() -> str:
+    """SHA-256 of what decides verdicts: the claims and the constants of the rules."""
+    rules = {"level": LEVEL, "top": TOP, "many": MANY, "fewest": FEWEST, "claims": [asdict(claim) for claim in CLAIMS]}
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the measurements say of a claim: a word, and the effect with its interval by seed (of extraction, of training)."""
+    """What the measurements say of a claim: a word, why, and the effect with its interval.
+
+    effects: (effect, low, high) over items and seeds of extraction together first, then, of several seeds, each alone, over items.
+    """
 
     claim: Claim
     word: str
-    effects: dict[str, tuple[float, float, float]]
+    effects: dict[str, Interval]
+    reason: str = ""  # one sentence
 
     @property
-    def effect(self) -> tuple[float, float, float]:
-        """(mean, low, high) of the first seed."""
-        return next(iter(self.effects.values()))
+    def effect(self) -> Interval:
+        """(effect, low, high) over items and seeds; three times nan where nothing was measured."""
+        return next(iter(self.effects.values()), (math.nan, math.nan, math.nan))
+
+    @property
+    def seeds(self) -> dict[str, Interval]:
+        """(effect, low, high) of each seed alone, over items."""
+        return dict(list(self.effects.items())[len(self.effects) > 1 :])
+
+    @property
+    def excluded(self) -> str:
+        """Which effects the interval excludes, whatever the verdict; empty where nothing was measured."""
+        _, low, high = self.effect
+        return f"below {low:.3g} and above {high:.3g} {self.claim.unit}" if self.effects else ""
 
 
 def evidence(
@@ -111,54 +159,99 @@ def evidence(
     groups: Sequence[Any] | None = None,
     minus: Mapping[int, Any] | None = None,
     minus_groups: Sequence[Any] | None = None,
+    controls: Mapping[int, Any] | Sequence[float] | None = None,
+    void: str | None = None,
 ) -> dict[str, Evidence]:
-    """For `Experiment.save`: the items' values by seed of extraction, and where given those of a second set, whose mean is subtracted.
+    """For `Experiment.save`: by seed of extraction the items' values, and where given those of a second set, whose effect is subtracted.
 
-    The second set can have mean 0, and its spread only: how far each random vector is from the mean of all, which `values` are beyond.
+    groups: of items that depend on each other, one for each value; every group counts as one. controls: by seed, or of all seeds, the effect
+    (the mean over groups, of the same items, in the same unit) that each random vector has in the tested one's place; seeds without any are
+    not ranked. void: one sentence, why nothing can be told here; values can then be empty.
     """
     parts = {"values": values, "minus": minus or {}}
-    shared = {"groups": groups, "minus_groups": minus_groups}
+    ranked: Mapping[int, Any] = controls if isinstance(controls, Mapping) else dict.fromkeys(values, controls)
+    shared: dict[str, Any] = {
+        **{name: list(of) for name, of in (("groups", groups), ("minus_groups", minus_groups)) if of is not None},
+        **({"void": void} if void else {}),
+    }
     return {
         f"extraction {seed}": {
             **{name: [float(x) for x in by_seed[seed]] for name, by_seed in parts.items() if by_seed},
-            **{name: list(of) for name, of in shared.items() if of is not None},
+            **({} if ranked.get(seed) is None else {"controls": [float(x) for x in ranked[seed]]}),
+            **shared,
         }
-        for seed in values
+        for seed in values or ([0] if void else [])
     }
 
 
 def judge(claim: Claim, found: Mapping[str, Evidence]) -> Verdict:
-    """The verdict of evidence by seed: supported where the whole interval lies above the claim's number, not supported where
-    none of it does, inconclusive where it holds the number, or where seeds disagree.
+    """The verdict of evidence by seed of extraction; the interval is over items and seeds together.
 
-    Raises `ValueError` without evidence.
+    Supported: the whole interval lies above the claim's number and, where there are random vectors, the tested one's rank among them is
+    in the top hundredth. Not supported: none of the interval does, or more than a twentieth of the random vectors do as much. Cannot
+    be told here: the experiment says so, there are too few items for either word, or only one outcome is possible. Inconclusive: all else.
+
+    Raises `ValueError` without evidence, or for evidence that is none: seeds with different items, shares outside 0 to 1.
     """
-    if not found:
-        raise ValueError(f"expected evidence for {claim.key!r}, got none")
-    effects = {seed: _interval(one, claim.unit == "share of items") for seed, one in found.items()}
-    return Verdict(claim, word(claim, effects.values()), effects)
+    expect(bool(found), f"evidence for {claim.key!r}", "none")
+    if void := [one["void"] for one in found.values() if one.get("void")]:
+        return Verdict(claim, CANNOT, {}, void[0])
+    sets = [
+        Items.of([one[name] for one in found.values()], [one.get(of) for one in found.values()])
+        for name, of in (("values", "groups"), ("minus", "minus_groups")) if name in next(iter(found.values()))
+    ]  # fmt: skip
+    for items in sets if claim.kind == "share" else ():
+        inside = bool(((items.by_seed >= 0) & (items.by_seed <= 1)).all())
+        expect(inside, f"values from 0 to 1 for {claim.key!r}, a share", "others", "give what is subtracted as minus")
+    if (least := min(items.groups for items in sets)) < FEWEST:
+        told = f"too few items: {least} that do not depend on each other, where of fewer than {FEWEST} chance gives all one sign too often"
+        return Verdict(claim, CANNOT, {}, told)
+    alone = {seed: effect([items.seed(i) for items in sets], LEVEL, claim.kind) for i, seed in enumerate(found)}
+    effects = alone if len(found) == 1 else {"all seeds": effect(sets, LEVEL, claim.kind), **alone}
+    whole = next(iter(effects.values()))
+    if told := _cannot(claim, sets, whole):
+        unreached = Verdict(claim, CANNOT, effects, told)
+        return replace(unreached, reason=f"{told}; excluded are effects {unreached.excluded}")
+    ranks = [
+        (as_much(alone[seed][0], one["controls"]), len(one["controls"])) for seed, one in found.items() if one.get("controls")
+    ]  # fmt: skip
+    word, told = _decide(claim, whole, ranks)
+    return Verdict(claim, word, effects, told)
 
 
-def word(claim: Claim, intervals: Iterable[tuple[float, float, float]]) -> str:
-    """The verdict of one seed's interval, (mean, low, high), or of several seeds'."""
-    words = {
-        SUPPORTED if low > claim.above else NOT_SUPPORTED if high <= claim.above else INCONCLUSIVE
-        for _, low, high in intervals
-    }
-    return words.pop() if len(words) == 1 else INCONCLUSIVE
+def _cannot(claim: Claim, sets: Sequence[Items], whole: Interval) -> str:
+    """Why shares of so few items, or of items that are all the same, leave one word only; empty where they do not."""
+    if claim.kind == "mean":
+        return ""
+    for value, name in ((0, "none does"), (1, "all do")):
+        if len(sets) == 2 and all(bool((items.by_seed == value).all()) for items in sets):
+            return f"only one outcome is possible: of the items of both sets {name}"
+    most = (
+        whole[0] > claim.above
+    )  # then the furthest outcome is all of the first set and none of the second; else the reverse
+    furthest = [items.all(float(most == (i == 0))) for i, items in enumerate(sets)]
+    _, low, high = effect(furthest, LEVEL, claim.kind)
+    if low > claim.above or high <= claim.above:
+        return ""
+    count = " and ".join(str(items.groups) for items in sets)
+    return f"too few items: {count} that do not depend on each other, of which not even {'all' if most else 'none'} would decide"
 
 
-def _interval(one: Evidence, share: bool) -> tuple[float, float, float]:
-    level = 1 - 0.05 / len(CLAIMS)
-
-    def of(values: Sequence[float], groups: Sequence[Any] | None) -> tuple[float, float, float]:
-        if share and len(set(values)) == 1 and values[0] in (0, 1):
-            n = len(values) if groups is None else len(set(groups))
-            reach = 1 - ((1 - level) / 2) ** (
-                1 / n
-            )  # none, or all, of n: a bootstrap has no width (Clopper and Pearson 1934)
-            return (0.0, 0.0, reach) if values[0] == 0 else (1.0, 1 - reach, 1.0)
-        return bootstrap(values, seed=0, groups=groups, level=level, draws=20_000)
-
-    first = of(one["values"], one.get("groups"))
-    return difference(first, of(one["minus"], one.get("minus_groups"))) if "minus" in one else first
+def _decide(claim: Claim, whole: Interval, ranks: Sequence[tuple[int, int]]) -> tuple[str, str]:
+    """A word and its reason, from the interval and, of each seed with random vectors, how many of how many do as much."""
+    _, low, high = whole
+    interval, above = f"the interval [{low:.3g}, {high:.3g}]", f"{claim.above:g}"
+    beaten, of = max(
+        ranks, key=lambda rank: (1 + rank[0]) / (1 + rank[1]), default=(0, 0)
+    )  # in the seed where it is worst
+    controls = f"of {of} random vectors {beaten or 'none'} do{'' if beaten > 1 else 'es'} as much"
+    if high <= claim.above:
+        return NOT_SUPPORTED, f"{interval} lies at or below {above}"
+    if ranks and all(beaten > MANY * of for beaten, of in ranks):
+        return NOT_SUPPORTED, f"{controls}, more than a twentieth"
+    if low <= claim.above:
+        return INCONCLUSIVE, f"{interval} holds {above}"
+    if ranks and (1 + beaten) / (1 + of) > TOP:
+        few = ", and more are needed to rank it in the top hundredth" if 1 / (1 + of) > TOP else ""
+        return INCONCLUSIVE, f"{interval} lies above {above}, but {controls}{few}"
+    return SUPPORTED, f"{interval} lies above {above}" + (f" and {controls}" if ranks else "")

@@ -3,7 +3,7 @@
     python -m ministeer.lab.report results/nano [evidence.json ...]
 
 writes results/nano/report.html, summary.md (the verdicts, for a terminal) and evidence.json (what the verdicts rest on). Other
-evidence.json files are of the same model trained from other seeds: a verdict that changes with the seed is inconclusive.
+evidence.json files are of the same model trained from other seeds: what they say of the same claims is shown beside it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import html
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ministeer.files import read_json, write_text
 from ministeer.lab import page
-from ministeer.lab.claims import CLAIMS, Verdict, judge, word
+from ministeer.lab.claims import CLAIMS, Verdict, frozen, judge
 
 INTRODUCTION = {
     "nano": (
@@ -44,31 +45,19 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
     return done
 
 
-def verdicts(evidence: dict[str, dict[str, Any]]) -> list[Verdict]:
-    """What the evidence, `{seed of training: {claim: {seed of extraction: ...}}}`, says of each claim that it is about."""
-    found = []
-    for claim in CLAIMS:
-        by_seed = {
-            f"{training}, {extraction}": values
-            for training, claims in evidence.items()
-            for extraction, values in claims.get(claim.key, {}).items()
-        }
-        if by_seed:
-            found.append(judge(claim, by_seed))
-    return found
+def verdicts(evidence: dict[str, Any]) -> list[Verdict]:
+    """What the evidence of one training, `{claim: {seed of extraction: ...}}`, says of each claim that it is about."""
+    return [judge(claim, evidence[claim.key]) for claim in CLAIMS if evidence.get(claim.key)]
 
 
-def by_training(found: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of a table: of each claim the verdict in each seed of training alone, and the effect of its first extraction."""
-    trainings = list(dict.fromkeys(name.rpartition(", ")[0] for v in found for name in v.effects))
-    rows = []
-    for v in found:
-        row = [v.claim.sentence]
-        for training in trainings:
-            effects = [effect for name, effect in v.effects.items() if name.rpartition(", ")[0] == training]
-            row.append(f"{word(v.claim, effects)} ({effects[0][0]:+.3f})" if effects else "")
-        rows.append(row)
-    return [COLUMNS[0], *trainings], rows
+def by_training(found: Mapping[str, Sequence[Verdict]]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a table: of each claim the verdict and the effect in each seed of training alone."""
+    words = {
+        training: {v.claim: v.word + (f" ({v.effect[0]:+.3f})" if v.effects else "") for v in of}
+        for training, of in found.items()
+    }
+    rows = [[claim.sentence, *(of.get(claim, "") for of in words.values())] for claim in CLAIMS]
+    return [COLUMNS[0], *found], [row for row in rows if any(row[1:])]
 
 
 COLUMNS = [
@@ -93,20 +82,23 @@ def verdict_rows(found: Sequence[Verdict]) -> list[list[str]]:
 
 
 def _seeds(verdict: Verdict) -> str:
-    means = [mean for mean, _, _ in verdict.effects.values()]
-    training = {name.rpartition(", ")[0] for name in verdict.effects}
-    count = f"{len(means)} seeds" + (f", of {len(training)} trainings" if len(training) > 1 else "")
-    return f"{min(means):+.3f} to {max(means):+.3f}, {count}" if page.number(verdict) else count
+    means = [mean for mean, _, _ in verdict.seeds.values()]
+    count = f"{len(means)} seed{'s' if len(means) > 1 else ''}"
+    return f"{min(means):+.3f} to {max(means):+.3f}, {count}" if page.number(verdict) else ""
 
 
 EXPLAINED = (
-    "Each claim is tested by an effect and a number it must exceed, both in claims.py, which says what was changed after a run was seen. Supported: the whole interval lies "
-    "above the number. Not supported: none of it does. Inconclusive: the interval holds the number, or seeds of extraction or of training disagree. "
-    f"Intervals are at 1 - 0.05 / {len(CLAIMS)}, so that they hold for all claims together."
+    "Each claim is tested by an effect and a number it must exceed. Supported: the whole interval, over items and seeds of extraction together, lies above the number, and of the random "
+    "vectors, where a claim has them, at most a hundredth does as much. Not supported: none of the interval does, or more than a twentieth of the random vectors do as much. Cannot be "
+    "told here: nothing to steer, too few items, or only one outcome possible. Inconclusive: all else. "
+    f"Intervals are at 1 - 0.05 / {len(CLAIMS)}, so that they hold for all claims together. Claims and rules were fixed before the run: {frozen()}."
 )
 
 
-def summary(model: str, found: Sequence[Verdict], quick: bool = False) -> str:
+Trainings = Mapping[str, Sequence[Verdict]]  # the verdicts of the same model trained from other seeds
+
+
+def summary(model: str, found: Sequence[Verdict], quick: bool = False, others: Trainings = MappingProxyType({})) -> str:
     """The verdicts, and those of each seed of training where there are several, as Markdown that reads in a terminal."""
     lines = [
         f"# Steering {model}: verdicts",
@@ -123,14 +115,16 @@ def summary(model: str, found: Sequence[Verdict], quick: bool = False) -> str:
             f"  {effect}; must exceed {above}; {seeds}",
             f"  ({averaged}; {experiment})",
         ]
-    columns, rows = by_training(found)
+    columns, rows = by_training({"this training": found, **others})
     if len(columns) > 2:
         lines += ["", f"Each seed of training alone: {', '.join(columns[1:])}.", ""]
         lines += [f"- {claim}: {'; '.join(words)}" for claim, *words in rows]
     return "\n".join(lines) + "\n"
 
 
-def report(done: Sequence[dict[str, Any]], folder: Path, found: Sequence[Verdict]) -> str:
+def report(
+    done: Sequence[dict[str, Any]], folder: Path, found: Sequence[Verdict], others: Trainings = MappingProxyType({})
+) -> str:
     """The HTML page of finished experiments: verdicts and steered texts first, then a fold for each experiment, figures inside."""
     first = done[0]
     missing = [claim for claim in CLAIMS if claim.key not in {v.claim.key for v in found}]
@@ -142,7 +136,7 @@ def report(done: Sequence[dict[str, Any]], folder: Path, found: Sequence[Verdict
         body += ["<h2>Steered text</h2>", page.samples(shown)]
     if found:
         rows = verdict_rows(found)
-        columns, words = by_training(found)
+        columns, words = by_training({"this training": found, **others})
         body += ["<h2>Verdicts</h2>", page.table(COLUMNS[:4], [row[:4] for row in rows])]
         body.append(page.fold("What the words mean", f"<p>{html.escape(EXPLAINED)}</p>"))
         body.append(
@@ -177,15 +171,22 @@ def main() -> None:
         others = {Path(name).stem: read_json(Path(name)) for name in sys.argv[2:]}
         if wrong := [name for name, other in others.items() if "this training" not in other]:
             raise ValueError(f"expected files that this command wrote as evidence.json, got {', '.join(wrong)}")
-        found = verdicts(evidence | {name: other["this training"] for name, other in others.items()})
+        found = verdicts(evidence["this training"])
+        same = {
+            name: verdicts(other["this training"]) for name, other in others.items() if other.get("claims") == frozen()
+        }
     except (ValueError, OSError, KeyError) as error:
         sys.exit(f"report: {error}")
-    write_text(folder / "evidence.json", json.dumps(evidence | {"architecture": architecture}) + "\n")
-    write_text(folder / "summary.md", summary(done[0]["model"], found, done[0]["quick"]))
+    write_text(
+        folder / "evidence.json", json.dumps(evidence | {"claims": frozen(), "architecture": architecture}) + "\n"
+    )
+    write_text(folder / "summary.md", summary(done[0]["model"], found, done[0]["quick"], same))
     write_text(folder / "forest.svg", page.forest_svg(found))
-    write_text(folder / "report.html", report(done, folder, found))
+    write_text(folder / "report.html", report(done, folder, found, same))
+    for name in others.keys() - same.keys():
+        print(f"report: {name} is left out, which was measured for other claims than {frozen()[:8]}")
     for verdict in found:
-        print(f"{verdict.word:>14}  {verdict.claim.sentence}")
+        print(f"{verdict.word:>19}  {verdict.claim.sentence}")
     print(f"report: {folder / 'report.html'}, {folder / 'summary.md'}")
 
 

@@ -118,14 +118,13 @@ def test_no_results_is_an_error_that_says_what_to_run(tmp_path):
 
 
 EVIDENCE = {
-    "this training": {
-        "values": {
-            "extraction 0": {"values": [1.0, 1.1, 0.9, 1.2] * 9},
-            "extraction 1": {"values": [1.0, 1.3, 0.9, 1.2] * 9},
-        },
-        "bias": {"extraction 0": {"values": [0.0, 0.01] * 9}},
-    }
+    "values": {
+        "extraction 0": {"values": [1.0, 1.1, 0.9, 1.2] * 9},
+        "extraction 1": {"values": [1.0, 1.3, 0.9, 1.2] * 9},
+    },
+    "bias": {"extraction 0": {"values": [0.0, 0.01] * 9}},
 }
+OTHER = {"values": {"extraction 0": {"values": [-0.5, -0.2, -0.1] * 9}}}
 
 
 def test_verdicts_come_first_with_effect_and_interval(tmp_path):
@@ -135,28 +134,35 @@ def test_verdicts_come_first_with_effect_and_interval(tmp_path):
     shown = report.report(report.load_results(folder), folder, found)
     assert shown.index("Value steering works on plain prompts") < shown.index("A title")
     assert shown.index("Value steering works on plain prompts") < shown.index("<details")
-    assert re.search(r"<td>supported</td><td>\+1\.050 \[\+[\d.]+, \+[\d.]+\] logits", shown)
+    assert re.search(r"<td>supported</td><td>\+1\.075 \[\+[\d.]+, \+[\d.]+\] nats", shown)
     assert "+1.050 to +1.100, 2 seeds" in shown
 
 
-def test_a_verdict_that_changes_with_the_training_seed_is_inconclusive():
-    other = {"seed 1": {"values": {"extraction 0": {"values": [-0.5, -0.2, -0.1] * 9}}}}
-    (found,) = (v for v in report.verdicts(EVIDENCE | other) if v.claim.key == "values")
-    assert found.word == "inconclusive"
-    assert list(found.effects) == ["this training, extraction 0", "this training, extraction 1", "seed 1, extraction 0"]
-
-
-def test_several_seeds_of_training_are_shown_each_alone(tmp_path):
+def test_seeds_of_training_are_shown_beside_it_each_alone(tmp_path):
     folder = results(tmp_path / "nano")
-    other = {"seed 1": {"values": {"extraction 0": {"values": [-0.5, -0.2, -0.1] * 9}}}}
-    found = report.verdicts(EVIDENCE | other)
-    columns, rows = report.by_training(found)
+    found, others = report.verdicts(EVIDENCE), {"seed 1": report.verdicts(OTHER)}
+    columns, rows = report.by_training({"this training": found, **others})
     assert columns[1:] == ["this training", "seed 1"]
-    assert rows[0][1:] == ["supported (+1.050)", "not supported (-0.267)"] and rows[1][2] == ""
-    for shown in (report.report(report.load_results(folder), folder, found), report.summary("nano", found)):
-        assert "Each seed of training alone" in shown and "not supported (-0.267)" in shown
-        assert "3 seeds, of 2 trainings" in shown
-    assert "Each seed of training" not in report.summary("nano", report.verdicts(EVIDENCE))
+    assert rows[0][1:] == ["supported (+1.075)", "not supported (-0.267)"] and rows[1][2] == ""
+    for shown in (
+        report.report(report.load_results(folder), folder, found, others),
+        report.summary("nano", found, others=others),
+    ):
+        assert "Each seed of training alone" in shown and "not supported (-0.267)" in shown and "2 seeds" in shown
+    assert "Each seed of training" not in report.summary("nano", found)
+
+
+@pytest.mark.parametrize("of", ["these claims", "others"])
+def test_evidence_for_other_claims_is_left_out_and_said_to_be(tmp_path, monkeypatch, capsys, of):
+    folder = results(tmp_path / "nano")
+    whole = json.loads((folder / "01_test.json").read_text()) | {"evidence": EVIDENCE}
+    (folder / "01_test.json").write_text(json.dumps(whole))
+    claims = {"claims": report.frozen()} if of == "these claims" else {}
+    (tmp_path / "seed-1.json").write_text(json.dumps({"this training": OTHER, **claims}))
+    monkeypatch.setattr("sys.argv", ["report", str(folder), str(tmp_path / "seed-1.json")])
+    report.main()
+    summary, said = (folder / "summary.md").read_text(), capsys.readouterr().out
+    assert ("seed-1" in summary) == bool(claims) != ("seed-1 is left out" in said)
 
 
 def test_the_summary_says_the_same_as_the_page():
@@ -169,10 +175,10 @@ def test_the_summary_says_the_same_as_the_page():
 
 def test_the_command_writes_the_page_the_plot_the_summary_and_the_evidence(tmp_path, monkeypatch, capsys):
     folder = results(tmp_path / "nano")
-    whole = json.loads((folder / "01_test.json").read_text()) | {"evidence": EVIDENCE["this training"]}
+    whole = json.loads((folder / "01_test.json").read_text()) | {"evidence": EVIDENCE}
     (folder / "01_test.json").write_text(json.dumps(whole))
     monkeypatch.setattr("sys.argv", ["report", str(folder)])
     report.main()
     assert {"report.html", "forest.svg", "summary.md", "evidence.json"} <= {path.name for path in folder.iterdir()}
-    assert json.loads((folder / "evidence.json").read_text())["this training"] == EVIDENCE["this training"]
+    assert json.loads((folder / "evidence.json").read_text())["this training"] == EVIDENCE
     assert "supported  Value steering works" in capsys.readouterr().out
