@@ -1,100 +1,88 @@
-"""Value steering: six values, three levels of scenario. Which items does a vector move, and which the wrong way?
+"""Value steering: six values, three levels of scenario. Is it the value that moves, and which items move the wrong way?
 
     python examples/06_value_steering.py --model nano     (`make reproduce` runs it; a minute on nano)
 
-A vector for each value, from contrast pairs whose context differs, moves the answers in held-out scenarios: plain statements, short
-scenarios, and complex ones with conflicting interests. Beside it random vectors of its norm, and the same said in the prompt.
+A vector for each value, from contrast pairs of training scenarios, is added while the model says how a held-out scenario goes on: plain
+statements, short scenarios, complex ones in which two values are in conflict. Beside it, at the same share of the stream's norm: the
+other values' vectors, one of pleasant and unpleasant words (is it the value, or does everything get nicer?), and random ones.
+Expected on nano: every item moves the right way, but other values' vectors do most of the same work; an instruction moves more.
 """
 
-# %% Vectors, their layers from training scenarios; then what moves each held-out item
-import numpy as np
-
-from ministeer import extract, metrics
-from ministeer.lab import claims, data, figures, protocol, values
+# %% For each value: how its vector is read and where it is added, chosen on training scenarios; then what moves held-out ones
+from ministeer import metrics
+from ministeer.lab import figures, protocol, values
 from ministeer.lab.experiment import Experiment
+from ministeer.lab.values import ENDS, LEVELS, VALUES, tidy
 
-LEVELS = ("plain", "short", "complex")
-MULTIPLIERS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]  # Tan et al. 2024
+MULTIPLIERS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)  # as Tan et al. 2024, here in tenths of the stream's norm
+NONE, MOST = 3, 6  # of these
 
 lab = Experiment.from_command_line("06_value_steering")
-SEEDS = lab.part(range(3))
-rows, chosen = [], {}  # one row an item
-for value in lab.progress(values.VALUES, "values"):
-    held = lab.part(data.read("values.tsv", value=value, split="heldout"))
-    vectors = [values.vector(lab, value, seed=seed) for seed in SEEDS]
-    chosen[value] = layer = values.layer(lab, value, vectors[0])
-    slopes = [values.slopes(lab, held, vector, layer, MULTIPLIERS) for vector in vectors]
-    controls = [extract.random_like(vector.only([("pre", layer)]), seed=seed) for seed, vector in zip(SEEDS, vectors)]
-    chance = np.mean([values.slopes(lab, held, control, layer, MULTIPLIERS) for control in controls], 0)
-    told = [
-        data.read("contexts.tsv", kind=f"instruction {value}", split="train", pole=p)[0]["text"]
-        for p in ("positive", "negative")
-    ]
-    good, bad = (values.differences(lab, held, frame=text + " {p}")[:, 0] for text in told)
-    for item, by_seed, by_chance, by_words in zip(held, np.transpose(slopes), chance, (good - bad) / 2, strict=True):
-        rows.append(
-            {**item, "slopes": by_seed, "random": by_chance, "told": by_words, "group": f"{value} {item['scenario']}"}
-        )
+SEEDS = list(lab.part(range(3)))
+form = "chat" if lab.tokenizer.chat_template else "plain"  # in which the model is told
+rows, chosen, turned = [], {}, []
+for value in lab.progress(VALUES, "values"):
+    reading, layer = chosen[value] = values.setting(lab, value)
+    held = values.items(lab, value, "heldout")
+    own = {f"own {seed}": values.vector(lab, value, seed=seed, reading=reading) for seed in SEEDS}
+    d = values.differences(lab, held, own["own 0"], layer, MULTIPLIERS)  # (items, multipliers)
+    rows += tidy(held, ["own 0"], metrics.steerability(MULTIPLIERS, d)[:, None])
+    turned += [x[MOST] > 0 for x in d if x[NONE] < 0]  # was the negative answer preferred, and is it now?
+
+    others = {v: values.vector(lab, v, seed=0, reading=reading) for v in VALUES if v != value}
+    others |= {"valence": values.valence(lab, value, reading), **{name: own[name] for name in own if name != "own 0"}}
+    rows += tidy(held, others, values.moved(lab, held, others, [layer], ENDS)[:, :, 0] @ [-0.5, 0.5])
+    plain = values.first([row for row in held if row["level"] == "plain"])
+    randoms = protocol.randoms(lab, [row["prompt"] for row in values.items(lab, value, "train")])
+    chance = values.moved(lab, plain, {"own 0": own["own 0"]}, [layer], ENDS, randoms=randoms)[:, :, 0] @ [-0.5, 0.5]
+    rows += tidy(plain, [f"random {i}" for i in range(chance.shape[1])], chance)
+    for f in dict.fromkeys(("plain", form)):
+        rows += tidy(held, ["told"], values.told(lab, value, held, f)[:, None], f)
+    if form == "chat":
+        rows += tidy(held, own, values.moved(lab, held, own, [layer], ENDS, form=form)[:, :, 0] @ [-0.5, 0.5], form)
 
 
 # %% Show it
-def some(level=None, value=None):
-    """The items of a level and a value."""
-    return [r for r in rows if level in (None, r["level"]) and value in (None, r["value"])]
+def of(vector, level=None, form="plain", value=None):
+    """The slopes of some rows, their interval over scenarios, and the share of items moved the wrong way, as text."""
+    names = {"others": VALUES, "random": [n for n in {r["vector"] for r in rows} if n.startswith("random")]}.get(
+        vector, [vector]
+    )
+    some = [
+        r
+        for r in rows
+        if r["vector"] in names
+        and r["form"] == form
+        and (level or r["level"]) == r["level"]
+        and (value or r["value"]) == r["value"]
+    ]
+    slopes = [r["slope"] for r in some]
+    return metrics.interval(
+        slopes, groups=[r["group"] for r in some]
+    ), f"{sum(s < -values.ROUNDING for s in slopes) / len(slopes):.0%}"
 
 
-def column(of, level=None, value=None):
-    return [float(of(r)) for r in some(level, value)]
-
-
-def scenarios(level=None):
-    return [r["group"] for r in some(level)]
-
-
-def interval(of, level=None):
-    """(mean, low, high) over scenarios."""
-    return metrics.bootstrap(column(of, level), seed=0, groups=scenarios(level))
-
-
-def by_seed(of, level=None):
-    return {s: column(of[s], level) for s in SEEDS}
-
-
-steered, told, by_chance = (lambda r: r["slopes"][0]), (lambda r: r["told"]), (lambda r: r["random"])
-wrong = {seed: (lambda r, seed=seed: r["slopes"][seed] < -1e-3) for seed in SEEDS}  # by more than rounding
-above = {seed: (lambda r, seed=seed: r["slopes"][seed] - r["random"]) for seed in SEEDS}
-unit = "logits per unit of the multiplier"
-items = figures.strips(
-    lab.folder / "06_items", {f"{v}, {level}": column(steered, level, v) for v in values.VALUES for level in LEVELS},
-    xlabel=f"steerability ({unit})", caption="A dot is an item of a held-out scenario; left of zero are those moved the wrong way.",
+dots = figures.strips(
+    lab.folder / "06_items", [{**r, "which": f"{r['value']}, {r['level']}"} for r in rows if (r["vector"], r["form"]) == ("own 0", "plain")],
+    x="slope", by="which", xlabel="nats for a tenth of the stream's norm",
+    caption="A dot is an item of a held-out scenario; left of zero are those that the value's vector moves the wrong way.",
 )  # fmt: skip
-asked = [{"prompt": row["prompt"]} for row in held]
-shown = "{:+.2f} [{:+.2f}, {:+.2f}]".format
 lab.save(
     title="6. Value steering",
-    question="How far do value vectors move the answers in plain statements, short scenarios and complex ones, and which items the wrong way?",
-    protocol=f"Six values, each vector from 32 training pairs whose context differs, {len(SEEDS)} draws of them; added at the last prompt token at "
-    f"layers chosen on training scenarios ({', '.join(f'{v} {i}' for v, i in chosen.items())}). Steerability: slope of the logit difference of "
-    f"two answers against the multiplier, -1.5 to 1.5. Controls: {len(SEEDS)} random vectors of equal norm; the first sentence of instruction in the prompt, "
-    "half the difference between its two poles. Held-out scenarios; intervals over scenarios.",
-    finding=f"Steerability ({unit}): " + "; ".join(f"{level} {shown(*interval(steered, level))}" for level in LEVELS)
-    + f"; random vectors {shown(*interval(by_chance))}; told in the prompt {shown(*interval(told))}. Moved the wrong way: "
-    + "; ".join(f"{level} {np.mean(column(wrong[0], level)):.0%}" for level in LEVELS) + " of items.",
-    receipt=f"{value}: {protocol.receipt(lab, asked, vectors[0], layer)}",  # the last one; the others likewise
-    figures=[items],
+    question="How far do value vectors move plain statements, short scenarios and complex ones, is it the value, and which items go the wrong way?",
+    protocol="Steerability: slope of log p(positive answer) - log p(negative answer), whole answers, against the multiplier, in tenths of the stream's norm; added from the prompt's "
+    f"last token on. Reading and layer: {', '.join(f'{v} {r}, {i}' for v, (r, i) in chosen.items())}. {len(SEEDS)} draws of the pairs. Controls: other values, valence, random vectors "
+    "of the stream's covariance, an instruction (half the difference of its poles). Intervals over scenarios.",
+    finding="Nats for a tenth of the stream: " + "; ".join(f"{level} {{}}, {{}} of items the wrong way".format(*of("own 0", level)) for level in LEVELS)
+    + f". Plain items by other values' vectors {of('others', 'plain')[0]}, valence {of('valence', 'plain')[0]}, random {of('random', 'plain')[0]}, an instruction {of('told', 'plain')[0]}. "
+    f"Of {len(turned)} items whose negative answer was likelier, {sum(turned) / max(1, len(turned)):.0%} turn at {MULTIPLIERS[MOST]:g} tenths."
+    + (f" In the chat template the vector moves {of('own 0', form='chat')[0]}, the system message {of('told', form='chat')[0]}." if form == "chat" else ""),
+    receipt=f"{value}: {protocol.receipt(lab, held, own['own 0'], layer)}",  # the last one; the others likewise
+    figures=[dots],
     tables=[{
-        "caption": f"Steerability ({unit}) by value and level, in brackets the item moved least and the one moved most, and the share of items moved the wrong way.",
-        "columns": ["value", "level", "items", "vector", "wrong way", "random", "told in the prompt"],
-        "rows": [
-            [v, level, len(column(steered, level, v)), shown(*figures.spread(column(steered, level, v))),
-             f"{np.mean(column(wrong[0], level, v)):.0%}", *(f"{np.mean(column(of, level, v)):+.2f}" for of in (by_chance, told))]
-            for v in values.VALUES for level in LEVELS
-        ],
+        "caption": "Nats for a tenth of the stream's norm by value and level, and the share of items that the vector moves the wrong way.",
+        "columns": ["value", "level", "vector", "wrong way", "other values", "valence", "instruction"],
+        "rows": [[v, level, *of("own 0", level, value=v), *(of(x, level, value=v)[0] for x in ("others", "valence", "told"))] for v in VALUES for level in LEVELS],
     }],
-    evidence={
-        "values": claims.evidence(by_seed(above, "plain"), scenarios("plain")),
-        "inconsistent": claims.evidence(by_seed(wrong), scenarios()),
-        "inconsistent_complex": claims.evidence(
-            by_seed(wrong, "complex"), scenarios("complex"), by_seed(wrong, "plain"), scenarios("plain")),
-    },
+    evidence=values.claims_of(rows, SEEDS, form),
 )  # fmt: skip

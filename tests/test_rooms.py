@@ -120,7 +120,8 @@ ROOMS = {
         {"extract", "metrics", "model", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.protocol"}, set()
     ),
     "lab/values.py": Room(
-        {"extract", "metrics", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.protocol"}, {"numpy"}
+        {"extract", "metrics", "vectors", "lab.answers", "lab.claims", "lab.data", "lab.experiment", "lab.protocol"},
+        {"numpy"},
     ),
     "lab/pronouns.py": Room(
         {"extract", "metrics", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.protocol"}, {"numpy"}

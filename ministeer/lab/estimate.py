@@ -1,24 +1,28 @@
 """What the experiments will take on a model, in time and memory, before it is loaded; of the four GPT-2s, before the download.
 
     python -m ministeer.lab.estimate gpt2-xl --dtype bfloat16 --device cpu --subset quick     (`make reproduce` begins with it)
+    python -m ministeer.lab.estimate smollm2-135m-instruct --record          (after a whole run of it: keep what it took)
 
-The work was counted once, on a small stand-in with GPT-2's vocabulary (`benchmarks/work.py` writes data/work.json). How fast this
-machine does it is measured here, on one block of the model's own sizes with random weights.
+A whole run was timed once, on nano and on a model with an open vocabulary, which is asked more (data/recorded.json). Another
+model takes as much longer as its blocks are larger, another machine as it is slower: how fast this one is, is measured here, on one
+block of the model's own sizes with random weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
 from ministeer.checkpoint import DTYPES, known_device, read_config
-from ministeer.files import read_json
+from ministeer.files import read_json, write_text
 from ministeer.layouts import LAYOUTS, Config
 from ministeer.model import GPT2Config, Transformer
 
@@ -29,26 +33,19 @@ SIZES = {
     "gpt2-large": GPT2Config(50257, 1024, 1280, 36, 20),
     "gpt2-xl": GPT2Config(50257, 1024, 1600, 48, 25),
 }
-AROUND = 120.0  # seconds that all experiments take beside the model: statistics, figures, the starts of eleven programs
+OPEN = 20_000  # words of a vocabulary from which on a model is asked the larger tables
+START = 6.0  # seconds that a script takes beside the model: imports, statistics, figures
 GPU = 1e14  # FLOP/s to name where no GPU can be measured
 GIB = 2**30
-WORK = Path(__file__).parent / "data" / "work.json"
+RECORDED = Path(__file__).parent / "data" / "recorded.json"
 
 
-@dataclass(frozen=True)
-class Work:
-    """What an experiment asks of a model, whatever its size."""
-
-    experiment: str
-    passes: int  # tokens through all blocks; those that start half-way count half
-    words: int  # tokens turned into logits over the vocabulary
-    mediated: int  # prompts whose every head is patched: a token a head, through half of the blocks on average
-    batch: int  # tokens of the largest batch
-
-
-def work(quick: bool = False) -> list[Work]:
-    """The counted work of each experiment, of all items or of the quick subset."""
-    return [Work(**row) for row in read_json(WORK)["quick" if quick else "all"]]
+def recorded(config: Config, quick: bool) -> dict[str, Any]:
+    """A run of a model that is asked the same: {"model", "rate" (FLOP/s of a block there), "token" (FLOP of one through that model), "beside"
+    (GiB at the peak beside the weights), "seconds": {experiment: in the model}}."""
+    runs = read_json(RECORDED)
+    found: dict[str, Any] = runs["open" if config.vocab_size >= OPEN else "small"]["quick" if quick else "all"]
+    return found
 
 
 def blank(config: Config) -> Transformer:
@@ -57,25 +54,15 @@ def blank(config: Config) -> Transformer:
         return LAYOUTS[type(config)].model(config)
 
 
-def flops(config: Config, done: Work) -> float:
-    """Multiplications and additions of an experiment: two per entry of a block's matrices and token, 2 V D per token turned into logits.
-
-    Attention between tokens is left out: of prompts this short it is a hundredth.
-    """
+def token(config: Config) -> float:
+    """Multiplications and additions of one token, through all blocks and the unembedding."""
     block = 2 * sum(p.numel() for p in blank(replace(config, n_layer=1)).blocks.parameters() if p.ndim == 2)
-    heads = done.mediated * config.n_layer * config.n_head
-    passes, words = done.passes + heads / 2, done.words + heads
-    return passes * config.n_layer * block + words * 2 * config.vocab_size * config.width
+    return float(config.n_layer * block + 2 * config.vocab_size * config.width)
 
 
-def memory(config: Config, dtype: str, batch: int) -> tuple[float, float]:
-    """Bytes of the weights, and at the peak: with the keys and values of the largest batch, what a block makes of it, and its logits."""
-    size = torch.finfo(DTYPES[dtype]).bits // 8
-    weights = size * sum(p.numel() for p in blank(config).parameters())
-    cache = size * batch * 2 * config.n_layer * config.n_kv_head * config.head_size
-    block = size * batch * config.width * 16
-    logits = 4 * 128 * 8 * config.vocab_size  # of 128 prompts, a token each, and eight coefficients, in float32
-    return weights, weights + cache + block + 2 * logits
+def weights(config: Config, dtype: str) -> float:
+    """Bytes of the weights."""
+    return torch.finfo(DTYPES[dtype]).bits / 8 * sum(p.numel() for p in blank(config).parameters())
 
 
 @torch.no_grad()
@@ -98,23 +85,49 @@ def speed(config: Config, dtype: str, device: torch.device) -> float:
     return work / median(taken[1:])
 
 
+def seconds(config: Config, quick: bool, rate: float) -> dict[str, float]:
+    """Of each experiment, the seconds in a model of these sizes, where a block of it does `rate` FLOP/s."""
+    run = recorded(config, quick)
+    longer = token(config) / run["token"] * run["rate"] / rate
+    return {experiment: longer * taken for experiment, taken in run["seconds"].items()}
+
+
 def describe(name: str, config: Config, dtype: str, device: str, quick: bool, rate: float) -> str:
     """The estimate as text."""
-    asked = work(quick)
-    each = {done.experiment: flops(config, done) for done in asked}
-    total = sum(each.values())
-    share = total / sum(flops(config, done) for done in work())
-    weights, peak = memory(config, dtype, max(done.batch for done in asked))
-    rest = AROUND * (0.5 if quick else 1.0)
+    each = seconds(config, quick, rate)
+    total, start = sum(each.values()), START * len(each)
+    run, held = recorded(config, quick), weights(config, dtype)
     lines = [
-        f"estimate for {name} in {dtype} on {device}, {f'one item in four: {share:.0%} of the work' if quick else 'all items'}:",
-        f"  memory  {weights / GIB:.1f} GiB of weights, about {peak / GIB + 0.5:.1f} GiB at the peak",
-        f"  work    {total / 1e15:.3g} PFLOP: " + ", ".join(f"{n[:2]} {f / total:.0%}" for n, f in each.items()),
-        f"  time    about {_clock(rest + total / rate)}: {_clock(total / rate)} in the model, at the {rate / 1e12:.2g} TFLOP/s measured here on one block",
+        f"estimate for {name} in {dtype} on {device}, {'one item in four' if quick else 'all items'}:",
+        f"  memory  {held / GIB:.1f} GiB of weights, about {held / GIB + run['beside']:.1f} GiB at the peak",
+        f"  time    about {_clock(start + total)}, by a run of {run['model']} and the {rate / 1e12:.2g} TFLOP/s measured here on one block: "
+        + ", ".join(f"{n[:2]} {_clock(START + s)}" for n, s in each.items()),
     ]
     if not device.startswith("cuda"):
-        lines.append(f"          about {_clock(rest + total / GPU)} with a GPU that does {GPU / 1e12:.0f} TFLOP/s")
+        lines.append(
+            f"          about {_clock(start + total * rate / GPU)} with a GPU that does {GPU / 1e12:.0f} TFLOP/s"
+        )
     return "\n".join(lines)
+
+
+def record(results: Path, config: Config, dtype: str, rate: float) -> dict[str, Any]:
+    """What a whole run in a results folder took, as `recorded` gives it. Raises `ValueError` if parts of it were not measured anew."""
+    done = [read_json(path) for path in sorted(results.glob("[0-9][0-9]_*.json"))]
+    again = [one["name"] for one in done if one["reused"]]
+    if not done or again:
+        got = f"kept cells in {', '.join(again)}" if again else "none"
+        raise ValueError(
+            f"expected experiments measured in one go in {results}, got {got}; remove them and run it anew"
+        )
+    beside = max(one["peak"] or 0.0 for one in done) - weights(config, dtype) / GIB
+    taken = {one["name"]: round(one["seconds"], 1) for one in done}
+    return {
+        "model": done[0]["model"],
+        "rate": rate,
+        "token": token(config),
+        "beside": round(beside, 2),
+        "seconds": taken,
+    }
 
 
 def _clock(seconds: float) -> str:
@@ -129,13 +142,21 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument("--subset", default="all", choices=("all", "quick"))
+    parser.add_argument("--record", action="store_true", help="keep what the run in results/MODEL took")
     args = parser.parse_args()
+    quick = args.subset == "quick"
     try:
         config = SIZES.get(args.model) or read_config(args.model)
         rate = speed(config, args.dtype, known_device(args.device))
+        if args.record:
+            folder = Path("results") / (Path(args.model).name + ("-quick" if quick else ""))
+            runs = read_json(RECORDED)
+            found = record(folder, config, args.dtype, rate)
+            runs["open" if config.vocab_size >= OPEN else "small"]["quick" if quick else "all"] = found
+            write_text(RECORDED, json.dumps(runs, indent=1) + "\n")
+        print(describe(args.model, config, args.dtype, args.device, quick, rate))
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"estimate: {error}")
-    print(describe(args.model, config, args.dtype, args.device, args.subset == "quick", rate))
 
 
 if __name__ == "__main__":

@@ -72,6 +72,8 @@ class Experiment:
                 ) from error
         self._used: dict[str, Row] = {}
         self._vectors: set[Path] = set()
+        self._seconds = 0.0  # in the model, of vectors made and cells measured now
+        self._reused = 0  # vectors and cells that were there
 
     @classmethod
     def from_command_line(cls, name: str) -> Experiment:
@@ -101,10 +103,13 @@ class Experiment:
         Settings are plain values, as JSON has them, or steering vectors, which are written as their provenance.
         """
         key = self._key(measure, settings)
-        if key not in self._known:
+        if key in self._known:
+            self._reused += key not in self._used
+        else:
             start = time.perf_counter()
             rows = measure(self.model, self.tokenizer, **settings)
             seconds = time.perf_counter() - start
+            self._seconds += seconds
             self._known[key] = {
                 "key": key,
                 "measure": measure.__name__,
@@ -121,10 +126,14 @@ class Experiment:
     def vector(self, make: Callable[..., SteeringVector], **settings: Any) -> SteeringVector:
         """The vector `make(model, tokenizer, **settings)`, kept as `vectors/<name>.<key>.safetensors`."""
         path = self.folder / "vectors" / f"{self.name}.{self._key(make, settings)}.safetensors"
-        self._vectors.add(path)
-        if not path.exists():
+        if path.exists():
+            self._reused += path not in self._vectors
+        else:
+            start = time.perf_counter()
             make_folder(path.parent)
             make(self.model, self.tokenizer, **settings).save(path)
+            self._seconds += time.perf_counter() - start
+        self._vectors.add(path)
         return SteeringVector.load(path, self.model)
 
     def part(self, items: Sequence[Any]) -> Sequence[Any]:
@@ -175,6 +184,8 @@ class Experiment:
             "model": self.model_name,
             "quick": self.quick,
             "peak": _peak_memory(),
+            "seconds": round(self._seconds, 1),
+            "reused": self._reused,
             **self._where(),
             "page": page,
             "evidence": evidence or {},

@@ -1,62 +1,245 @@
-"""Values: the vector of one, where it is added, and how far it moves the answers to scenarios.
+"""Values: the vector of one, how it is read and where it is added, how far it moves the answers to scenarios, and what that says of the claims.
 
-Letters: C multipliers of the vector.
+Doses are tenths of the stream's norm at the site: a multiplier of 1 adds a tenth of it, whatever the vector.
+Letters: N items, V vectors, L layers, C multipliers.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from ministeer import extract
 from ministeer.lab import data
 from ministeer.lab.answers import answers, log_probabilities
+from ministeer.lab.claims import evidence
 from ministeer.lab.experiment import Experiment
-from ministeer.lab.protocol import Item, felt, sites
+from ministeer.lab.protocol import Item, felt, sites, tenth
 from ministeer.metrics import Array, steerability
 from ministeer.vectors import SteeringVector
 
 VALUES = ("honesty", "fairness", "kindness", "caution", "responsibility", "nonviolence")
+LEVELS = ("plain", "short", "complex")
+ENDS = (-1.0, 1.0)
+# where the two texts of a pair differ, and at which token they are read
+READINGS = {"context": "last", "answer": "answer", "end of the answer": "last"}
+ROUNDING = 1e-3  # nats per unit: a slope nearer to 0 is no movement
+MOVES = (
+    0.1  # nats per unit that vectors must move items by on average, for it to mean anything that some go the wrong way
+)
+Row = Mapping[str, Any]
 
 
-def vector(lab: Experiment, value: str, *, seed: int, pairs: int = 32) -> SteeringVector:
-    """The contrastive vector of a value at all layers, from training pairs whose context differs, drawn by the seed."""
-    drawn = random.Random(seed).sample(data.context_pairs(value), pairs)
-    return lab.vector(extract.contrastive, pairs=drawn, token="last", sites=sites(lab))
+def items(lab: Experiment, value: str, split: str) -> list[dict[str, str]]:
+    """The rows of a value's scenarios; a quick run has every fourth scenario of a level, two at least."""
+    rows = data.scenarios(lab.tokenizer, value=value, split=split)
+    some: set[str] = set()
+    for level in LEVELS:
+        scenarios = list(dict.fromkeys(row["scenario"] for row in rows if row["level"] == level))
+        some.update(lab.part(scenarios) if len(lab.part(scenarios)) > 1 else scenarios[:2])
+    return [row for row in rows if row["scenario"] in some]
+
+
+def first(rows: Sequence[Any]) -> list[Any]:
+    """One phrasing of each scenario."""
+    found: dict[Any, Any] = {}
+    for row in rows:
+        found.setdefault((row["value"], row["scenario"]), row)
+    return list(found.values())
+
+
+def contrasts(value: str, rows: Sequence[Item], reading: str) -> list[tuple[str, str]]:
+    """Pairs of texts for a value's vector: its scenarios with either answer, or after what a person did who has the value or has not."""
+    if reading != "context":
+        return [(row["prompt"] + row["positive"], row["prompt"] + row["negative"]) for row in rows]
+    good, bad = (
+        [r["text"] for r in data.read("contexts.tsv", kind=f"trait {value}", split="train", pole=pole)]
+        for pole in ("positive", "negative")
+    )
+    return _before(rows, good, bad)
+
+
+def valence(lab: Experiment, value: str, reading: str) -> SteeringVector:
+    """The same reading of the same prompts, where only pleasant and unpleasant words make the difference."""
+    rows = items(lab, value, "train")[::2]
+    good, bad = ([r["word"] for r in data.read("valence.tsv", sign=sign)] for sign in ("1", "-1"))
+    if reading == "context":
+        pairs = _before(rows, [f"{{N}} feels {w}." for w in good], [f"{{N}} feels {w}." for w in bad])
+    else:
+        texts = [[f"{row['prompt']} {w[i % len(w)]}" for w in (good, bad)] for i, row in enumerate(rows)]
+        pairs = [(plus, minus) for plus, minus in texts]
+    return _scaled(lab, value, pairs, reading)
+
+
+def vector(lab: Experiment, value: str, *, seed: int, pairs: int = 32, reading: str = "context") -> SteeringVector:
+    """The contrastive vector of a value at all layers, a tenth of the stream long, from training pairs drawn by the seed."""
+    everything = contrasts(value, items(lab, value, "train"), reading)
+    return _scaled(
+        lab, value, random.Random(seed).sample(everything, min(pairs, len(everything) * 2 // 3 + 1)), reading
+    )
+
+
+def setting(lab: Experiment, value: str) -> tuple[str, int]:
+    """The reading and the layer that move the training scenarios most, one phrasing of every other one: first among every other layer,
+    then among the best one's neighbours."""
+    some = first(items(lab, value, "train"))[::2]
+    best: tuple[float, str, int] = (-np.inf, "", 0)
+    for reading in READINGS:
+        made = vector(lab, value, seed=0, reading=reading)
+        at = felt(lab, made)
+
+        def tried(layers: Sequence[int], reading: str = reading, made: SteeringVector = made) -> tuple[float, str, int]:
+            slopes = moved(lab, some, {"vector": made}, layers, ENDS) @ [-0.5, 0.5]  # (N, 1, L)
+            return max((float(s), reading, i) for s, i in zip(slopes.mean((0, 1)), layers, strict=True))
+
+        coarse = tried(at[::2])
+        middle = at.index(coarse[2])
+        around = [at[i] for i in (middle - 1, middle + 1) if 0 <= i < len(at)]
+        best = max(best, coarse, tried(around) if around else coarse)
+    return best[1:]
 
 
 def layer(lab: Experiment, value: str, vector: SteeringVector) -> int:
-    """Where it moves 18 training items most, from -1 to 1."""
-    some = random.Random(0).sample(data.read("values.tsv", value=value, split="train"), 18)
-    return max(felt(lab, vector), key=lambda i: slopes(lab, some, vector, i, (-1.0, 1.0)).mean())
+    """Where a vector moves the training scenarios most."""
+    at = felt(lab, vector)
+    slopes = moved(lab, first(items(lab, value, "train")), {"vector": vector}, at, ENDS) @ [-0.5, 0.5]
+    return at[int(slopes.mean((0, 1)).argmax())]
 
 
-def slopes(
+def moved(
     lab: Experiment,
-    items: Sequence[Item],
-    vector: SteeringVector,
-    layer: int,
-    multipliers: Sequence[float],
+    rows: Sequence[Item],
+    vectors: Mapping[str, SteeringVector] | None,
+    layers: Sequence[int] = (),
+    multipliers: Sequence[float] = (0.0,),
+    *,
+    randoms: Mapping[str, Any] | None = None,
+    form: str = "plain",
+    system: str = "",
     frame: str = "{p}",
 ) -> Array:
-    """Steerability of each item of `values.tsv`, (items,), in logits per unit of the multiplier."""
-    return steerability(multipliers, differences(lab, items, vector, layer, multipliers, frame))
+    """Log-probability of each item's positive answer minus that of its negative one, whole answers, in nats, (N, V, L, C).
+
+    randoms: as in `answers`; V is then their number. frame: the text around its prompt.
+    """
+    asked = [
+        {"prompt": frame.replace("{p}", row["prompt"]), "words": [row["positive"], row["negative"]]} for row in rows
+    ]
+    steered = {} if vectors is None else {"vectors": dict(vectors), "layers": [*layers]}
+    if randoms is not None:
+        steered["randoms"] = randoms
+    found = lab.cell(answers, items=asked, coefficients=list(multipliers), form=form, system=system, **steered)
+    differences: Array = log_probabilities(found) @ [1.0, -1.0]
+    return differences
 
 
 def differences(
     lab: Experiment,
-    items: Sequence[Item],
+    rows: Sequence[Item],
     vector: SteeringVector | None = None,
     layer: int = 0,
     multipliers: Sequence[float] = (0.0,),
     frame: str = "{p}",
 ) -> Array:
-    """Log-probability of each item's positive answer minus that of its negative one, (items, C); frame: the text around its prompt."""
-    asked = [
-        {"prompt": frame.replace("{p}", item["prompt"]), "words": [item["positive"], item["negative"]]}
-        for item in items
-    ]
-    steered = {} if vector is None else {"vectors": {"vector": vector}, "layers": [layer]}
-    rows = lab.cell(answers, items=asked, coefficients=list(multipliers), **steered)
-    found: Array = log_probabilities(rows)[:, 0, 0] @ [1.0, -1.0]
+    """`moved` by one vector at one layer, (N, C)."""
+    one = None if vector is None else {"vector": vector}
+    found: Array = moved(lab, rows, one, [layer], multipliers, frame=frame)[:, 0, 0]
     return found
+
+
+def slopes(
+    lab: Experiment,
+    rows: Sequence[Item],
+    vector: SteeringVector,
+    layer: int,
+    multipliers: Sequence[float],
+    frame: str = "{p}",
+) -> Array:
+    """Steerability of each item, (N,), in nats per unit of the multiplier."""
+    return steerability(multipliers, differences(lab, rows, vector, layer, multipliers, frame))
+
+
+def told(lab: Experiment, value: str, rows: Sequence[Item], form: str) -> Array:
+    """By how much the value said as an instruction moves each item, (N,): half the difference between its two poles, in nats."""
+    good, bad = (
+        data.read("contexts.tsv", kind=f"instruction {value}", split="train", pole=pole)[0]["text"]
+        for pole in ("positive", "negative")
+    )
+    plus, minus = (moved(lab, rows, None, form=form, system=text)[:, 0, 0, 0] for text in (good, bad))
+    return (plus - minus) / 2
+
+
+def tidy(rows: Sequence[Item], names: Sequence[str], slopes: Array, form: str = "plain") -> list[dict[str, Any]]:
+    """A dict for each vector and item, of slopes (N, V): the item with "vector", "form", "slope" and the group it is resampled in."""
+    return [
+        {**row, "vector": name, "form": form, "slope": float(slope), "group": f"{row['value']} {row['scenario']}"}
+        for name, some in zip(names, slopes.T, strict=True)
+        for row, slope in zip(rows, some, strict=True)
+    ]
+
+
+def claims_of(rows: Sequence[Row], seeds: Sequence[int], form: str) -> dict[str, Any]:
+    """The evidence for the claims on values.
+
+    rows: a dict for each item, vector and form: "value", "level", "scenario", "prompt", "form", "vector" ("own 0" by seed, "valence", the
+    name of another value, "random 0" ... for one phrasing of plain items, "told" as an instruction), its "slope", nats for a tenth of
+    the stream's norm, and "group", what it is resampled in. form: that in which the model is told, "chat" where it has a template.
+    """
+    table: dict[tuple[str, str], dict[tuple[str, str], Row]] = {}
+    for row in rows:
+        table.setdefault((row["form"], row["vector"]), {})[row["value"], row["prompt"]] = row
+
+    def of(name: str, some: Sequence[tuple[str, str]], form: str = "plain") -> Array:
+        return np.array([table[form, name][item]["slope"] for item in some])
+
+    own = table["plain", "own 0"]
+    level = {which: [item for item, row in own.items() if row["level"] == which] for which in LEVELS}
+
+    def groups(some: Sequence[tuple[str, str]]) -> list[str]:
+        return [own[item]["group"] for item in some]
+
+    names = [name for form, name in table if name.startswith("random")]
+    few = [item for item in level["plain"] if item in table["plain", names[0]]]
+    random = np.array([of(name, few) for name in names])  # (random vectors, items)
+    plain = level["plain"]
+    others = np.array([
+        np.mean([table["plain", v][value, prompt]["slope"] for v in VALUES if v != value]) for value, prompt in plain
+    ])  # fmt: skip
+    rival = max(others, of("valence", plain), key=np.mean)
+    wrong = {which: {s: of(f"own {s}", some) < -ROUNDING for s in seeds} for which, some in level.items()}
+    everything = [item for which in LEVELS for item in level[which]]
+    mean = float(np.mean([of(f"own {s}", everything) for s in seeds]))
+    still = None if mean >= MOVES else f"nothing to steer: the vectors move items by {mean:.2g} nats a tenth on average"
+    found = {
+        "values": evidence(
+            {s: of(f"own {s}", few) - random.mean(0) for s in seeds}, groups(few),
+            controls=(random.mean(1) - random.mean()).tolist(),
+        ),
+        "values_specific": evidence({s: of(f"own {s}", plain) - rival for s in seeds}, groups(plain)),
+        "inconsistent": evidence(
+            {s: np.concatenate([wrong[which][s] for which in LEVELS]) for s in seeds}, groups(everything), void=still),
+        "inconsistent_complex": evidence(
+            wrong["complex"], groups(level["complex"]), minus=wrong["plain"], minus_groups=groups(plain), void=still),
+        "prompting": evidence(
+            {s: of(f"own {s}", everything, form) - of("told", everything, form) for s in seeds}, groups(everything)),
+        "chat": evidence(
+            {s: of(f"own {s}", everything, form) - of(f"own {s}", everything) / 2 for s in seeds}, groups(everything),
+            void=still if form == "chat" else "nothing to compare: the model has no chat template"),
+    }  # fmt: skip
+    return found
+
+
+def _before(rows: Sequence[Item], good: Sequence[str], bad: Sequence[str]) -> list[tuple[str, str]]:
+    """Each prompt after a sentence about its person, of either kind in turn."""
+    texts = [[some[i % len(some)].replace("{N}", row["person"]) for some in (good, bad)] for i, row in enumerate(rows)]
+    return [(f"{plus} {row['prompt']}", f"{minus} {row['prompt']}") for (plus, minus), row in zip(texts, rows)]
+
+
+def _scaled(lab: Experiment, value: str, pairs: Sequence[tuple[str, str]], reading: str) -> SteeringVector:
+    made = lab.vector(
+        extract.contrastive, pairs=[list(pair) for pair in pairs], token=READINGS[reading], sites=sites(lab)
+    )
+    return tenth(lab, made, [row["prompt"] for row in items(lab, value, "train")])

@@ -1,5 +1,6 @@
 """The estimate before a run: its arithmetic on a known model, its counts against a run counted here, wrong input."""
 
+import json
 import runpy
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ministeer.checkpoint import load, save_model
 from ministeer.lab import estimate
-from ministeer.lab.estimate import SIZES, Work, flops, memory, speed, work
+from ministeer.lab.estimate import SIZES, record, recorded, seconds, speed, token, weights
 from ministeer.llama import Llama, LlamaConfig
 from ministeer.model import GPT2, GPT2Config
 
@@ -22,26 +23,19 @@ EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("[0-9]*.py"))
 
 
 @pytest.mark.parametrize(("architecture", "config"), [(GPT2, SMALL), (Llama, LLAMA)])
-def test_a_pass_costs_what_torch_counts(architecture, config):
+def test_a_token_costs_what_torch_counts(architecture, config):
     with FlopCounterMode(display=False) as counter:
         architecture(config)(torch.zeros(1, 9, dtype=torch.long))  # enough that they are no few
     counts = {str(k): n for k, n in counter.get_flop_counts()["Global"].items()}
-    expected = counts.get("aten.addmm", 0) + counts["aten.mm"]
-    assert flops(config, Work("one", passes=9, words=9, mediated=0, batch=9)) == expected
-
-
-def test_a_head_costs_half_the_blocks_and_the_vocabulary():
-    one = Work("mediation", passes=0, words=0, mediated=3, batch=1)
-    heads = SMALL.n_layer * SMALL.n_head * 3
-    assert flops(SMALL, one) == flops(SMALL, Work("same", passes=heads // 2, words=heads, mediated=0, batch=1))
+    assert 9 * token(config) == counts.get("aten.addmm", 0) + counts["aten.mm"]
 
 
 @pytest.mark.parametrize(
     ("config", "size"), [(SIZES["gpt2"], 124_439_808), (SIZES["gpt2-xl"], 1_557_611_200), (LlamaConfig(), 134_515_008)]
 )
 def test_the_weights_are_as_large_as_the_checkpoint(config, size):
-    assert memory(config, "bfloat16", 1000)[0] == 2 * size
-    assert memory(config, "float32", 2000)[1] > memory(config, "float32", 1000)[1] > 4 * size
+    assert weights(config, "bfloat16") == 2 * size
+    assert weights(config, "float32") == 4 * size
 
 
 def test_the_speed_of_a_block_is_measured_on_either_architecture():
@@ -49,24 +43,27 @@ def test_the_speed_of_a_block_is_measured_on_either_architecture():
         assert 0 < speed(config, "bfloat16", torch.device("cpu")) < float("inf")
 
 
-def test_every_experiment_is_counted_and_the_quick_subset_is_less():
-    whole, quick = work(), work(quick=True)
-    assert [done.experiment for done in whole] == [done.experiment for done in quick] == EXAMPLES
-    costs = [[flops(SIZES["gpt2-xl"], done) for done in some] for some in (quick, whole)]
-    assert all(some < 0.9 * all_items for some, all_items in zip(*costs, strict=True))
-    assert sum(costs[0]) < 0.5 * sum(costs[1])
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_experiment_was_timed_and_the_model_of_the_record_takes_what_it_took(quick):
+    for config in (load("nano")[0].config, SIZES["gpt2"]):
+        run = recorded(config, quick)
+        assert [*run["seconds"]] == EXAMPLES
+        taken = seconds(config, quick, run["rate"] / 2)  # a machine half as fast
+        assert sum(taken.values()) == pytest.approx(2 * sum(run["seconds"].values()) * token(config) / run["token"])
+    whole, some = (sum(recorded(SIZES["gpt2"], which)["seconds"].values()) for which in (False, True))
+    assert some < 0.6 * whole
 
 
-def test_the_count_is_what_an_experiment_asks_for_now(tmp_path, monkeypatch):
-    """On nano, which is less deep than the stand-in: fewer layers to choose among, so fewer passes, and not by much."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import work as counting
-
-    monkeypatch.setattr(sys, "argv", [])
-    monkeypatch.setattr(counting, "CONFIG", load("nano")[0].config)
-    found = counting.count(ROOT / "examples" / "02_contrastive_activation.py", "nano", tmp_path, "quick")
-    stored = next(done for done in work(quick=True) if done.experiment == found["experiment"])
-    assert 0.4 < found["passes"] / stored.passes < 1.1
+def test_a_run_is_recorded_whole_or_not_at_all(tmp_path):
+    for name, reused in (("01_one", 0), ("02_two", 0)):
+        one = {"name": name, "model": "m", "seconds": 3.0, "peak": 2.0, "reused": reused}
+        (tmp_path / f"{name}.json").write_text(json.dumps(one))
+    found = record(tmp_path, SMALL, "float32", 1e9)
+    assert found["seconds"] == {"01_one": 3.0, "02_two": 3.0}
+    assert found["beside"] == pytest.approx(2.0, abs=0.01)
+    (tmp_path / "02_two.json").write_text(json.dumps(one | {"reused": 1}))
+    with pytest.raises(ValueError, match="measured in one go in .*, got kept cells in 02_two"):
+        record(tmp_path, SMALL, "float32", 1e9)
 
 
 def test_the_command_says_memory_and_time_without_loading_the_model(tmp_path):
