@@ -12,13 +12,21 @@ import re
 import torch
 
 from ministeer import Steer, extract, generate, metrics, prefill
-from ministeer.lab import data, figures, protocol
+from ministeer.lab import claims, data, figures, protocol
+from ministeer.lab.answers import answers, log_probabilities
 from ministeer.lab.experiment import Experiment
 
 PROMPTS = [f"{thing} is" for thing in ("The world", "My life", "Our home", "This garden", "This letter", "My job")]
 PROMPTS += ["Today I am", "I feel", "We are", "You are", "I think you are", "I went to the school and it was"]
-CHOOSING = ["They are", "She is", "This house is", "My friend is", "The town was", "Our letter is"]  # for the layer
-COEFFICIENTS, STRENGTHS = [-5.0, -2.0, -1.0, 0.0, 1.0, 2.0, 5.0], [1.0, 2.0]
+CHOOSING = [
+    "They are",
+    "She is",
+    "This house is",
+    "My friend is",
+    "The town was",
+    "Our letter is",
+]  # layer and strength
+COEFFICIENTS, STRENGTHS = [-5.0, -2.0, -1.0, 0.0, 1.0, 2.0, 5.0], [1.0, 2.0, 4.0]
 SAMPLED = {"max_new_tokens": 20, "top_p": 0.3, "frequency_penalty": 1.0}
 
 
@@ -57,29 +65,53 @@ effects = [{**a, "effect": a["valence"] - b["valence"]} for a, b in zip(at[1.0],
 chosen = [row for row in effects if row["prompt"] in CHOOSING and row["vector"] == "Love - Hate"]
 layer = max(layers, key=lambda i: sum(row["effect"] for row in chosen if row["layer"] == i))
 
-# %% Texts there, and how many of their pleasant and unpleasant words are pleasant
-asked, texts, share = [[prompt, seed] for prompt in prompts for seed in seeds], {}, {}
+# %% Texts there, and how many of their pleasant and unpleasant words are pleasant: the strength is chosen on those of other prompts
+asked, texts = [[prompt, seed] for prompt in [*prompts, *CHOOSING] for seed in seeds], {}
+some, others = len(prompts) * len(seeds), len(asked)  # the texts that count, and those beyond them that choose
+by_prompt = [prompt for prompt, _ in asked[:some]]
 for c in lab.progress([0.0, *(sign * c for c in STRENGTHS for sign in (-1, 1))], "texts"):
     texts[c] = [row["text"] for row in lab.cell(completions, vector=love, layer=layer, coefficient=c, asked=asked)]
-    words = [word for text in texts[c] for word in re.findall(r"\w+", text.lower())]
-    good, bad = (sum(word in group for word in words) for group in (pleasant, unpleasant))
-    share[c] = good / max(1, good + bad)
-c = max(STRENGTHS, key=lambda c: share[c] - share[-c])  # that tells most
+counts = {
+    c: [[sum(w in of for w in re.findall(r"\w+", text.lower())) for of in (pleasant, unpleasant)] for text in said]
+    for c, said in texts.items()
+}
+
+
+def share(c, start=0, end=some):
+    """Of the pleasant and unpleasant words in some texts, how many are pleasant."""
+    good, bad = (sum(of) for of in zip(*counts[c][start:end]))
+    return good / max(1, good + bad)
+
+
+c = max(STRENGTHS, key=lambda c: share(c, some, others) - share(-c, some, others))
+nice = {x: [good > bad for good, bad in counts[x][:some]] for x in (-c, c)}  # the first judge: a list of words
+after = {  # the second: the model itself, unsteered, after the text
+    x: lab.cell(
+        answers,
+        items=[
+            {"prompt": f"{p}{text} It makes me feel", "words": [" happy", " sad"]}
+            for (p, _), text in zip(asked[:some], texts[x])
+        ],
+    )
+    for x in (-c, c)
+}
+happier = (log_probabilities(after[c]) - log_probabilities(after[-c]))[:, 0, 0, 0] @ [1.0, -1.0]  # nats
 
 # %% Show it
 effects = [row for row in effects if row["prompt"] in prompts]
 here = [row for row in rows if row["prompt"] in prompts and row["layer"] == layer]
 lines = {"by": "vector", "over": "prompt"}
 real, random = (line[layer] for line in figures.curves(effects, x="layer", y="effect", **lines).values())
-told = {"columns": ["prompt", *(f"{f'{x:+g}' if x else 'unsteered'}: {share[x]:.0%} pleasant" for x in (-c, 0.0, c))],
-        "rows": [[prompt, *(texts[x][i] for x in (-c, 0.0, c))] for i, (prompt, _) in enumerate(asked)]}  # fmt: skip
+told = {"columns": ["prompt", *(f"{f'{x:+g}' if x else 'unsteered'}: {share(x):.0%} pleasant" for x in (-c, 0.0, c))],
+        "rows": [[prompt, *(texts[x][i] for x in (-c, 0.0, c))] for i, (prompt, _) in enumerate(asked[:some])]}  # fmt: skip
 lab.save(
     title="1. Activation addition: Love - Hate",
     question="Does the difference between two words, added at the start of a prompt, change the valence of what follows?",
     protocol=f"Stream over 'Love' minus stream over 'Hate', added once to the first positions of {len(prompts)} prompts, at the layer that moves {len(CHOOSING)} others most; log-odds of "
     f"pleasant against unpleasant next words; {len(seeds)} random vectors of equal norm. Texts: top-p 0.3, frequency penalty 1.",
     finding="At layer {}, coefficient 1 against -1 moves the valence of the next word by {:.2f} nats [{:.2f}, {:.2f}]; random vectors by {:.2f} to {:.2f}. ".format(layer, *real, *random[1:])
-    + f"Of the pleasant and unpleasant words in {len(asked)} texts, {share[-c]:.0%} are pleasant at {-c:+g}, {share[0.0]:.0%} without the vector, {share[c]:.0%} at {c:+g}.",
+    + f"Of the pleasant and unpleasant words in {some} texts, {share(-c):.0%} are pleasant at {-c:+g}, {share(0.0):.0%} without the vector, {share(c):.0%} at {c:+g}. "
+    f"Asked after the text, the unsteered model finds what was said at {c:+g} happier than at {-c:+g} by {metrics.interval(happier, groups=by_prompt)} nats.",
     receipt=protocol.receipt(lab, [{"prompt": prompt} for prompt in prompts], love, layer, where="front"),
     figures=[
         figures.lines(lab.folder / "01_coefficients", here, x="coefficient", y="valence", **lines, xlabel="coefficient", ylabel="valence of the next word (nats)",
@@ -87,6 +119,7 @@ lab.save(
         figures.lines(lab.folder / "01_layers", effects, x="layer", y="effect", **lines, xlabel="layer whose input is steered", ylabel="effect of +1 against -1 (nats)",
                       caption="Only below some layer does it matter what the first words were. Read and added at the same layer."),
     ],
-    samples=told | {"rows": told["rows"][:: 4 * len(seeds)], "caption": f"Layer {layer}, the first text of each prompt; beside each strength the share of pleasant words among those of a list, in all {len(asked)} texts."},
+    samples=told | {"rows": told["rows"][:: 4 * len(seeds)], "caption": f"Layer {layer}, the first text of each prompt; beside each strength the share of pleasant words among those of a list, in all {some} texts."},
     tables=[told | {"caption": "All texts."}],
+    evidence={"open_text": claims.evidence({0: nice[c]}, by_prompt, minus={0: nice[-c]}, minus_groups=by_prompt)},
 )  # fmt: skip
