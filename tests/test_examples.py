@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ministeer.files import read_lines
 from ministeer.lab import data
 from ministeer.lab.claims import CANNOT, CLAIMS, NOT_SUPPORTED, judge
 from ministeer.lab.experiment import Experiment
@@ -55,7 +56,7 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(tmp_path):
     name = "01_activation_addition"
     subprocess.run(run(name, tmp_path / "whole"), check=True, capture_output=True)
     folder = tmp_path / "cut" / "nano-quick"
-    journal, known = folder / f"{name}.unsaved.jsonl", []
+    journal, known = folder / "cells" / f"{name}.jsonl", []
     for more in (1, 6, 2):
         process = subprocess.Popen(run(name, tmp_path / "cut"), stdout=subprocess.DEVNULL)
         while process.poll() is None:
@@ -69,15 +70,15 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(tmp_path):
         assert lines[: len(known)] == known, "what was measured before is kept"
         known = lines
     subprocess.run(run(name, tmp_path / "cut"), check=True, capture_output=True)
-    ended, whole = (
-        json.loads((path / f"{name}.json").read_text()) for path in (folder, tmp_path / "whole" / "nano-quick")
-    )
-    assert ended["cells"][: len(known)] == [json.loads(line) for line in known], "nothing was measured twice"
-    for cell in ended["cells"] + whole["cells"]:
-        del cell["seconds"]
+    folders = (folder, tmp_path / "whole" / "nano-quick")
+    cells = [read_lines(path / "cells" / f"{name}.jsonl") for path in folders]
+    assert cells[0][: len(known)] == [json.loads(line) for line in known], "nothing was measured twice"
+    ended, whole = (json.loads((path / f"{name}.json").read_text()) for path in folders)
+    for one in (ended, whole, *cells[0], *cells[1]):
+        del one["seconds"]
     for page in (ended, whole):
         del page["peak"], page["page"]["command"]  # which names the folder
-    assert ended == whole
+    assert (ended, cells[0]) == (whole, cells[1])
 
 
 def test_a_quick_run_measures_one_item_in_four_and_says_so(tmp_path):

@@ -137,12 +137,12 @@ def test_lines_that_are_no_objects_are_refused_in_a_sentence(text: str, tmp_path
         files.read_lines(tmp_path / "rows.jsonl")
 
 
-@pytest.mark.parametrize("cells", ["7", "[[1]]", "[{}]", '[{"key": "a"}]', '[{"key": [], "rows": []}]', '{"key": 1}'])
-def test_cells_of_another_shape_are_refused_in_a_sentence(cells: str, tmp_path: Path) -> None:
-    (tmp_path / "nano").mkdir()
-    (tmp_path / "nano" / "00_x.json").write_text(f'{{"cells": {cells}}}')
+@pytest.mark.parametrize("cell", ["{}", '{"key": "a"}', '{"key": [], "rows": []}', '{"key": "a", "rows": 1}'])
+def test_cells_of_another_shape_are_refused_in_a_sentence(cell: str, tmp_path: Path) -> None:
+    (tmp_path / "nano" / "cells").mkdir(parents=True)
+    (tmp_path / "nano" / "cells" / "00_x.jsonl").write_text(f"{cell}\n")
     with pytest.raises(
-        ValueError, match=r"00_x.json: expected cells with a key and rows, got others .*; remove it to measure again$"
+        ValueError, match=r"00_x.jsonl: expected cells with a key and rows, got others .*; remove it to measure again$"
     ):
         Experiment("00_x", "nano", results=tmp_path)
 
@@ -176,7 +176,7 @@ def test_an_experiment_on_a_full_disk_ends_in_a_sentence_and_goes_on_afterwards(
         again.save(title="", question="", protocol="", finding="done", receipt="")
     assert len(files.read_lines(again.journal)) == 3
     again.save(title="", question="", protocol="", finding="done", receipt="")
-    assert [path.name for path in again.folder.iterdir()] == ["00_full.json"]
+    assert sorted(path.name for path in again.folder.rglob("*.*")) == ["00_full.json", "00_full.jsonl"]
 
 
 @pytest.mark.parametrize(("content", "words"), [(POINTER, "a Git LFS pointer, which only names it; run `git lfs pull`"), (PAGE, "a web page; download the file itself")])  # fmt: skip

@@ -1,4 +1,5 @@
-"""One experiment's measurements on disk: `results/<model>/NN_name.json`, with everything they depend on.
+"""One experiment's measurements on disk: `results/<model>/cells/NN_name.jsonl`, with everything they depend on, and of them
+`NN_name.json`, what the report shows.
 
 An experiment is cut into cells. A cell is a function of the model and of settings that can be written down, so its key
 says what decides its rows: the source that the function can reach (`keys.py` says how far), its settings, the weights, their dtype
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ministeer.checkpoint import load
-from ministeer.files import append_lines, make_folder, read_json, read_lines, write_text
+from ministeer.files import append_lines, make_folder, read_lines, write_text
 from ministeer.lab.keys import code_key
 from ministeer.model import Transformer
 from ministeer.provenance import fingerprint
@@ -58,18 +59,15 @@ class Experiment:
         self.folder = Path(results) / (Path(model).name + ("-quick" if quick else ""))
         make_folder(self.folder)
         self.path = self.folder / f"{name}.json"
-        self.journal = self.folder / f"{name}.unsaved.jsonl"  # a line a cell, until `save`
-        self._known: dict[str, Row] = {}
-        for path, cells in (
-            (self.path, read_json(self.path).get("cells", []) if self.path.exists() else []),
-            (self.journal, read_lines(self.journal)),
-        ):
-            try:
-                self._known |= {cell["key"]: {**cell, "rows": [*cell["rows"]]} for cell in cells}
-            except (KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}: expected cells with a key and rows, got others ({error!r}); remove it to measure again"
-                ) from error
+        self.journal = self.folder / "cells" / f"{name}.jsonl"  # a line a cell
+        make_folder(self.journal.parent)
+        try:
+            known = {cell["key"]: {**cell, "rows": [*cell["rows"]]} for cell in read_lines(self.journal)}
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.journal}: expected cells with a key and rows, got others ({error!r}); remove it to measure again"
+            ) from error
+        self._known: dict[str, Row] = known
         self._used: dict[str, Row] = {}
         self._vectors: set[Path] = set()
         self._seconds = 0.0  # in the model, of vectors made and cells measured now
@@ -118,7 +116,7 @@ class Experiment:
                 "seconds": round(seconds, 2),
                 "rows": rows,
             }
-            append_lines(self.journal, [json.dumps(self._known[key], default=_plain)])
+            append_lines(self.journal, [_line(self._known[key])])
         self._used[key] = self._known[key]
         found: list[Row] = self._known[key]["rows"]
         return found
@@ -189,10 +187,10 @@ class Experiment:
             **self._where(),
             "page": page,
             "evidence": evidence or {},
-            "cells": list(self._used.values()),
+            "seconds": round(sum(cell["seconds"] for cell in self._used.values()), 2),
         }
+        write_text(self.journal, "".join(f"{_line(cell)}\n" for cell in self._used.values()))
         write_text(self.path, json.dumps(everything, indent=1, ensure_ascii=False, default=_plain) + "\n")
-        self.journal.unlink(missing_ok=True)
         drawn = {self.folder / figure["file"] for figure in figures}
         found = {*self.folder.glob(f"**/{self.name}.*.safetensors"), *self.folder.glob(f"{self.name[:2]}_*.svg")}
         for path in found - self._vectors - drawn:
@@ -253,6 +251,10 @@ def _peak_memory() -> float | None:
         return None
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(size / 2**30 * (1 if sys.platform == "darwin" else 1024), 2)  # bytes on macOS, KiB elsewhere
+
+
+def _line(cell: Row) -> str:
+    return json.dumps(cell, ensure_ascii=False, default=_plain)
 
 
 def _digest(value: Any) -> str:

@@ -150,10 +150,12 @@ def report(
     body += [page.section(folder, experiment) for experiment in done]
     names = ["experiment", "model", "weights", "dtype", "device", "seconds", "peak memory (GiB)"]
     settings = [
-        [*(e[name] for name in names[:1] + names[1:5]), f"{sum(c['seconds'] for c in e['cells']):.1f}", e["peak"]]
+        [*(e[name] for name in names[:1] + names[1:5]), f"{e['seconds']:.1f}", e["peak"]]
         for e in ({**e, "experiment": e["name"]} for e in done)
     ]
-    told = "What each experiment was measured on; every cell's settings and rows are in the JSON file of its name."
+    told = (
+        "What each experiment was measured on; every cell's settings and rows are in cells/, in the file of its name."
+    )
     body.append(page.fold("Settings, times and memory", page.table(names, settings, told)))
     return page.document(f"Steering {first['model']}", body)
 

@@ -18,7 +18,7 @@ def results(folder: Path, name: str = "01_test", **page: object) -> Path:
         xlabel="layer", ylabel="nats", caption="A <caption>.",
     )  # fmt: skip
     everything = {
-        "name": name, "model": "nano", "weights": "abc", "dtype": "float32", "device": "cpu", "cells": [{"seconds": 1.26}],
+        "name": name, "model": "nano", "weights": "abc", "dtype": "float32", "device": "cpu", "seconds": 1.26,
         "quick": False, "peak": 0.57,
         "page": {
             "title": "A title", "question": "What?", "protocol": "So.", "finding": "Up by 2 < 3.", "command": "python x.py",
@@ -63,7 +63,7 @@ def test_it_shows_what_was_found_and_escapes_it(tmp_path):
 
 def test_experiments_are_in_order_and_unfinished_ones_are_left_out(tmp_path):
     folder = results(results(tmp_path / "nano", "02_b", title="Second"), "01_a", title="First")
-    (folder / "03_c.json").write_text(json.dumps({"name": "03_c", "page": {}, "cells": []}))
+    (folder / "03_c.json").write_text(json.dumps({"name": "03_c", "page": {}}))
     shown = page(folder)
     assert shown.index("First") < shown.index("Second")
     assert "03_c" not in shown
