@@ -184,10 +184,10 @@ class Experiment:
             "peak": _peak_memory(),
             "seconds": round(self._seconds, 1),
             "reused": self._reused,
+            "took": round(sum(cell["seconds"] for cell in self._used.values()), 1),  # whenever it was measured
             **self._where(),
             "page": page,
             "evidence": evidence or {},
-            "seconds": round(sum(cell["seconds"] for cell in self._used.values()), 2),
         }
         write_text(self.journal, "".join(f"{_line(cell)}\n" for cell in self._used.values()))
         write_text(self.path, json.dumps(everything, indent=1, ensure_ascii=False, default=_plain) + "\n")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ministeer.files import read_text
-from ministeer.lab.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Claim, Verdict
+from ministeer.lab.claims import CANNOT, INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Claim, Verdict
 
 LINE = 30.0  # where the number to exceed stands, in hundredths of a row's track
-SIGNS = {SUPPORTED: "yes", NOT_SUPPORTED: "no", INCONCLUSIVE: "open"}  # classes of the style; any other word is "void"
+SIGNS = {SUPPORTED: "yes", NOT_SUPPORTED: "no", INCONCLUSIVE: "open", CANNOT: "void"}  # classes of the style
 COLOURS = {"yes": ("#0072b2", "#56b4e9"), "no": ("#c24e00", "#ff9248"), "open": ("#7a6100", "#e3c04a"), "void": ("#5b5b5b", "#b0b0b0")}  # fmt: skip
 
 STYLE = """
@@ -28,8 +28,8 @@ p, figcaption { max-width: 46rem; } p { margin: .5rem 0; } a { color: var(--link
 .small, figcaption, .caption { max-width: 60rem; font-size: .875rem; color: var(--faint); margin: .3rem 0 .6rem; }
 .yes { color: var(--yes); } .no { color: var(--no); } .open { color: var(--open); } .void { color: var(--void); }
 .forest { list-style: none; margin: 0; padding: 0; border-bottom: 1px solid var(--line); }
-.forest li { display: grid; grid-template-columns: minmax(12rem, 1.1fr) minmax(12rem, 1.2fr) 13rem 8.5rem; gap: 0 1rem; align-items: center; border-top: 1px solid var(--line); padding: .3rem 0; }
-.forest .word { white-space: nowrap; } .forest a { color: inherit; text-decoration: none; } .forest a:hover { text-decoration: underline; }
+.forest li { display: grid; grid-template-columns: minmax(11rem, 1.1fr) minmax(10rem, 1.1fr) 12.5rem 11.25rem; gap: 0 1rem; align-items: center; border-top: 1px solid var(--line); padding: .3rem 0; }
+.forest .why { grid-column: span 2; margin: 0; } .forest .word { white-space: nowrap; } .forest a { color: inherit; text-decoration: none; } .forest a:hover { text-decoration: underline; }
 .forest .number { font-size: .8125rem; line-height: 1.3; font-variant-numeric: tabular-nums; color: var(--ink); } .forest .number i { color: var(--faint); font-style: normal; }
 .track { position: relative; height: 2.1rem; font-size: .75rem; } .track span { position: absolute; }
 .track .limit { left: 30%; top: 0; height: 1.2rem; border-left: 2px solid var(--ink); }
@@ -38,7 +38,7 @@ p, figcaption { max-width: 46rem; } p { margin: .5rem 0; } a { color: var(--link
 .track .bar { top: .5rem; height: .25rem; min-width: 2px; background: currentColor; }
 .track .dot { top: .25rem; width: .75rem; height: .75rem; margin-left: -.375rem; border-radius: 50%; background: currentColor; border: 2px solid currentColor; }
 .no .dot { border-radius: 0; } .open .dot { background: var(--ground); }
-.track .seed { top: .45rem; height: .35rem; border-left: 2px solid currentColor; opacity: .55; }
+.track .seed { top: .3rem; height: .65rem; border-left: 1px solid var(--ink); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .875rem; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
 th { font-weight: 600; } td:first-child, th:first-child { min-width: 8rem; } td, th { min-width: 3.5rem; }
@@ -50,7 +50,7 @@ summary { cursor: pointer; } summary h2 { display: inline; font-size: 1.1rem; } 
 figure svg { display: block; width: 100%; height: auto; } code { font-size: .9em; background: var(--soft); padding: .1em .3em; overflow-wrap: anywhere; }
 @media (max-width: 46rem) {
  .scroll table { width: max-content; } .scroll td { max-width: 14rem; }
- .forest li { grid-template-columns: 1fr auto; } .forest .claim { grid-column: 1 / -1; } .forest .track { grid-column: 1 / -1; } .forest .word { text-align: right; }
+ .forest li { grid-template-columns: 1fr auto; } .forest .claim, .forest .track, .forest .why { grid-column: 1 / -1; } .forest .word { grid-column: 2; } .forest .why { grid-column: span 2; margin: 0; } .forest .word { text-align: right; }
  .samples thead { display: none; } .samples, .samples tbody, .samples tr, .samples td { display: block; width: auto; }
  .samples tr { border-bottom: 1px solid var(--line); padding: .4rem 0; } .samples td { border: 0; padding: .1rem 0; }
  .samples td[data-at]::before { content: attr(data-at) ": "; color: var(--faint); } }
@@ -75,12 +75,7 @@ def document(title: str, body: Sequence[str]) -> str:
 
 def sign(verdict: Verdict) -> str:
     """The class of a verdict's word in the style."""
-    return SIGNS.get(verdict.word, "void")
-
-
-def reason(verdict: Verdict) -> str:
-    """Why nothing can be told, where nothing can."""
-    return str(getattr(verdict, "reason", "") or "")
+    return SIGNS[verdict.word]
 
 
 def number(verdict: Verdict) -> str:
@@ -90,7 +85,8 @@ def number(verdict: Verdict) -> str:
 
 FOREST = (
     "How to read it: a row is a claim. Its dot is the effect and its bar the interval, on a scale of its own, in its own unit. The upright line, in every row at the same place, is "
-    "the number that was fixed before: a bar wholly to its right supports the claim, one wholly to its left does not. The dotted tick is 0; small ticks are other seeds."
+    "the number that was fixed before: a bar wholly to its right supports the claim, where random vectors do not do as much, and one wholly to its left does not. The dotted tick is 0; "
+    "small ticks are the seeds, each alone."
 )
 
 
@@ -114,9 +110,10 @@ def forest(found: Sequence[Verdict], missing: Sequence[Claim] = ()) -> str:
         said = f"{number(v)} {v.claim.unit}, must exceed {v.claim.above:g}"
         if sign(v) != "void":
             track = f"<span class='track' role='img' aria-label='{html.escape(said, quote=True)}'>{_track(v)}</span>"
-            told = f"<span class='number'>{number(v)}<br><i>{html.escape(v.claim.unit)}</i></span>"
+            why = "" if v.word == _by_place(v) else f"<br>{html.escape(v.reason)}"
+            told = f"<span class='number'>{number(v)}<br><i>{html.escape(v.claim.unit)}{why}</i></span>"
         else:
-            track, told = f"<span class='small'>{html.escape(reason(v))}</span>", "<span></span>"
+            track, told = f"<span class='small why'>{html.escape(v.reason)}</span>", ""
         rows.append(
             f"<li class='{sign(v)}'><span class='claim'><a href='#{v.claim.experiment}'>{_black(v.claim.sentence)}</a></span>"
             f"{track}{told}<b class='word'>{html.escape(v.word)}</b></li>"
@@ -124,6 +121,12 @@ def forest(found: Sequence[Verdict], missing: Sequence[Claim] = ()) -> str:
     shown = f"<p class='caption'>{html.escape(FOREST)}</p><ul class='forest'>{''.join(rows)}</ul>" if rows else ""
     waiting = "; ".join(claim.sentence for claim in missing)
     return shown + (f"<p class='small'>Not measured yet: {html.escape(waiting)}.</p>" if missing else "")
+
+
+def _by_place(verdict: Verdict) -> str:
+    """The word that the place of the bar alone would give."""
+    _, low, high = verdict.effect
+    return SUPPORTED if low > verdict.claim.above else NOT_SUPPORTED if high <= verdict.claim.above else INCONCLUSIVE
 
 
 def _track(verdict: Verdict) -> str:
@@ -146,14 +149,14 @@ def _black(sentence: str) -> str:
 
 
 def forest_svg(found: Sequence[Verdict]) -> str:
-    """The same as a file of its own, for a page that can only show pictures; 800 wide, colours of light and of dark pages."""
+    """The same as a file of its own, for a page that can only show pictures; 960 wide, colours of light and of dark pages."""
     rule = " ".join(f".{word}{{fill:{light};stroke:{light}}}" for word, (light, _) in COLOURS.items())
     dark = " ".join(f".{word}{{fill:{other};stroke:{other}}}" for word, (_, other) in COLOURS.items())
-    parts, left, width, step = [], 370.0, 250.0, 30
+    parts, left, width, step = [], 545.0, 230.0, 30
     for i, v in enumerate(found):
         y = 18 + i * step
         parts.append(f"<text x='0' y='{y + 5}'>{html.escape(v.claim.sentence)}</text>")
-        parts.append(f"<text x='640' y='{y + 5}' class='{sign(v)}' stroke='none'>{html.escape(v.word)}</text>")
+        parts.append(f"<text x='790' y='{y + 5}' class='{sign(v)}'>{html.escape(v.word)}</text>")
         if sign(v) == "void":
             continue
         where = {name: left + width * at / 100 for name, at in places(v).items() if name != "seeds"}
@@ -167,8 +170,8 @@ def forest_svg(found: Sequence[Verdict]) -> str:
     height = 10 + len(found) * step
     alt = html.escape("; ".join(f"{v.claim.sentence}: {v.word}" for v in found))
     return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 800 {height}' width='800' height='{height}' role='img'><title>{alt}</title><style>text{{font:15px system-ui,sans-serif;fill:#1b1b1b}}"
-        f".ink{{stroke:#1b1b1b}}{rule} text{{stroke:none}}@media(prefers-color-scheme:dark){{text{{fill:#e8e8e8}}.ink{{stroke:#e8e8e8}}{dark}}}</style>{''.join(parts)}</svg>\n"
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 960 {height}' width='960' height='{height}' role='img'><title>{alt}</title><style>text{{font:15px system-ui,sans-serif;fill:#1b1b1b}}"
+        f".ink{{stroke:#1b1b1b}}{rule} text.yes,text.no,text.open,text.void{{stroke:none}}@media(prefers-color-scheme:dark){{text{{fill:#e8e8e8}}.ink{{stroke:#e8e8e8}}{dark}}}</style>{''.join(parts)}</svg>\n"
     )
 
 

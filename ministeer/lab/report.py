@@ -65,6 +65,7 @@ COLUMNS = [
     "verdict",
     "effect",
     "must exceed",
+    "why",
     "what is averaged",
     "range over seeds",
     "experiment",
@@ -75,8 +76,8 @@ def verdict_rows(found: Sequence[Verdict]) -> list[list[str]]:
     """The verdict table, a row a claim, as `COLUMNS` says; intervals hold for all claims together."""
     return [
         [
-            v.claim.sentence, v.word, f"{page.number(v)} {v.claim.unit}" if page.number(v) else page.reason(v), f"{v.claim.above:g}",
-            v.claim.effect, _seeds(v), v.claim.experiment,
+            v.claim.sentence, v.word, f"{page.number(v)} {v.claim.unit}" if page.number(v) else "", f"{v.claim.above:g}",
+            v.reason, v.claim.effect, _seeds(v), v.claim.experiment,
         ] for v in found
     ]  # fmt: skip
 
@@ -109,10 +110,10 @@ def summary(model: str, found: Sequence[Verdict], quick: bool = False, others: T
         EXPLAINED,
         "",
     ]
-    for claim, verdict, effect, above, averaged, seeds, experiment in verdict_rows(found):
+    for claim, verdict, effect, above, why, averaged, seeds, experiment in verdict_rows(found):
         lines += [
-            f"- **{claim}**: {verdict}",
-            f"  {effect}; must exceed {above}; {seeds}",
+            f"- **{claim}**: {verdict}, as {why}",
+            f"  {'; '.join(part for part in (effect, f'must exceed {above}', seeds) if part)}",
             f"  ({averaged}; {experiment})",
         ]
     columns, rows = by_training({"this training": found, **others})
@@ -137,11 +138,11 @@ def report(
     if found:
         rows = verdict_rows(found)
         columns, words = by_training({"this training": found, **others})
-        body += ["<h2>Verdicts</h2>", page.table(COLUMNS[:4], [row[:4] for row in rows])]
+        body += ["<h2>Verdicts</h2>", page.table(COLUMNS[:5], [row[:5] for row in rows])]
         body.append(page.fold("What the words mean", f"<p>{html.escape(EXPLAINED)}</p>"))
         body.append(
             page.fold(
-                "What each verdict rests on", page.table([COLUMNS[0], *COLUMNS[4:]], [[r[0], *r[4:]] for r in rows])
+                "What each verdict rests on", page.table([COLUMNS[0], *COLUMNS[5:]], [[r[0], *r[5:]] for r in rows])
             )
         )
         if len(columns) > 2:
@@ -150,7 +151,7 @@ def report(
     body += [page.section(folder, experiment) for experiment in done]
     names = ["experiment", "model", "weights", "dtype", "device", "seconds", "peak memory (GiB)"]
     settings = [
-        [*(e[name] for name in names[:1] + names[1:5]), f"{e['seconds']:.1f}", e["peak"]]
+        [*(e[name] for name in names[:1] + names[1:5]), f"{e['took']:.1f}", e["peak"]]
         for e in ({**e, "experiment": e["name"]} for e in done)
     ]
     told = (

@@ -6,15 +6,15 @@ from xml.etree import ElementTree
 import pytest
 
 from ministeer.lab import page
-from ministeer.lab.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Claim, Verdict
+from ministeer.lab.claims import CANNOT, INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Claim, Verdict
 
 EFFECTS = {SUPPORTED: (0.7, 0.5, 0.9), NOT_SUPPORTED: (-0.1, -0.2, 0.05), INCONCLUSIVE: (0.15, 0.0, 0.3)}
-VOID = "cannot be told here"
 
 
 def verdict(word: str, above: float = 0.1, **more: tuple[float, float, float]) -> Verdict:
     claim = Claim(word, "01_test", f"It is {word} & so", "what is averaged", "nats", above)
-    return Verdict(claim, word, {"this training, extraction 0": EFFECTS[word]} | more if word in EFFECTS else {})
+    effects = {"all seeds": EFFECTS[word]} | more if word in EFFECTS else {}
+    return Verdict(claim, word, effects, "nothing to steer" if word == CANNOT else "its interval says so")
 
 
 @pytest.mark.parametrize("above", [0.1, 0.0, 0.35, -1.0])
@@ -35,9 +35,8 @@ def test_nothing_measured_to_be_nothing_has_a_place():
     assert page.places(v) == {"mean": page.LINE, "low": page.LINE, "high": page.LINE, "zero": page.LINE, "seeds": []}
 
 
-def test_a_verdict_has_its_word_its_class_and_its_numbers_in_text(monkeypatch):
-    words = [*EFFECTS, VOID]
-    monkeypatch.setattr(page, "reason", lambda v: "nothing to steer" if v.word == VOID else "")
+def test_a_verdict_has_its_word_its_class_and_its_numbers_in_text():
+    words = [*EFFECTS, CANNOT]
     shown = page.forest([verdict(word) for word in words])
     rows = shown.split("<li class=")[1:]
     for row, word, sign in zip(rows, words, ["yes", "no", "open", "void"], strict=True):
@@ -46,19 +45,31 @@ def test_a_verdict_has_its_word_its_class_and_its_numbers_in_text(monkeypatch):
     assert "nothing to steer" in rows[3] and "class='track'" not in rows[3]
 
 
+def test_a_bar_on_the_right_that_does_not_support_says_why():
+    beaten = Verdict(
+        verdict(SUPPORTED).claim, INCONCLUSIVE, {"all seeds": (0.7, 0.5, 0.9)}, "of 199 random vectors 4 do as much"
+    )
+    many = Verdict(beaten.claim, NOT_SUPPORTED, {"all seeds": (0.15, 0.0, 0.3)}, "of 199 random vectors 40 do as much")
+    assert "4 do as much" in page.forest([beaten]) and "40 do as much" in page.forest([many])
+    assert "says so" not in page.forest([verdict(NOT_SUPPORTED)])
+    assert "4 do as much" in page.forest([beaten]) and "says so" not in page.forest(
+        [verdict(SUPPORTED), verdict(INCONCLUSIVE)]
+    )
+
+
 def test_what_is_not_measured_yet_is_said_so():
-    claims = [verdict(word).claim for word in (NOT_SUPPORTED, VOID)]
+    claims = [verdict(word).claim for word in (NOT_SUPPORTED, CANNOT)]
     shown = page.forest([verdict(SUPPORTED)], claims)
     assert shown.count("<li") == 1 and "Not measured yet: It is not supported &amp; so; It is cannot" in shown
     assert "<li" not in page.forest([], claims) and "Not measured" not in page.forest([verdict(SUPPORTED)])
 
 
-def test_the_plot_as_a_file_says_the_same(monkeypatch):
-    text = page.forest_svg([verdict(word) for word in (*EFFECTS, VOID)])
+def test_the_plot_as_a_file_says_the_same():
+    text = page.forest_svg([verdict(word) for word in (*EFFECTS, CANNOT)])
     root = ElementTree.fromstring(text)
-    assert root.attrib["viewBox"].split()[2] == "800" and "prefers-color-scheme:dark" in text
+    assert root.attrib["viewBox"].split()[2] == "960" and "prefers-color-scheme:dark" in text
     said = [node.text for node in root.iter() if node.tag.endswith("text")]
-    assert [word for word in said if word in (*EFFECTS, VOID)] == [*EFFECTS, VOID]
+    assert [word for word in said if word in (*EFFECTS, CANNOT)] == [*EFFECTS, CANNOT]
     assert text.count("<circle") == 3
     bars = [tuple(map(float, bar)) for bar in re.findall(r"M([\d.]+) \d+H([\d.]+)", text)]
     line = float(re.search(r"M([\d.]+) \d+v20", text)[1])

@@ -18,7 +18,7 @@ def results(folder: Path, name: str = "01_test", **page: object) -> Path:
         xlabel="layer", ylabel="nats", caption="A <caption>.",
     )  # fmt: skip
     everything = {
-        "name": name, "model": "nano", "weights": "abc", "dtype": "float32", "device": "cpu", "seconds": 1.26,
+        "name": name, "model": "nano", "weights": "abc", "dtype": "float32", "device": "cpu", "took": 1.26,
         "quick": False, "peak": 0.57,
         "page": {
             "title": "A title", "question": "What?", "protocol": "So.", "finding": "Up by 2 < 3.", "command": "python x.py",
