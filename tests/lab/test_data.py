@@ -1,5 +1,6 @@
 """The prompts that experiments share."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -226,3 +227,22 @@ def test_balance_sees_what_is_uneven() -> None:
     assert signs["love"] == "1"
     loved = balance([{**form, "positive": " love", "negative": " waits"}, {**form, "negative": " love"}])
     assert (loved["mood"], loved["mood known"]) == (0.5, 1)
+
+
+def test_scenarios_are_even_in_what_is_no_value() -> None:
+    tokenizer = Tokenizer.gpt2()
+    rows = data.scenarios(tokenizer)
+    for row in rows:
+        assert re.search(rf"\b{row['person']}\b", row["prompt"]) and row["prompt"][-1] not in " .:", row
+        assert (row["conflict"] == "-") is (row["level"] != "complex"), row
+        for answer in (row["positive"], row["negative"]):
+            assert answer[0] == " " and answer[1:] == answer.strip() and answer[-1] not in ".,", row
+            assert tokenizer.encode(row["prompt"] + answer) == [
+                *tokenizer.encode(row["prompt"]),
+                *tokenizer.encode(answer),
+            ]
+    counts = Counter((row["value"], row["level"], row["split"], row["coding"]) for row in rows)
+    assert len(counts) == len({row["value"] for row in rows}) * 3 * 2 * 2 and len(set(counts.values())) <= 2
+    found = balance(rows)
+    assert found["as long"] > 0.95 and abs(found["not positive"] - found["not negative"]) < 0.02
+    assert max(found["start positive"], found["start negative"]) < 0.1 and 0.4 < found["told"] < 0.6
