@@ -116,12 +116,14 @@ CLAIMS = (
 LEVEL = 1 - 0.05 / len(CLAIMS)
 TOP = 0.01  # a supported effect's rank among random vectors is in this part, (1 + those that do as much) / (their number + 1)
 MANY = 0.05  # where more than this part of the random vectors do as much, it is not supported
+METHOD = "means: Student's t over groups, skewed by Hall; shares: Clopper and Pearson over groups; seeds: Satterthwaite"
 FEWEST = fewest(LEVEL)  # groups of items, below which nothing is told of a mean
 
 
 def frozen() -> str:
-    """SHA-256 of what decides verdicts: the claims and the constants of the rules."""
-    rules = {"level": LEVEL, "top": TOP, "many": MANY, "fewest": FEWEST, "claims": [asdict(claim) for claim in CLAIMS]}
+    """SHA-256 of what decides verdicts: the claims, the method of the intervals by name, and the constants of the rules."""
+    rules: dict[str, Any] = {"method": METHOD, "level": LEVEL, "top": TOP, "many": MANY, "fewest": FEWEST}
+    rules["claims"] = [asdict(claim) for claim in CLAIMS]
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 
@@ -167,6 +169,8 @@ def evidence(
     groups: of items that depend on each other, one for each value; every group counts as one. controls: by seed, or of all seeds, the effect
     (the mean over groups, of the same items, in the same unit) that each random vector has in the tested one's place; seeds without any are
     not ranked. void: one sentence, why nothing can be told here; values can then be empty.
+
+    Raises `ValueError` for what is no evidence: seeds with different items, groups of another number, values that are not finite.
     """
     parts = {"values": values, "minus": minus or {}}
     ranked: Mapping[int, Any] = controls if isinstance(controls, Mapping) else dict.fromkeys(values, controls)
@@ -174,7 +178,7 @@ def evidence(
         **{name: list(of) for name, of in (("groups", groups), ("minus_groups", minus_groups)) if of is not None},
         **({"void": void} if void else {}),
     }
-    return {
+    found: dict[str, Evidence] = {
         f"extraction {seed}": {
             **{name: [float(x) for x in by_seed[seed]] for name, by_seed in parts.items() if by_seed},
             **({} if ranked.get(seed) is None else {"controls": [float(x) for x in ranked[seed]]}),
@@ -182,6 +186,9 @@ def evidence(
         }
         for seed in values or ([0] if void else [])
     }
+    if values:
+        _sets(found)  # what is no evidence is said where it is made
+    return found
 
 
 def judge(claim: Claim, found: Mapping[str, Evidence]) -> Verdict:
@@ -191,15 +198,12 @@ def judge(claim: Claim, found: Mapping[str, Evidence]) -> Verdict:
     in the top hundredth. Not supported: none of the interval does, or more than a twentieth of the random vectors do as much. Cannot
     be told here: the experiment says so, there are too few items for either word, or only one outcome is possible. Inconclusive: all else.
 
-    Raises `ValueError` without evidence, or for evidence that is none: seeds with different items, shares outside 0 to 1.
+    Raises `ValueError` without evidence, for what is none, and for shares outside 0 to 1.
     """
     expect(bool(found), f"evidence for {claim.key!r}", "none")
     if void := [one["void"] for one in found.values() if one.get("void")]:
         return Verdict(claim, CANNOT, {}, void[0])
-    sets = [
-        Items.of([one[name] for one in found.values()], [one.get(of) for one in found.values()])
-        for name, of in (("values", "groups"), ("minus", "minus_groups")) if name in next(iter(found.values()))
-    ]  # fmt: skip
+    sets = _sets(found)
     for items in sets if claim.kind == "share" else ():
         inside = bool(((items.by_seed >= 0) & (items.by_seed <= 1)).all())
         expect(inside, f"values from 0 to 1 for {claim.key!r}, a share", "others", "give what is subtracted as minus")
@@ -219,6 +223,15 @@ def judge(claim: Claim, found: Mapping[str, Evidence]) -> Verdict:
     return Verdict(claim, word, effects, told)
 
 
+def _sets(found: Mapping[str, Evidence]) -> list[Items]:
+    """The items, and where there are some those whose effect is subtracted."""
+    names = [("values", "groups"), ("minus", "minus_groups")]
+    return [
+        Items.of([one[name] for one in found.values()], [one.get(of) for one in found.values()])
+        for name, of in names if any(name in one for one in found.values())
+    ]  # fmt: skip
+
+
 def _cannot(claim: Claim, sets: Sequence[Items], whole: Interval) -> str:
     """Why shares of so few items, or of items that are all the same, leave one word only; empty where they do not."""
     if claim.kind == "mean":
@@ -226,9 +239,8 @@ def _cannot(claim: Claim, sets: Sequence[Items], whole: Interval) -> str:
     for value, name in ((0, "none does"), (1, "all do")):
         if len(sets) == 2 and all(bool((items.by_seed == value).all()) for items in sets):
             return f"only one outcome is possible: of the items of both sets {name}"
-    most = (
-        whole[0] > claim.above
-    )  # then the furthest outcome is all of the first set and none of the second; else the reverse
+    # the furthest outcome on the effect's side: all of the first set and none of the second, or the reverse
+    most = whole[0] > claim.above
     furthest = [items.all(float(most == (i == 0))) for i, items in enumerate(sets)]
     _, low, high = effect(furthest, LEVEL, claim.kind)
     if low > claim.above or high <= claim.above:
@@ -241,9 +253,8 @@ def _decide(claim: Claim, whole: Interval, ranks: Sequence[tuple[int, int]]) -> 
     """A word and its reason, from the interval and, of each seed with random vectors, how many of how many do as much."""
     _, low, high = whole
     interval, above = f"the interval [{low:.3g}, {high:.3g}]", f"{claim.above:g}"
-    beaten, of = max(
-        ranks, key=lambda rank: (1 + rank[0]) / (1 + rank[1]), default=(0, 0)
-    )  # in the seed where it is worst
+    # in the seed where the vector stands worst
+    beaten, of = max(ranks, key=lambda rank: (1 + rank[0]) / (1 + rank[1]), default=(0, 0))
     controls = f"of {of} random vectors {beaten or 'none'} do{'' if beaten > 1 else 'es'} as much"
     if high <= claim.above:
         return NOT_SUPPORTED, f"{interval} lies at or below {above}"
