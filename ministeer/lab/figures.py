@@ -148,6 +148,8 @@ def lines(
             style = "--" if name.startswith(("random", "unsteered")) else "-"
             axes.plot(at, mean, color=colour, label=name, linestyle=style, marker=mark, markersize=4.5)
             axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
+        if all(isinstance(i, int) for points in found.values() for i in points):
+            axes.xaxis.get_major_locator().set_params(integer=True)  # no half layer
         _name(axes, xlabel, ylabel, len(found))
 
     size = 3.2 + _legend_rows(found) * 0.24
@@ -264,7 +266,7 @@ def strips(path: Path, rows: Any, *, x: str = "", by: str = "", xlabel: str, cap
             axes.plot(values, heights, ".", color=dot, alpha=0.6, markersize=5, markeredgewidth=0)
             axes.plot([_mean(values)] * 2, [i - 0.38, i + 0.38], color=bar, linewidth=2.5)
         axes.set_yticks(range(len(groups)), [name.replace("_", " ") for name in groups])
-        axes.set(xlabel=_wrapped(xlabel, 44), ylim=(len(groups) - 0.4, -0.6))
+        axes.set(xlabel=_wrapped(xlabel, 30), ylim=(len(groups) - 0.4, -0.6))
 
     alt = f"{xlabel}, single items and means, by {', '.join(groups)}."
     return {"file": figure(path, draw, height=0.9 + 0.27 * len(groups)), "alt": alt, "caption": caption}

@@ -47,7 +47,7 @@ details { border-top: 1px solid var(--line); padding: .5rem 0; } details details
 summary { cursor: pointer; } summary h2 { display: inline; font-size: 1.1rem; } summary .question { display: block; color: var(--faint); padding-left: 1.1rem; max-width: 46rem; }
 .finding { background: var(--soft); padding: .6rem .9rem; border-left: 4px solid var(--link); max-width: 60rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem 2rem; } figure { margin: .5rem 0; max-width: 30rem; }
-figure svg { display: block; width: 100%; height: auto; } code { font-size: .9em; background: var(--soft); padding: .1em .3em; overflow-wrap: anywhere; }
+.wide { grid-column: 1 / -1; max-width: 52rem; } figure svg { display: block; width: 100%; height: auto; } code { font-size: .9em; background: var(--soft); padding: .1em .3em; overflow-wrap: anywhere; }
 @media (max-width: 46rem) {
  .scroll table { width: max-content; } .scroll td { max-width: 14rem; }
  .forest li { grid-template-columns: 1fr auto; } .forest .claim, .forest .track, .forest .why { grid-column: 1 / -1; } .forest .word { grid-column: 2; } .forest .why { grid-column: span 2; margin: 0; } .forest .word { text-align: right; }
@@ -229,4 +229,5 @@ def picture(folder: Path, shown: dict[str, str]) -> str:
     width = float(svg.partition('width="')[2].partition("pt")[0])
     label = html.escape(shown["alt"], quote=True)
     svg = svg.replace("<svg ", f"<svg role='img' aria-label='{label}' style='min-width:{0.92 * width:.0f}px' ", 1)
-    return f"<figure><div class='scroll'>{svg}</div><figcaption>{html.escape(shown['caption'])}</figcaption></figure>"
+    kind = " class='wide'" if width > 400 else ""
+    return f"<figure{kind}><div class='scroll'>{svg}</div><figcaption>{html.escape(shown['caption'])}</figcaption></figure>"

@@ -108,6 +108,12 @@ def test_each_can_be_read_on_a_phone_in_the_dark_and_offline(tmp_path):
         assert not re.findall(r"(?:href|src)=\"(?!#)", text) and "@import" not in text and "<image" not in text
 
 
+def test_whole_numbers_have_no_halves_between_them(tmp_path):
+    figures.lines(tmp_path / "f", [row for row in ROWS if row["layer"] < 2], **GIVEN, **NAMED)
+    ticks = re.findall(r"text-anchor: middle[^>]*>([^<]+)</text>", (tmp_path / "f.svg").read_text())
+    assert [tick for tick in ticks if tick[0].isdigit()] == ["0", "1"]
+
+
 def test_a_matrix_takes_the_mean_of_each_square_and_leaves_out_what_was_not_measured(tmp_path):
     rows = [{"a": "p", "b": "q", "v": 0.2}, {"a": "p", "b": "q", "v": 0.4}, {"a": "r", "b": "s", "v": -1.0}]
     shown = figures.matrix(tmp_path / "m", rows, x="a", y="b", value="v", xlabel="x", ylabel="y", unit="u", caption="")
