@@ -37,6 +37,7 @@ class Claim:
     unit: str
     above: float
     kind: Literal["mean", "share"] = "mean"  # of numbers, or of items that do something: values from 0 to 1
+    ranked: bool = False  # whether it is supported only by a vector that was ranked among random ones
 
 
 NATS, SHARE, PROBABILITY = "nats per tenth of the stream's norm", "share of items", "probability"
@@ -44,7 +45,7 @@ CLAIMS = (
     Claim(
         "values", "06_value_steering", "Value steering works on plain prompts",
         "steerability by the value's vector, less the mean of that by random vectors with the stream's covariance; held-out plain items",
-        NATS, 0.25,
+        NATS, 0.25, ranked=True,
     ),
     Claim(
         "values_specific", "06_value_steering", "A value's vector steers its own value, not only towards the pleasant",
@@ -69,17 +70,17 @@ CLAIMS = (
     Claim(
         "bias", "07_demographic_bias", "Steering reduces demographic bias",
         "fall of an occupation's distance of he against she from the mean occupation, by the fairness vector less by random ones after the same search; the other half of the occupations",
-        "share of the unsteered spread", 0.1,
+        "share of the unsteered spread", 0.1, ranked=True,
     ),
     Claim(
         "truth", "08_facts_and_overcorrection", "Truth is damaged where bias is reduced",
         "probability of the true word among its alternatives, lost where the vector removes a quarter of the spread, less what random ones lose there; facts",
-        PROBABILITY, 0.02,
+        PROBABILITY, 0.02, ranked=True,
     ),
     Claim(
         "overcorrection", "08_facts_and_overcorrection", "Overcorrection: nouns whose meaning fixes the pronoun lose it too",
         "probability of the right pronoun, lost where the vector removes a quarter of the spread, less what random ones lose there; definitional nouns",
-        PROBABILITY, 0.02,
+        PROBABILITY, 0.02, ranked=True,
     ),
     Claim(
         "inconsistent", "06_value_steering", "Effects are inconsistent across items",
@@ -194,8 +195,8 @@ def evidence(
 def judge(claim: Claim, found: Mapping[str, Evidence]) -> Verdict:
     """The verdict of evidence by seed of extraction; the interval is over items and seeds together.
 
-    Supported: the whole interval lies above the claim's number and, where there are random vectors, the tested one's rank among them is
-    in the top hundredth. Not supported: none of the interval does, or more than a twentieth of the random vectors do as much. Cannot
+    Supported: the whole interval lies above the claim's number and, where there are random vectors or the claim asks for them, the tested
+    one's rank among them is in the top hundredth. Not supported: none of the interval does, or more than a twentieth of the random vectors do as much. Cannot
     be told here: the experiment says so, there are too few items for either word, or only one outcome is possible. Inconclusive: all else.
 
     Raises `ValueError` without evidence, for what is none, and for shares outside 0 to 1.
@@ -262,6 +263,8 @@ def _decide(claim: Claim, whole: Interval, ranks: Sequence[tuple[int, int]]) -> 
         return NOT_SUPPORTED, f"{controls}, more than a twentieth"
     if low <= claim.above:
         return INCONCLUSIVE, f"{interval} holds {above}"
+    if claim.ranked and not ranks:
+        return INCONCLUSIVE, f"{interval} lies above {above}, but the vector was not ranked among random ones"
     if ranks and (1 + beaten) / (1 + of) > TOP:
         few = ", and more are needed to rank it in the top hundredth" if 1 / (1 + of) > TOP else ""
         return INCONCLUSIVE, f"{interval} lies above {above}, but {controls}{few}"

@@ -1,6 +1,7 @@
 """Verdicts: a planted effect is found, none is not, what is unclear is called so, and what cannot be told says why."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,15 @@ def test_what_random_vectors_do_as_well_is_no_effect_of_the_vector(better: int, 
     assert judge(CLAIM, evidence({0: clear})).word == SUPPORTED
     low = judge(CLAIM, evidence({0: np.array(clear) - 1}, controls=[-1.0] * 199))
     assert low.word == NOT_SUPPORTED  # above every random vector, and below the number
+
+
+def test_a_claim_that_asks_for_a_rank_is_not_supported_without_one() -> None:
+    ranked, clear = replace(CLAIM, ranked=True), {0: [0.9, 1.1] * 30}
+    found = judge(ranked, evidence(clear))
+    assert found.word == INCONCLUSIVE and "was not ranked among random ones" in found.reason
+    assert judge(ranked, evidence(clear, controls=[0.0] * 199)).word == SUPPORTED
+    assert judge(ranked, evidence({0: [-0.1, 0.1] * 30})).word == NOT_SUPPORTED
+    assert {claim.key for claim in CLAIMS if claim.ranked} == {"values", "bias", "truth", "overcorrection"}
 
 
 def test_the_seed_that_stands_worst_among_its_random_vectors_decides() -> None:
@@ -222,7 +232,7 @@ def test_without_scipy_one_sentence_says_what_to_install(monkeypatch: pytest.Mon
 
 def test_what_decides_verdicts_is_frozen() -> None:
     """A change of a claim, of a threshold or of a rule is a deliberate act: it changes this line, and is said in the changelog."""
-    assert claims.frozen() == "9676cac291fe16d918be741fbbf10ec05ad4e6306051251fd9b64050cc4ee2ab"
+    assert claims.frozen() == "2efdef729f3446db66a50a47a3d483ce452ce76015d8f97bffe376eddbb910f9"
 
 
 def test_the_hash_is_of_claims_and_rules(monkeypatch: pytest.MonkeyPatch) -> None:

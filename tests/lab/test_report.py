@@ -119,8 +119,8 @@ def test_no_results_is_an_error_that_says_what_to_run(tmp_path):
 
 EVIDENCE = {
     "values": {
-        "extraction 0": {"values": [1.0, 1.1, 0.9, 1.2] * 9},
-        "extraction 1": {"values": [1.0, 1.3, 0.9, 1.2] * 9},
+        "extraction 0": {"values": [1.0, 1.1, 0.9, 1.2] * 9, "controls": [0.0] * 199},
+        "extraction 1": {"values": [1.0, 1.3, 0.9, 1.2] * 9, "controls": [0.0] * 199},
     },
     "bias": {"extraction 0": {"values": [0.0, 0.01] * 9}},
 }
