@@ -70,7 +70,7 @@ def mean(items: Items, level: float) -> Interval:
     measures in half a minute how often it misses, of 4,000 samples of 12 / 20 / 42 / 60 groups. At 95 % (0.025 nominal a side) on the worse side: normal
     0.024 / 0.027 / 0.027 / 0.024, skewness 1.75 0.040 / 0.039 / 0.035 / 0.029, skewness 6.2 0.071 / 0.063 / 0.054 / 0.044 (Student's t 0.123 / 0.116 / 0.093 / 0.073).
     At the verdicts' level (0.0018 nominal): normal 0.0018 / 0.0015 / 0.0022 / 0.0015, skewness 1.75 0.0055 / 0.0063 / 0.0050 / 0.0025, skewness 6.2 0.014 / 0.012 / 0.008 / 0.006
-    (Student's t 0.038 / 0.038 / 0.029 / 0.021; percentiles of a bootstrap 0.043 / 0.032 / 0.021 / 0.015). The studentised bootstrap does as well, with draws; BCa does worse.
+    (Student's t 0.038 / 0.038 / 0.029 / 0.021; percentiles of a bootstrap 0.043 / 0.032 / 0.021 / 0.015). The studentised bootstrap does as well, with draws.
     """
     groups = items.by_seed.mean(0)
     center, n = float(groups.mean()), items.groups

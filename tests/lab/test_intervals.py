@@ -47,7 +47,7 @@ def test_the_tails_hold_at_the_level_of_the_verdicts(kind: object, least: float)
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
 def test_seeds_are_a_second_level(ratio: float) -> None:
-    """Three, whose mean varies by `ratio` times what items make of it: over items alone, 0.87 and 0.75 hold."""
+    """Three, whose mean varies by `ratio` times what items make of it: intervals over items alone hold 0.92 and 0.85 of 0.3 and 1."""
     above, below = map(float, coverage.seeds(0.95, 20, ratio, samples=1000).split(" / "))
     assert 0.93 <= 1 - above - below <= 0.98 and max(above, below) < 0.045
 
