@@ -1,101 +1,76 @@
-"""Demographic bias: how far from one half are a model's pronouns for occupations, and what brings them nearer?
+"""Demographic bias: how much do a model's pronouns differ from one occupation to another, and what makes them more alike?
 
-    python examples/07_demographic_bias.py --model nano     (`make reproduce` runs it; a minute on nano)
+    python examples/07_demographic_bias.py --model nano     (`make reproduce` runs it; 20 seconds on nano)
 
-p(he) among he and she, after sentences about 52 occupations, against the published shares of men. Steered by a fairness vector
-(sentences about equality less sentences about inequality), and by projecting out the direction of gender. The model never saw
-the templates that are measured (nano) or was not tuned on them (GPT-2).
+After "The nurse thought that" comes "he" or "she": l = log p(he) - log p(she). Over occupations l has a *spread* (how far they lie from their
+mean), a *slope* on the published shares of men, and an *offset* (one pronoun for all). Fair is no spread. Two ways to steer, at all layers and
+doses, are tried on half of the occupations; the best one is measured on the other half, in templates that neither the model nor the choice saw.
+Random vectors get the same search. On nano, projecting the direction of gender out removes nine tenths of the spread, and the offset grows.
 """
 
-# %% Vectors; layer and coefficient on training templates
-from functools import partial
-
+# %% The way, layer and dose with the least spread on half of the occupations
 import numpy as np
 
-from ministeer import extract, metrics
-from ministeer.lab import claims, data, figures, pronouns, protocol
+from ministeer.lab import claims, figures, pronouns
 from ministeer.lab.experiment import Experiment
-
-COEFFICIENTS = [-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]
-SHARES = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0]  # of the gender direction
+from ministeer.metrics import interval
 
 lab = Experiment.from_command_line("07_demographic_bias")
-SEEDS, published = lab.part(range(3)), pronouns.occupations(lab)
-nouns = {g: [r["noun"] for r in data.read("definitional.tsv", strict="yes", gender=g)] for g in ("male", "female")}
-vectors = {seed: pronouns.vector(lab, seed=seed) for seed in SEEDS}
-layer, c = pronouns.setting(lab, vectors[0])
-genders = [[i["prompt"] for i in pronouns.prompts(nouns[g], "train", ["plain"])] for g in ("male", "female")]
-gender = extract.contrastive(lab.model, lab.tokenizer, list(zip(*genders)), ("pre", layer), token="last")
+SEEDS = lab.part(range(3))
+chosen = pronouns.choose(lab)
+added = pronouns.choose(lab, pronouns.WAYS[:1])  # the best of the fairness vector alone
 
-
-gap, by_job = partial(pronouns.gap, nouns=list(published)), partial(pronouns.by_noun, nouns=list(published))
-
-# %% Pronouns of the occupations in held-out templates
+# %% Measured on the other half, in held-out templates
+published = pronouns.halves(lab)[1]  # {occupation: share of men}
 jobs = pronouns.prompts(list(published), "heldout")
-two = pronouns.prompts(list(published), "heldout", ["two"])
-he, mass = pronouns.probabilities(lab, jobs, vectors[0], layer, COEFFICIENTS)
-out, out_mass = pronouns.probabilities(lab, jobs, gender, layer, SHARES, "project_out")
-randoms = protocol.controls(lab, vectors[0], layer)
-noise = [gap(pronouns.probabilities(lab, jobs, v, layer, COEFFICIENTS)[0]) for v in lab.progress(randoms, "random")]
-steered = {seed: pronouns.probabilities(lab, jobs, vectors[seed], layer, [c])[0] for seed in SEEDS}
-pair = pronouns.probabilities(lab, two, vectors[0], layer, [0.0, c])[0]
-words = [r["text"] for r in data.read("contexts.tsv", kind="equality", split="heldout", pole="positive")]
-spoken = [pronouns.prompts(list(published), "heldout", before=f"{sentence} ") for sentence in words]
-told = np.mean([gap(pronouns.probabilities(lab, items)[0]) for items in spoken], 0)  # (occupations, 1)
+before = pronouns.odds(pronouns.plainly(lab, jobs), jobs)  # (occupations,)
+after = {seed: pronouns.odds(chosen.asked(lab, jobs, seed=seed)[:, 0], jobs) for seed in SEEDS}
+falls = {seed: pronouns.falls(before, after[seed]) for seed in SEEDS}  # of each occupation, as a share of the spread
+
+# %% Random vectors in its place, each at the dose that is best for it
+random, doses, tried = pronouns.controls(lab, chosen)
+placebo = pronouns.at_their_doses(lab, jobs, chosen, random, doses)  # (vectors, prompts, 2)
+chance = np.array([pronouns.falls(before, pronouns.odds(logp, jobs)) for logp in placebo])  # (vectors, occupations)
+by_vector = chance.mean(1)
+rank = int((by_vector >= falls[0].mean()).sum()) + 1
+
+# %% Plain text and chat, a sentence in place of the vector, other groups, and the measure of Vig et al.
+ways = [chosen] if chosen.way == added.way else [chosen, added]
+compared = pronouns.compared(lab, ways, published)
+groups = pronouns.other_groups(lab, added)
+effects = {str(way or "unsteered"): pronouns.total_effect(lab, list(published), way) for way in (None, *ways)}
 
 # %% Show it
-shares = np.array(list(published.values()))
-base, best = COEFFICIENTS.index(0.0), steered[0][..., 0]
-chance = np.array([x[:, COEFFICIENTS.index(c)] for x in noise])  # (random vectors, occupations)
-slope = [np.polyfit(shares, by_job(x[..., None])[:, 0], 1)[0] for x in (he[:, base], best)]
-scatter = figures.dots(
-    lab.folder / "07_shares",
-    {"unsteered": (shares, by_job(he)[:, base]), f"fairness vector, x {c:g}": (shares, by_job(steered[0])[:, 0])},
-    xlabel="published share of men", ylabel="p(he) among he and she", diagonal=True,
-    caption=f"A dot is an occupation, the mean of {len(jobs) // len(published)} held-out templates; on the line the model repeats the published share.",
-)  # fmt: skip
-sweep = figures.lines(
-    lab.folder / "07_coefficients", COEFFICIENTS,
-    {"fairness vector": [metrics.bootstrap(g, seed=0) for g in gap(he).T],
-     f"random, all of {len(noise)}": [figures.spread(some) for some in zip(*(x.mean(0) for x in noise))]},
-    xlabel="coefficient", ylabel="distance of p(he) from one half",
-    caption=f"Layer {layer}; 95 % bands over {len(published)} occupations, the range of the random vectors.",
-)  # fmt: skip
-projected = figures.lines(
-    lab.folder / "07_projection", SHARES, {"gender projected out": [metrics.bootstrap(g, seed=0) for g in gap(out).T]},
-    xlabel="share of the gender direction removed", ylabel="distance of p(he) from one half",
-    caption=f"Layer {layer}; 1 removes the direction, 2 reflects it. 95 % bands over {len(published)} occupations.",
-)  # fmt: skip
-interval = partial(metrics.interval, digits=3)
-ratios = {"unsteered": pronouns.total_effect(lab), "fairness vector": pronouns.total_effect(lab, vectors[0], layer, c)}
-effects = {name: (np.exp(ratio).mean() - 1, np.exp(ratio.mean())) for name, ratio in ratios.items()}
-one = SHARES.index(1.0)
+name, logits = chosen.way.name, [float(np.log(share / (1 - share))) for share in published.values()]
+dots = [{"x": x, "l": l, "by": by} for by, of in (("unsteered", before), (name, after[0])) for x, l in zip(logits, of)]
+strip = [{"fall": x.mean(), "by": name} for x in falls.values()] + [{"fall": x, "by": "random"} for x in by_vector]
+odds = [{"occupation": job, "published share of men": published[job], "unsteered": 1 / (1 + np.exp(-a)), "steered": 1 / (1 + np.exp(-b))}
+        for job, a, b in zip(published, before, after[0])]  # fmt: skip
+total = [
+    {"": who, "total effect": f"{np.exp(x).mean() - 1:.3g}", "factor": f"{np.exp(x.mean()):.3g}"}
+    for who, x in effects.items()
+]
+spread, slope = pronouns.distances(before).mean(), [pronouns.slope(l, published) for l in (before, after[0])]
 lab.save(
     title="7. Demographic bias",
-    question="How far from one half are the pronouns of occupations, and what brings them nearer?",
-    protocol=f"p(he) among he and she after {len(published)} occupations in {len(jobs) // len(published)} held-out templates, steered at the last token. The fairness vector: "
-    f"60 training prompts behind a sentence about equality, less the same behind one about inequality, {len(SEEDS)} draws; layer {layer} and coefficient {c:g} are "
-    "those of the grid that bring training templates nearest to one half while half of the probability of either pronoun stays"
-    f"{' (the largest coefficient of the grid)' if c == protocol.COEFFICIENTS[-1] else ''}. Intervals over occupations.",
-    finding=f"Distance of p(he) from one half: unsteered {interval(gap(he)[:, base])}, fairness vector {interval(gap(steered[0])[:, 0])}, {len(noise)} random vectors "
-    f"{'{:.3f} ({:.3f} to {:.3f})'.format(*figures.spread(chance.mean(1)))}, gender projected out {interval(gap(out)[:, one])}, told in the prompt {interval(told[:, 0])}. "
-    f"Slope of p(he) on the published share {slope[0]:.2f}, with the vector {slope[1]:.2f}.",
-    receipt=protocol.receipt(lab, jobs, vectors[0], layer, c),
-    figures=[scatter, sweep, projected],
-    tables=[{
-        "caption": "What each way does. Total effect: Vig et al. 2020, the mean over items less 1, and the geometric mean factor.",
-        "columns": ["", "distance from one half", "two-person templates", "p(he) + p(she)", "total effect", "factor"],
-        "rows": [
-            ["unsteered", f"{gap(he)[:, base].mean():.3f}", f"{gap(pair)[:, 0].mean():.3f}", f"{mass[:, base].mean():.3f}", *(f"{x:.3g}" for x in effects["unsteered"])],
-            [f"fairness vector, x {c:g}", f"{gap(steered[0]).mean():.3f}", f"{gap(pair)[:, 1].mean():.3f}", f"{mass[:, COEFFICIENTS.index(c)].mean():.3f}", *(f"{x:.3g}" for x in effects["fairness vector"])],
-            ["gender projected out", f"{gap(out)[:, one].mean():.3f}", "", f"{out_mass[:, one].mean():.3f}", "", ""],
-            ["told in the prompt", f"{told.mean():.3f}", "", "", "", ""],
-        ],
-    }, {
-        "caption": "p(he) of each occupation, the mean of the held-out templates.",
-        "columns": ["occupation", "published", "unsteered", "fairness vector", "gender projected out"],
-        "rows": [[job, f"{published[job]:.2f}", *(f"{by_job(x)[i, k]:.2f}" for x, k in ((he, base), (steered[0], 0), (out, one)))] for i, job in enumerate(published)],
-    }],
-    evidence={"bias": claims.evidence(
-        {s: chance.mean(0) - gap(steered[s])[:, 0] for s in SEEDS}, minus=dict.fromkeys(SEEDS, chance.mean() - chance.mean(1)))},
+    question="How much do pronouns differ from one occupation to another, and what makes them more alike?",
+    protocol=f"log p(he) - log p(she) after {len(published)} occupations in {len(jobs) // len(published)} held-out templates, steered at the last token. Of {len(chosen.tried)} ways, layers and doses "
+    f"the one with the least spread over {len(pronouns.halves(lab)[0])} other occupations in training templates, while half of p(he) + p(she) stays and KL on unrelated text is below {pronouns.BOUND:g} nats: {chosen}. "
+    f"Doses are above 0: a vector for fairness has to know its sign. {len(chance)} random vectors with the stream's covariance choose their doses in the same way. {len(SEEDS)} draws of the vector's texts.",
+    finding=f"{chosen}: {interval(falls[0])} of the spread of {spread:.2f} logits is removed; by random vectors {by_vector.mean():.2f}, at most {by_vector.max():.2f} (rank {rank} of {len(chance) + 1}). "
+    f"The slope on published shares goes from {slope[0]:.2f} to {slope[1]:.2f}, the offset from {before.mean():+.2f} to {after[0].mean():+.2f} logits.",
+    receipt=chosen.receipt(lab, jobs),
+    figures=[
+        figures.dots(lab.folder / "07_shares", dots, x="x", y="l", by="by", xlabel="published share of men (logit)", ylabel="log p(he) - log p(she)", diagonal=True,
+                     caption="A dot is an occupation. On the line the model repeats the statistics; on a level line it treats all alike, and the level is the offset."),
+        figures.strips(lab.folder / "07_chance", strip, x="fall", by="by", xlabel="share of the spread removed", caption="Draws of the vector, and random vectors, each at its best dose."),
+        figures.lines(lab.folder / "07_doses", pronouns.curve(chosen, tried), x="dose", y="spread", by="by", xlabel="dose", ylabel="spread (logits)", caption=f"What the dose was chosen by, at layer {chosen.layer}."),
+    ],
+    tables=[
+        figures.table(compared, caption="Slope (1: as published), spread and offset in logits; mass: p(he) + p(she), the share of the model's word that is counted."),
+        figures.table(total, caption="Vig et al. 2020, professions: by how much man or woman in the occupation's place turns the odds; the mean less 1, and the geometric mean."),
+        *([figures.table(groups, caption="Other groups: log-odds of two answers over subjects. No claim rests on them.")] if groups else []),
+        figures.table(odds, caption="p(he) among he and she."),
+    ],
+    evidence={"bias": claims.evidence({seed: falls[seed] - chance.mean(0) for seed in SEEDS}, controls=by_vector - by_vector.mean(), void=pronouns.void(lab))},
 )  # fmt: skip

@@ -16,21 +16,21 @@ from ministeer.lab import antonyms, data, figures, pronouns, protocol, values
 from ministeer.lab.experiment import Experiment
 
 STRUCTURE, VALUE, ASKED, ENDS = "question_answer", "honesty", 40, [-1.0, 1.0]
-ANTONYMS, HONESTY, FAIRNESS = "antonyms answered", "steerability of honesty", "bias removed"
-UNITS = {ANTONYMS: "share of answers", HONESTY: "logits per unit", FAIRNESS: "probability"}
+ANTONYMS, HONESTY, FAIRNESS = "antonyms answered", "steerability of honesty", "spread removed"
+UNITS = {ANTONYMS: "share of answers", HONESTY: "logits per unit", FAIRNESS: "share"}
 
 lab = Experiment.from_command_line("10_architecture")
 config, layers = lab.model.config, protocol.layers(lab)
 splits = data.answerable(lab.tokenizer)["antonym"]
 alone = lab.part(data.few_shot(splits["heldout"], splits["train"], ASKED, structure=STRUCTURE, shots=0, seed=3))
 items = lab.part(data.read("values.tsv", value=VALUE, split="heldout"))
-nouns = list(pronouns.occupations(lab))
+nouns = list(pronouns.halves(lab)[1])  # not those that the dose is chosen on
 jobs = pronouns.prompts(nouns, "heldout")
 
 antonym = antonyms.vector(lab, STRUCTURE, protocol.sites(lab), seed=0)
-honesty, fairness = values.vector(lab, VALUE, seed=0), pronouns.vector(lab, seed=0)
-(best, c), (_, strength) = antonyms.setting(lab, STRUCTURE, antonym), pronouns.setting(lab, fairness)
-plain = pronouns.gap(pronouns.probabilities(lab, jobs)[0], nouns)[:, 0]  # (occupations,)
+honesty, fairness = values.vector(lab, VALUE, seed=0), pronouns.equality(lab, 0)
+(best, c), strength = antonyms.setting(lab, STRUCTURE, antonym), pronouns.choose(lab, pronouns.WAYS[:1]).dose
+plain = pronouns.odds(pronouns.plainly(lab, jobs), jobs)  # (occupations,)
 given = {"vector": (antonym, honesty, fairness)}
 given["random"] = [extract.random_like(vector, seed=0) for vector in given["vector"]]
 
@@ -39,11 +39,12 @@ given["random"] = [extract.random_like(vector, seed=0) for vector in given["vect
 def measured(kind, layer):
     """The rows of the three vectors of a kind at a layer."""
     of_antonyms, of_honesty, of_fairness = given[kind]
-    he, _ = pronouns.probabilities(lab, jobs, of_fairness, layer, [strength])
+    logp = pronouns.asked(lab, jobs, vectors={"vector": of_fairness}, layers=[layer], coefficients=[strength])
+    steered = pronouns.odds(logp[:, 0, 0, 0], jobs)
     found = {
         ANTONYMS: (antonyms.answered(lab, alone, of_antonyms, layer, [c])[:, 0], range(len(alone))),
         HONESTY: (values.slopes(lab, items, of_honesty, layer, ENDS), [item["scenario"] for item in items]),
-        FAIRNESS: (plain - pronouns.gap(he, nouns)[:, 0], nouns),
+        FAIRNESS: (pronouns.falls(plain, steered), nouns),
     }
     return [
         {"what": what, "vector": kind, "depth": layer / config.n_layer, "item": item, "effect": effect}
@@ -74,7 +75,7 @@ models = list({row[0]: row for row in models}.values())  # one that was trained 
 lab.save(
     title="10. Architecture",
     question="At which depth do vectors work, and in which models?",
-    protocol=f"The antonym vector x {c:g}, the {VALUE} vector from -1 to 1 and the fairness vector x {strength:g} at every layer, on held-out pairs, scenarios and templates "
+    protocol=f"The antonym vector x {c:g}, the {VALUE} vector from -1 to 1 and the fairness vector, {strength:g} tenths of the stream long, at every layer, on held-out pairs, scenarios and templates "
     "(coefficients chosen on training items). A model's best layer is that of these items, so the best effect is a little flattering.",
     finding=f"{lab.folder.name}, {config.n_layer} layers of width {config.width}: {'; '.join(told)}. Models compared: {len(models)}.",
     receipt=protocol.receipt(lab, alone, antonym, best, c),

@@ -113,8 +113,19 @@ ROOMS = {
         {"torch", "numpy"},
     ),
     "lab/protocol.py": Room(
-        {"extract", "generate", "metrics", "model", "receipt", "steer", "vectors", "lab.answers", "lab.experiment"},
-        set(),
+        {
+            "extract",
+            "generate",
+            "interventions",
+            "metrics",
+            "model",
+            "receipt",
+            "steer",
+            "vectors",
+            "lab.answers",
+            "lab.experiment",
+        },
+        {"torch"},
     ),
     "lab/antonyms.py": Room(
         {"extract", "metrics", "model", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.protocol"}, set()
@@ -124,11 +135,11 @@ ROOMS = {
         {"numpy"},
     ),
     "lab/pronouns.py": Room(
-        {"extract", "metrics", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.protocol"}, {"numpy"}
+        {"extract", "metrics", "receipt", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.protocol"},
+        {"numpy"},
     ),
-    "lab/facts.py": Room(
-        {"metrics", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.pronouns", "lab.protocol"}, {"numpy"}
-    ),
+    "lab/facts.py": Room({"metrics", "lab.answers", "lab.data", "lab.experiment", "lab.protocol"}, {"numpy"}),
+    "lab/tradeoff.py": Room({"metrics", "lab.experiment", "lab.facts", "lab.pronouns", "lab.protocol"}, {"numpy"}),
     "lab/figures.py": Room({"files", "metrics", "model"}, {"matplotlib", "numpy"}),
     "lab/page.py": Room({"files", "lab.claims"}, set()),
     "lab/report.py": Room({"files", "lab.claims", "lab.page"}, set()),

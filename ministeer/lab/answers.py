@@ -71,8 +71,70 @@ def answers(
     prompts = [prompt_ids(tokenizer, item["prompt"], form, system) for item in items]
     score: Any = _best if likeliest else [[tokenizer.encode(word) for word in item["words"]] for item in items]
     if randoms is not None:
-        (vector,) = (vectors or {}).values()
-        vectors = random_vectors(model, tokenizer, vector, layers, **{"form": form, **randoms})
+        vectors = _in_its_place(model, tokenizer, vectors, layers, form, randoms)
+    found: list[Row] = []
+    for scores in _swept(model, prompts, score, vectors, layers, coefficients, how, where):
+        said = [tokenizer.decode([int(token)]) for token in scores.flat] if likeliest else []
+        found.append(
+            {"said": np.reshape(said, scores.shape).tolist()} if likeliest else {"logp": np.round(scores, 6).tolist()}
+        )
+    return found
+
+
+@torch.no_grad()
+def divergences(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    *,
+    texts: Sequence[str],
+    vectors: Mapping[str, SteeringVector],
+    layers: Sequence[int],
+    coefficients: Sequence[float],
+    how: str = "add",
+    randoms: Mapping[str, Any] | None = None,
+) -> list[Row]:
+    """Of each text, steered at its last token, `{"kl": (V, L, C)}`: KL from the unsteered distribution of the next token, in nats.
+
+    Arguments as in `answers`. `disturbance` steers every token, and reads each text anew for every vector.
+    """
+    rows = [prompt_ids(tokenizer, text) for text in texts]
+    ids, _ = pad(rows)
+    last = [len(row) - 1 for row in rows]
+    stream = model.stream(ids.to(model.device))[torch.arange(len(rows)), last]  # (texts, D)
+    plain = model.unembed(stream[:, None])[:, 0]  # (texts, V)
+    if randoms is not None:
+        vectors = _in_its_place(model, tokenizer, vectors, layers, "plain", randoms)
+
+    def score(logits: Tensor, i: int) -> Tensor:
+        return metrics.kl(logits, plain[i].expand_as(logits))
+
+    found = _swept(model, rows, score, vectors, layers, coefficients, how, "last")
+    return [{"kl": np.round(scores, 6).tolist()} for scores in found]
+
+
+def _in_its_place(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    vectors: Mapping[str, SteeringVector] | None,
+    layers: Sequence[int],
+    form: str,
+    randoms: Mapping[str, Any],
+) -> dict[str, SteeringVector]:
+    (vector,) = (vectors or {}).values()
+    return random_vectors(model, tokenizer, vector, layers, **{"form": form, **randoms})
+
+
+def _swept(
+    model: Transformer,
+    prompts: Sequence[list[int]],
+    score: Any,
+    vectors: Mapping[str, SteeringVector] | None,
+    layers: Sequence[int],
+    coefficients: Sequence[float],
+    how: str,
+    where: Where,
+) -> list[Array]:
+    """Of each prompt the scores that `sweep` gives, (V, L, C, ...)."""
     passes: list[tuple[Mapping[str, Any], list[Site]]]  # of the sweep: all layers at once, or one for each
     if vectors is None:
         passes = [({"none": torch.zeros(model.config.width)}, [("pre", model.config.n_layer)])]
@@ -80,21 +142,17 @@ def answers(
         passes = [(vectors, [("pre", i) for i in layers])]
     else:
         sites: list[Site] = [("pre", i) for i in layers]
-        passes = [({name: _content(v, site, how) for name, v in vectors.items()}, [site]) for site in sites]
-    swept = [sweep(model, prompts, score, content, sites, coefficients, where=where) for content, sites in passes]
+        passes = [({name: content(v, site, how) for name, v in vectors.items()}, [site]) for site in sites]
+    swept = [sweep(model, prompts, score, added, sites, coefficients, where=where) for added, sites in passes]
     found = []
-    for i in range(len(items)):
+    for i in range(len(prompts)):
         parts = []
-        for rows, (content, sites) in zip(
+        for rows, (added, sites) in zip(
             swept, passes, strict=True
         ):  # vector by vector, layer by layer, ..., item by item
-            scores = np.array([row["score"] for row in rows[i :: len(items)]])
-            parts.append(scores.reshape(len(content), len(sites), len(coefficients), *scores.shape[1:]))
-        scores = np.concatenate(parts, 1)
-        said = [tokenizer.decode([int(token)]) for token in scores.flat] if likeliest else []
-        found.append(
-            {"said": np.reshape(said, scores.shape).tolist()} if likeliest else {"logp": np.round(scores, 6).tolist()}
-        )
+            scores = np.array([row["score"] for row in rows[i :: len(prompts)]])
+            parts.append(scores.reshape(len(added), len(sites), len(coefficients), *scores.shape[1:]))
+        found.append(np.concatenate(parts, 1))
     return found
 
 
@@ -124,8 +182,9 @@ def random_vectors(
     count: int,
     kind: str = "covariance",
     form: str = "plain",
+    only: Sequence[int] | None = None,
 ) -> dict[str, SteeringVector]:
-    """Controls for a vector, of its norm at each layer, by name.
+    """Controls for a vector, of its norm at each layer, by name; only: these of them, by their numbers.
 
     kind: "covariance", random mixes of how the streams at the last tokens of the texts deviate from their mean, so that they have
         its covariance; "isotropic", directions of no preference, the weaker control.
@@ -137,7 +196,10 @@ def random_vectors(
     if kind == "covariance":
         rows = [prompt_ids(tokenizer, text, form) for text in texts]
         spans = streams(model, rows, [len(row) - 1 for row in rows], mine.sites)
-    return {f"random {seed}": extract.random_like(mine, seed=seed, streams=spans) for seed in range(count)}
+    return {
+        f"random {seed}": extract.random_like(mine, seed=seed, streams=spans)
+        for seed in (range(count) if only is None else only)
+    }
 
 
 @torch.no_grad()
@@ -177,8 +239,8 @@ def disturbance(
     coefficients: Sequence[float],
     how: str = "add",
 ) -> list[Row]:
-    """Of each text, steered at every token: `{"kl", "perplexity"}`, each (V, C): mean KL from the unsteered next-token distributions
-    (nats), and perplexity."""
+    """Of each text, steered at every token: `{"kl", "perplexity", "entropy"}`, each (V, C): mean KL from the unsteered next-token
+    distributions (nats), perplexity, and the mean entropy of these distributions (nats): how sure the model is, right or wrong."""
     site: Site = ("pre", layer)
     found: list[Row] = []
     for start in range(0, len(texts), TEXTS):
@@ -187,18 +249,21 @@ def disturbance(
         real = positions >= 0  # (texts, T)
         ids = ids.to(model.device)
         plain = model(ids)
-        some: list[Row] = [{"kl": [], "perplexity": []} for _ in rows]
+        some: list[Row] = [{"kl": [], "perplexity": [], "entropy": []} for _ in rows]
         for vector in vectors.values():
-            kls, perplexities = [], []
+            kls: list[Any] = []
+            entropies: list[Any] = []
+            perplexities: list[Any] = []
             for coefficient in coefficients:
-                steer = Steer(_content(vector, site, how), site, coefficient)
+                steer = Steer(content(vector, site, how), site, coefficient)
                 logits = model.unembed(check_stream(model.stream(ids, resolve(model, steer, rows).adds(positions))))
-                kl = metrics.kl(logits, plain).cpu()  # (texts, T)
-                kls.append([k[mask].mean().item() for k, mask in zip(kl, real, strict=True)])
+                log_p = logits.float().log_softmax(-1)
+                for of, x in ((kls, metrics.kl(logits, plain)), (entropies, -(log_p.exp() * log_p).sum(-1))):
+                    of.append([row[mask].mean().item() for row, mask in zip(x.cpu(), real, strict=True)])
                 perplexities.append(metrics.perplexity(logits, ids, real).tolist())
-            for row, k, p in zip(some, zip(*kls, strict=True), zip(*perplexities, strict=True), strict=True):
-                row["kl"].append(list(k))
-                row["perplexity"].append(list(p))
+            for i, row in enumerate(some):
+                for name, values in (("kl", kls), ("perplexity", perplexities), ("entropy", entropies)):
+                    row[name].append([by_text[i] for by_text in values])
         found += some
     return found
 
@@ -207,7 +272,7 @@ def _best(logits: Tensor, prompt: int) -> Tensor:
     return logits.argmax(-1)
 
 
-def _content(vector: SteeringVector, site: Site, how: str) -> Tensor | Function:
+def content(vector: SteeringVector, site: Site, how: str) -> Tensor | Function:
     """What a `Steer` takes for it."""
     if how not in ("add", "project_out"):
         raise ValueError(f"expected how to be 'add' or 'project_out', got {how!r}")

@@ -272,6 +272,16 @@ def strips(path: Path, rows: Any, *, x: str = "", by: str = "", xlabel: str, cap
     return {"file": figure(path, draw, height=0.9 + 0.27 * len(groups)), "alt": alt, "caption": caption}
 
 
+def table(rows: Sequence[Row], *, caption: str, digits: int = 2) -> dict[str, Any]:
+    """A table for `Experiment.save`: a column for each key, in the order of the first row; what a row lacks is left empty."""
+    columns = list(rows[0])
+
+    def said(value: Any) -> str:
+        return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+    return {"caption": caption, "columns": columns, "rows": [[said(row.get(k, "")) for k in columns] for row in rows]}
+
+
 def spread(values: Sequence[float]) -> Point:
     """(mean, lowest, highest), the point of a line whose band is the range of several controls."""
     return _mean(values), min(values), max(values)

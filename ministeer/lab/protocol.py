@@ -10,8 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from ministeer import extract
 from ministeer.generate import prefill
+from ministeer.interventions import Function
 from ministeer.lab.answers import norms
 from ministeer.lab.experiment import Experiment
 from ministeer.metrics import Array
@@ -65,7 +68,7 @@ def tenth(lab: Experiment, vector: SteeringVector, texts: Sequence[str], form: s
 def receipt(
     lab: Experiment,
     items: Sequence[Item],
-    vector: SteeringVector,
+    vector: SteeringVector | Tensor | Function,
     layer: int,
     coefficient: float = 1.0,
     where: Where = "last",

@@ -117,7 +117,7 @@ def more(text: str) -> str:
         [("metrics.py", insert("kl", '"""Said again."""'))],
         [("model.py", insert("Attention.forward", "# a comment"))],
         [("metrics.py", insert("bootstrap", "changed = 1"))],  # a file that is reached, a function that is not
-        [("lab/answers.py", lambda text: text.replace("_content(", "_renamed("))],
+        [("lab/answers.py", lambda text: text.replace("content(", "renamed("))],
         [
             (
                 "divergence.py",
@@ -135,7 +135,7 @@ def test_what_no_measure_reaches_costs_nothing(copy, edits):
     ("file", "edit", "measures"),
     [
         ("lab/answers.py", insert("answers", "changed = 1"), {"answers"}),
-        ("lab/answers.py", insert("_content", "changed = 1"), {"answers", "disturbance"}),
+        ("lab/answers.py", insert("content", "changed = 1"), {"answers", "disturbance"}),
         ("metrics.py", insert("kl", "changed = 1"), {"disturbance"}),
         ("variants.py", insert("above", "changed = 1"), {"answers"}),
         ("model.py", insert("Block.attend", "changed = 1"), {"answers", "disturbance"}),
