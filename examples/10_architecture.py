@@ -17,7 +17,7 @@ from ministeer.lab.experiment import Experiment
 
 STRUCTURE, VALUE, ASKED, ENDS = "question_answer", "honesty", 40, [-1.0, 1.0]
 ANTONYMS, HONESTY, FAIRNESS = "antonyms answered", "steerability of honesty", "spread removed"
-UNITS = {ANTONYMS: "share of answers", HONESTY: "logits per unit", FAIRNESS: "share"}
+UNITS = {ANTONYMS: "share of answers", HONESTY: "nats per tenth of the stream", FAIRNESS: "share"}
 
 lab = Experiment.from_command_line("10_architecture")
 config, layers = lab.model.config, protocol.layers(lab)
@@ -75,7 +75,7 @@ models = list({row[0]: row for row in models}.values())  # one that was trained 
 lab.save(
     title="10. Architecture",
     question="At which depth do vectors work, and in which models?",
-    protocol=f"The antonym vector x {c:g}, the {VALUE} vector from -1 to 1 and the fairness vector, {strength:g} tenths of the stream long, at every layer, on held-out pairs, scenarios and templates "
+    protocol=f"The antonym vector x {c:g}, the {VALUE} vector from -1 to 1 tenth of the stream's norm and the fairness vector, {strength:g} tenths of the stream long, at every layer, on held-out pairs, scenarios and templates "
     "(coefficients chosen on training items). A model's best layer is that of these items, so the best effect is a little flattering.",
     finding=f"{lab.folder.name}, {config.n_layer} layers of width {config.width}: {'; '.join(told)}. Models compared: {len(models)}.",
     receipt=protocol.receipt(lab, alone, antonym, best, c),
