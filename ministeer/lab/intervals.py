@@ -102,7 +102,9 @@ def effect(parts: Sequence[Items], level: float, kind: str) -> Interval:
     The two sets count as independent: of the same items, which mostly agree, their difference is known a little better than this says.
     """
     found = [{"mean": mean, "share": share}[kind](items, level) for items in parts]
-    return over_seeds(found[0] if len(found) == 1 else difference(*found), parts, level)
+    center, low, high = over_seeds(found[0] if len(found) == 1 else difference(*found), parts, level)
+    least, most = ((0.0, 1.0) if len(found) == 1 else (-1.0, 1.0)) if kind == "share" else (-math.inf, math.inf)
+    return center, max(low, least), min(high, most)
 
 
 def over_seeds(alone: Interval, parts: Sequence[Items], level: float) -> Interval:

@@ -111,6 +111,12 @@ def test_items_of_a_group_are_one_item_of_a_share() -> None:
     )
 
 
+def test_a_share_is_none_below_nothing_nor_above_all_however_seeds_differ() -> None:
+    apart = Items(np.repeat([[0.0], [0.5], [1.0]], 20, axis=1))
+    assert intervals.effect([apart], 0.95, "share") == (0.5, 0.0, 1.0)
+    assert intervals.effect([apart, Items(np.ones((3, 20)))], 0.95, "share")[:2] == (-0.5, -1.0)
+
+
 @pytest.mark.parametrize(
     ("values", "groups", "said"),
     [
