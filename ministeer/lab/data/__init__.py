@@ -51,10 +51,7 @@ def facts(tokenizer: Any) -> list[Row]:
 
 def scenarios(tokenizer: Any, **wanted: str) -> list[Row]:
     """The contrast items for values: `values.tsv`, or with an open vocabulary the scenarios written for one; wanted as in `read`."""
-    if not wide(tokenizer):
-        return read("values.tsv", **wanted)
-    rows = [row for part in sorted(HERE.glob("scenarios*.tsv")) for row in read(part.name)]
-    return [row for row in rows if wanted.items() <= row.items()]
+    return read("scenarios.tsv" if wide(tokenizer) else "values.tsv", **wanted)
 
 
 def accepted(word: str) -> set[str]:

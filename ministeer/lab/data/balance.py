@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from ministeer.lab.data import HERE, Row, read
+from ministeer.lab.data import Row, read
 
 POLES = ("positive", "negative")
 NEGATION = re.compile(r"\b(not|no|never|nothing|nobody|none|neither|nor|without|cannot)\b|n't\b")
@@ -71,7 +71,7 @@ def mean(found: Sequence[float]) -> float:
 
 def tables() -> dict[str, list[Row]]:
     """The items to be measured: `values.tsv`, the scenarios, and of these each level, coding and value."""
-    rows = [row for path in sorted(HERE.glob("scenarios*.tsv")) for row in read(path.name)]
+    rows = read("scenarios.tsv")
     found = {"values.tsv": read("values.tsv"), "scenarios.tsv": rows}
     for column in ("level", "coding", "value"):
         for name in dict.fromkeys(row[column] for row in rows):
