@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from ministeer.lab import data
-from ministeer.lab.data.balance import balance
+from ministeer.lab.data.balance import balance, main
 from ministeer.model_files import find
 from ministeer.tokenizer import Tokenizer
 
@@ -109,6 +109,8 @@ def test_the_tokenizer_decides_which_tables_are_used(name: str) -> None:
     train = {row["value"] for row in data.scenarios(tokenizer, split="train", level="complex")}
     assert "caution" in train and data.scenarios(tokenizer)[0].keys() >= {"prompt", "positive", "negative", "person"}
     assert ("coding" in data.scenarios(tokenizer)[0]) is is_open
+    with pytest.raises(ValueError, match="train, heldout.*got 'test'"):
+        data.scenarios(tokenizer, split="test")
     pairs = sum(len(some) for splits in data.word_tasks().values() for some in splits.values())
     kept = sum(len(some) for splits in data.answerable(tokenizer).values() for some in splits.values())
     assert (kept == pairs) if is_open else 0 < kept <= pairs
@@ -242,7 +244,12 @@ def test_scenarios_are_even_in_what_is_no_value() -> None:
                 *tokenizer.encode(answer),
             ]
     counts = Counter((row["value"], row["level"], row["split"], row["coding"]) for row in rows)
-    assert len(counts) == len({row["value"] for row in rows}) * 3 * 2 * 2 and len(set(counts.values())) <= 2
+    assert len(counts) == 6 * 3 * 2 * 2 and set(counts.values()) == {10}  # values, levels, splits, codings
     found = balance(rows)
     assert found["as long"] > 0.95 and abs(found["not positive"] - found["not negative"]) < 0.02
     assert max(found["start positive"], found["start negative"]) < 0.1 and 0.4 < found["told"] < 0.6
+
+
+def test_the_card_shows_the_balance_that_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    main()
+    assert capsys.readouterr().out in (data.HERE / "README.md").read_text(encoding="utf-8"), "copy what it prints"
