@@ -6,14 +6,9 @@ Expected: the valence of the next word rises with the coefficient so long as tha
 text; random vectors of equal norm do nothing of the kind. Coefficients of 5 break the text, whatever their sign.
 """
 
-# %% What is read: the valence of the next word, and sampled text
-import re
-
-import torch
-
-from ministeer import Steer, extract, generate, metrics, prefill
-from ministeer.lab import claims, data, figures, protocol
-from ministeer.lab.answers import answers, log_probabilities
+# %% The valence after every prompt, with every vector, at every layer and coefficient: a row each
+from ministeer import extract, metrics
+from ministeer.lab import claims, figures, protocol, texts
 from ministeer.lab.experiment import Experiment
 
 PROMPTS = [f"{thing} is" for thing in ("The world", "My life", "Our home", "This garden", "This letter", "My job")]
@@ -26,91 +21,50 @@ CHOOSING = [
     "The town was",
     "Our letter is",
 ]  # layer and strength
-COEFFICIENTS, STRENGTHS = [-5.0, -2.0, -1.0, 0.0, 1.0, 2.0, 5.0], [1.0, 2.0, 4.0]
-SAMPLED = {"max_new_tokens": 20, "top_p": 0.3, "frequency_penalty": 1.0}
+COEFFICIENTS, STRENGTHS = [-5.0, -2.0, -1.0, 0.0, 1.0, 2.0, 5.0], [0.5, 1.0, 2.0]
 
-
-def valence(model, tokenizer, *, vector, layer, prompts, pleasant, unpleasant):
-    """log p(the next word is pleasant) - log p(it is unpleasant), in nats, for each coefficient and prompt."""
-    words = [[i[0] for w in group if len(i := tokenizer.encode(f" {w}")) == 1] for group in (pleasant, unpleasant)]
-    ids, rows = [tokenizer.prompt(prompt) for prompt in prompts], []
-    for c in COEFFICIENTS:
-        nats = metrics.log_odds(prefill(model, ids, None, [Steer(vector, ("pre", layer), c, "front")]), *words).tolist()
-        rows += [{"coefficient": c, "prompt": p, "valence": v} for p, v in zip(prompts, nats, strict=True)]
-    return rows
-
-
-def completions(model, tokenizer, *, vector, layer, coefficient, asked):
-    """For each prompt and seed, a text sampled as in the ActAdd paper."""
-    ids = [tokenizer.prompt(prompt) for prompt, _ in asked]
-    steer = Steer(vector, ("pre", layer), coefficient, "front")
-    draws = [torch.Generator().manual_seed(seed) for _, seed in asked]
-    texts = generate(model, ids, steer=steer, generator=draws, stop=tokenizer.stop, **SAMPLED)
-    return [{"text": tokenizer.decode(text[len(i) :])} for text, i in zip(texts, ids, strict=True)]
-
-
-# %% The valence after every prompt, with every vector, at every layer and coefficient: a row each
 lab = Experiment.from_command_line("01_activation_addition")
 prompts, seeds, layers = lab.part(PROMPTS), lab.part(range(5)), protocol.layers(lab)[:-1]
-pleasant, unpleasant = ([w["word"] for w in data.read("valence.tsv", sign=sign)] for sign in ("1", "-1"))
 love = lab.vector(extract.activation_addition, positive="Love", negative="Hate", sites=[("pre", i) for i in layers])
 vectors = {"Love - Hate": love, **{f"random {seed}": extract.random_like(love, seed=seed) for seed in seeds}}
-given = {"prompts": [*prompts, *CHOOSING], "pleasant": pleasant, "unpleasant": unpleasant}
+given = {"coefficients": COEFFICIENTS, "prompts": [*prompts, *CHOOSING]}
 rows = [
     {"vector": name, "layer": i, **row} for i in lab.progress(layers, "layers") for name, vector in vectors.items()
-    for row in lab.cell(valence, vector=vector, layer=i, **given)
+    for row in lab.cell(texts.valence, vector=vector, layer=i, **given)
 ]  # fmt: skip
 at = {c: [row for row in rows if row["coefficient"] == c] for c in (-1.0, 1.0)}
 effects = [{**a, "effect": a["valence"] - b["valence"]} for a, b in zip(at[1.0], at[-1.0], strict=True)]
 chosen = [row for row in effects if row["prompt"] in CHOOSING and row["vector"] == "Love - Hate"]
 layer = max(layers, key=lambda i: sum(row["effect"] for row in chosen if row["layer"] == i))
 
-# %% Texts there, and how many of their pleasant and unpleasant words are pleasant: the strength is chosen on those of other prompts
-asked, texts = [[prompt, seed] for prompt in [*prompts, *CHOOSING] for seed in seeds], {}
-some, others = len(prompts) * len(seeds), len(asked)  # the texts that count, and those beyond them that choose
+# %% Texts there, how many of their pleasant and unpleasant words are pleasant, and what the model itself makes of them
+asked = [[prompt, seed] for prompt in [*prompts, *CHOOSING] for seed in seeds]
+some = len(prompts) * len(seeds)  # the texts that count; the strength is chosen on the others
+said = {
+    c: [row["text"] for row in lab.cell(texts.completions, vector=love, layer=layer, coefficient=c, asked=asked)]
+    for c in lab.progress([0.0, *(sign * c for c in STRENGTHS for sign in (-1, 1))], "texts")
+}
+counts = {c: texts.count(of) for c, of in said.items()}
+share = {c: texts.pleasant(of[:some]) for c, of in counts.items()}
+c = max(STRENGTHS, key=lambda c: texts.pleasant(counts[c][some:]) - texts.pleasant(counts[-c][some:]))
+nice = {x: [good > bad for good, bad in counts[x][:some]] for x in (-c, c)}
 by_prompt = [prompt for prompt, _ in asked[:some]]
-for c in lab.progress([0.0, *(sign * c for c in STRENGTHS for sign in (-1, 1))], "texts"):
-    texts[c] = [row["text"] for row in lab.cell(completions, vector=love, layer=layer, coefficient=c, asked=asked)]
-counts = {
-    c: [[sum(w in of for w in re.findall(r"\w+", text.lower())) for of in (pleasant, unpleasant)] for text in said]
-    for c, said in texts.items()
-}
-
-
-def share(c, start=0, end=some):
-    """Of the pleasant and unpleasant words in some texts, how many are pleasant."""
-    good, bad = (sum(of) for of in zip(*counts[c][start:end]))
-    return good / max(1, good + bad)
-
-
-c = max(STRENGTHS, key=lambda c: share(c, some, others) - share(-c, some, others))
-nice = {x: [good > bad for good, bad in counts[x][:some]] for x in (-c, c)}  # the first judge: a list of words
-after = {  # the second: the model itself, unsteered, after the text
-    x: lab.cell(
-        answers,
-        items=[
-            {"prompt": f"{p}{text} It makes me feel", "words": [" happy", " sad"]}
-            for (p, _), text in zip(asked[:some], texts[x])
-        ],
-    )
-    for x in (-c, c)
-}
-happier = (log_probabilities(after[c]) - log_probabilities(after[-c]))[:, 0, 0, 0] @ [1.0, -1.0]  # nats
+happier = texts.happiness(lab, by_prompt, said[c][:some]) - texts.happiness(lab, by_prompt, said[-c][:some])
 
 # %% Show it
 effects = [row for row in effects if row["prompt"] in prompts]
 here = [row for row in rows if row["prompt"] in prompts and row["layer"] == layer]
 lines = {"by": "vector", "over": "prompt"}
 real, random = (line[layer] for line in figures.curves(effects, x="layer", y="effect", **lines).values())
-told = {"columns": ["prompt", *(f"{f'{x:+g}' if x else 'unsteered'}: {share(x):.0%} pleasant" for x in (-c, 0.0, c))],
-        "rows": [[prompt, *(texts[x][i] for x in (-c, 0.0, c))] for i, (prompt, _) in enumerate(asked[:some])]}  # fmt: skip
+told = {"columns": ["prompt", *(f"{f'{x:+g}' if x else 'unsteered'}: {share[x]:.0%} pleasant" for x in (-c, 0.0, c))],
+        "rows": [[prompt, *(said[x][i] for x in (-c, 0.0, c))] for i, prompt in enumerate(by_prompt)]}  # fmt: skip
 lab.save(
     title="1. Activation addition: Love - Hate",
     question="Does the difference between two words, added at the start of a prompt, change the valence of what follows?",
     protocol=f"Stream over 'Love' minus stream over 'Hate', added once to the first positions of {len(prompts)} prompts, at the layer that moves {len(CHOOSING)} others most; log-odds of "
-    f"pleasant against unpleasant next words; {len(seeds)} random vectors of equal norm. Texts: top-p 0.3, frequency penalty 1.",
+    f"pleasant against unpleasant next words; {len(seeds)} random vectors of equal norm. Texts: top-p 0.3, frequency penalty 1; their strength is chosen on those after the other prompts.",
     finding="At layer {}, coefficient 1 against -1 moves the valence of the next word by {:.2f} nats [{:.2f}, {:.2f}]; random vectors by {:.2f} to {:.2f}. ".format(layer, *real, *random[1:])
-    + f"Of the pleasant and unpleasant words in {some} texts, {share(-c):.0%} are pleasant at {-c:+g}, {share(0.0):.0%} without the vector, {share(c):.0%} at {c:+g}. "
+    + f"Of the pleasant and unpleasant words in {some} texts, {share[-c]:.0%} are pleasant at {-c:+g}, {share[0.0]:.0%} without the vector, {share[c]:.0%} at {c:+g}. "
     f"Asked after the text, the unsteered model finds what was said at {c:+g} happier than at {-c:+g} by {metrics.interval(happier, groups=by_prompt)} nats.",
     receipt=protocol.receipt(lab, [{"prompt": prompt} for prompt in prompts], love, layer, where="front"),
     figures=[

@@ -130,6 +130,10 @@ ROOMS = {
     "lab/antonyms.py": Room(
         {"extract", "metrics", "model", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.protocol"}, set()
     ),
+    "lab/texts.py": Room(
+        {"generate", "metrics", "model", "steer", "tokenizer", "vectors", "lab.answers", "lab.data", "lab.experiment"},
+        {"torch"},
+    ),
     "lab/values.py": Room(
         {"extract", "metrics", "vectors", "lab.answers", "lab.claims", "lab.data", "lab.experiment", "lab.protocol"},
         {"numpy"},
