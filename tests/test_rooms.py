@@ -96,7 +96,7 @@ ROOMS = {
     "lab/estimate.py": Room({"checkpoint", "files", "layouts", "model"}, {"torch"}),
     "lab/claims.py": Room({"model", "lab.intervals"}, set()),
     "lab/intervals.py": Room({"metrics", "model"}, {"numpy", "scipy"}),
-    "lab/complexity.py": Room({"lab.data"}, set()),
+    "lab/complexity.py": Room({"lab.antonyms", "lab.claims", "lab.data"}, {"numpy"}),
     "lab/answers.py": Room(
         {
             "activations",
@@ -128,7 +128,19 @@ ROOMS = {
         {"torch"},
     ),
     "lab/antonyms.py": Room(
-        {"extract", "metrics", "model", "vectors", "lab.answers", "lab.data", "lab.experiment", "lab.protocol"}, set()
+        {
+            "extract",
+            "metrics",
+            "model",
+            "tokenizer",
+            "vectors",
+            "lab.answers",
+            "lab.claims",
+            "lab.data",
+            "lab.experiment",
+            "lab.protocol",
+        },
+        {"numpy"},
     ),
     "lab/texts.py": Room(
         {"generate", "metrics", "model", "steer", "tokenizer", "vectors", "lab.answers", "lab.data", "lab.experiment"},

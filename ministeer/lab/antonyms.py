@@ -1,48 +1,211 @@
-"""Antonyms: their function vector, where it is added, and which prompts are answered with the right word.
+"""Antonyms: what is asked, their function vector, where it is added, how much likelier it makes the opposite, and what that says of the claims.
 
-Letters: C coefficients.
+One measure on every model: log p(opposite), in nats, of all answers that pass for it together, each whole. Beside it "right", whether the
+likeliest next token begins one of them. Doses are tenths of the stream's norm at the site.
+Letters: N items, V vectors, L layers, C doses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import groupby
+from typing import Any
+
+import numpy as np
 
 from ministeer import extract
-from ministeer.lab import data
+from ministeer.lab import data, protocol
 from ministeer.lab.answers import answers, hits
+from ministeer.lab.claims import Evidence, evidence
 from ministeer.lab.experiment import Experiment
-from ministeer.lab.protocol import COEFFICIENTS, Item, Setting, best
-from ministeer.metrics import Array
+from ministeer.lab.protocol import Item, Setting, felt, tenth
+from ministeer.metrics import Array, group_means
 from ministeer.model import Site
+from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
 
-TASKS = ("antonym", "synonym", "plural", "past")  # of the last three, vectors are subtracted from that of the first
+TASKS = ("antonym", "synonym", "plural", "past")  # the means of the last three are subtracted from that of the first
+DOSES = (1.0, 2.0, 4.0, 6.0, 9.0, 13.0, 18.0)
+RIGHT, LEARNT = (
+    0.5,
+    1.0,
+)  # five demonstrations are answered right so often, or are worth so many nats, where a model knows the task
+SHOWN, VECTOR = "demonstrations", "vector"  # what a gain over the word alone is by
+Row = Mapping[str, Any]
+Prompt = tuple[str, str]  # the structure and the pair
+accepted = cache(data.accepted)
+
+
+def queries(lab: Experiment, split: str, count: int) -> list[data.Pair]:
+    """As many pairs drawn from all of a split, each asked one way round, so that none depends on another; a quick run has every fourth."""
+    pairs = data.answerable(lab.tokenizer)["antonym"][split]
+    once = {frozenset(pair): pair for pair in random.Random(3).sample(pairs, len(pairs))}
+    return list(lab.part(list(once.values())[:count]))
+
+
+def asked(
+    lab: Experiment, structure: str, split: str, count: int, *, shots: int = 0, shuffled: bool = False
+) -> list[Item]:
+    """Prompts for `queries`, with every answer that passes, whatever the structure and the number of demonstrations."""
+    train = data.answerable(lab.tokenizer)["antonym"]["train"]
+    some = queries(lab, split, count)
+    items = data.few_shot(some, train, count, structure=structure, shots=shots, seed=3, shuffled=shuffled)
+    return [passing(lab.tokenizer, item) for item in items]
+
+
+def passing(tokenizer: Tokenizer, item: Item) -> Item:
+    """The item with all words that pass for the opposite; in a closed vocabulary, those of one token.
+
+    None whose tokens begin with another's: its probability is part of that one's.
+    """
+    right = item["words"][0].strip()
+    (word,) = {*item["pair"].split()} - {right}
+    words = [item["words"][0], *(item["words"][0].replace(right, w) for w in sorted(accepted(word) - {right}))]
+    tokens = {w: tuple(tokenizer.encode(w)) for w in words}
+    if not data.wide(tokenizer):
+        words = [w for w in words if len(tokens[w]) == 1]
+    begun = {w for w in words for other in words if w != other and tokens[w][: len(tokens[other])] == tokens[other]}
+    return {**item, "words": [w for w in words if w not in begun]}
+
+
+def task_vectors(lab: Experiment, lists: Mapping[str, list[str]], sites: Sequence[Site]) -> dict[str, SteeringVector]:
+    """Of each task the mean stream at the end of its lists, minus the mean of the other tasks' means (Todd et al. 2024, less what tasks share)."""
+    means = {task: lab.vector(extract.function_vector, prompts=some, sites=sites) for task, some in lists.items()}
+    found = {}
+    for task, mean in means.items():
+        first, *rest = (other for name, other in means.items() if name != task)
+        found[task] = mean - sum(rest, first) / (1 + len(rest))
+    return found
 
 
 def vector(lab: Experiment, structure: str, at: Sequence[Site], *, seed: int, shots: int = 5) -> SteeringVector:
-    """The function vector of antonyms minus those of `TASKS`' others, from 25 lists of each drawn by the seed."""
+    """The function vector of antonyms, from 16 lists of each of `TASKS` drawn by the seed, a tenth of the stream long."""
     tasks = data.answerable(lab.tokenizer)
-    texts = data.task_prompts({task: tasks[task] for task in TASKS}, 25, structure=structure, shots=shots, seed=seed)
-    mine = texts.pop("antonym")
-    return lab.vector(extract.function_vector, prompts=mine, sites=at, others=list(texts.values()))
+    lists = data.task_prompts({task: tasks[task] for task in TASKS}, 16, structure=structure, shots=shots, seed=seed)
+    return dosed(lab, task_vectors(lab, lists, at)["antonym"], structure)
 
 
-def setting(lab: Experiment, structure: str, vector: SteeringVector) -> Setting:
-    """Where most of 40 training pairs are answered with the opposite, without demonstrations."""
-    train = data.answerable(lab.tokenizer)["antonym"]["train"]
-    items = data.few_shot(train, train, 40, structure=structure, shots=0, seed=3)
-    return best(lambda i: answered(lab, items, vector, i, COEFFICIENTS).mean(0), lab, vector)
+def texts(lab: Experiment, structure: str) -> list[str]:
+    """The prompts of training pairs without demonstrations, at whose end the stream is measured."""
+    return [item["prompt"] for item in asked(lab, structure, "train", 60)]
 
 
-def answered(
+def dosed(lab: Experiment, vector: SteeringVector, structure: str) -> SteeringVector:
+    """The vector at each site a tenth as long as the stream of this structure, whichever it was taken from."""
+    return tenth(lab, vector, texts(lab, structure))
+
+
+def randoms(lab: Experiment, structure: str) -> dict[str, Any]:
+    """Random vectors to put in a vector's place, as `log_p` takes them, of the covariance of the stream of this structure."""
+    return protocol.randoms(lab, texts(lab, structure))
+
+
+def setting(lab: Experiment, structure: str, vector: SteeringVector, count: int = 30) -> Setting:
+    """The layer and dose that make the opposite likeliest, mean of log p over training pairs without demonstrations."""
+    at = felt(lab, vector)
+    found = log_p(lab, asked(lab, structure, "train", count), {"vector": vector}, at, DOSES)[:, 0].mean(0)  # (L, C)
+    i, c = np.unravel_index(found.argmax(), found.shape)
+    return at[i], DOSES[c]
+
+
+def log_p(
     lab: Experiment,
     items: Sequence[Item],
-    vector: SteeringVector | None = None,
-    layer: int = 0,
-    coefficients: Sequence[float] = (0.0,),
+    vectors: Mapping[str, SteeringVector] | None = None,
+    layers: Sequence[int] = (),
+    doses: Sequence[float] = (0.0,),
+    randoms: Mapping[str, Any] | None = None,
 ) -> Array:
-    """Whether the likeliest next token is the answer, 1 or 0, (items, C)."""
-    steered = {} if vector is None else {"vectors": {"vector": vector}, "layers": [layer]}
-    rows = lab.cell(answers, items=items, coefficients=list(coefficients), likeliest=True, **steered)
-    found: Array = hits(items, rows, lab.tokenizer)[:, 0, 0]
+    """log p(any of an item's answers), in nats, (N, V, L, C). randoms: as in `answers`; V is then their number."""
+    settings = _settings(vectors, layers, doses) | ({} if randoms is None else {"randoms": randoms})
+    # answers of several tokens apart: beside them, every prompt of a batch is run over as many
+    several = [any(len(lab.tokenizer.encode(word)) > 1 for word in item["words"]) for item in items]
+    found: dict[int, Array] = {}
+    for _, group in groupby(sorted(range(len(items)), key=several.__getitem__), key=several.__getitem__):
+        some = list(group)
+        rows = lab.cell(answers, items=[items[i] for i in some], **settings)
+        found |= {i: np.logaddexp.reduce(row["logp"], axis=-1) for i, row in zip(some, rows, strict=True)}
+    return np.array([found[i] for i in range(len(items))])
+
+
+def gain(
+    lab: Experiment,
+    items: Sequence[Item],
+    vectors: Mapping[str, SteeringVector],
+    layers: Sequence[int],
+    doses: Sequence[float],
+    randoms: Mapping[str, Any] | None = None,
+) -> Array:
+    """What each vector adds to `log_p` of the items as they are, in nats, (N, V, L, C)."""
+    found: Array = log_p(lab, items, vectors, layers, doses, randoms) - log_p(lab, items)
     return found
+
+
+def right(
+    lab: Experiment,
+    items: Sequence[Item],
+    vectors: Mapping[str, SteeringVector] | None = None,
+    layers: Sequence[int] = (),
+    doses: Sequence[float] = (0.0,),
+) -> Array:
+    """Whether the likeliest next token begins one of an item's answers, 1 or 0, (N, V, L, C)."""
+    rows = lab.cell(answers, items=items, likeliest=True, **_settings(vectors, layers, doses))
+    return hits(items, rows, lab.tokenizer)
+
+
+def ability(lab: Experiment, bare: Sequence[Item], shown: Sequence[Item]) -> list[dict[str, Any]]:
+    """What demonstrations do, a row for each query: "pair", "gain" in log p(opposite) over the prompt without them, "right"."""
+    gains = (log_p(lab, shown) - log_p(lab, bare))[:, 0, 0, 0].tolist()
+    found = right(lab, shown)[:, 0, 0, 0].tolist()
+    return [{"pair": item["pair"], "gain": g, "right": r} for item, g, r in zip(bare, gains, found, strict=True)]
+
+
+def unknown(rows: Sequence[Row]) -> str:
+    """Why a model with these rows of `ability` cannot be told anything of this task, in a sentence; empty where it knows it."""
+    gain, share = (float(np.mean([row[name] for row in rows])) for name in ("gain", "right"))
+    known = share >= RIGHT or gain >= LEARNT
+    told = f"demonstrations are worth {gain:.2g} nats, and {share:.0%} are answered right"
+    return "" if known else f"the model does not know the task: {told}"
+
+
+def structure_claims(rows: Sequence[Row], known: Sequence[str], void: str) -> dict[str, dict[str, Evidence]]:
+    """The evidence for the claims on structures, of those that the model knows.
+
+    rows: "structure" of the prompt, "pair", "gain" in log p(opposite), and by which vector: "own", the structure's, "another's" or "random";
+    "from" which structure, or which random one; and "seed" of extraction. Random ones may have been tried on a part of the prompts.
+    void: why nothing can be told where none is known.
+    """
+    if not known:
+        return {claim: evidence({}, void=void) for claim in ("structure_own", "structure_other")}
+    gains: dict[str, dict[Any, dict[Prompt, list[float]]]] = {"own": {}, "another's": {}, "random": {}}
+    for row in rows:
+        if row["structure"] in known and (row["from"] in known or row["vector"] == "random"):
+            which = row["from" if row["vector"] == "random" else "seed"]
+            at = gains[row["vector"]].setdefault(which, {}).setdefault((row["structure"], row["pair"]), [])
+            at.append(row["gain"])
+    drawn = [{at: one[0] for at, one in of.items()} for of in gains["random"].values()]
+    tried, everywhere = list(drawn[0]), list(next(iter(gains["own"].values())))
+    groups = [pair for _, pair in tried]
+    chance = np.array([[one[at] for at in tried] for one in drawn])  # (random vectors, prompts)
+    # where random vectors make the opposite less likely, no vector at all is the better rival
+    rival = max(chance.mean(0), np.zeros(len(tried)), key=lambda gain: group_means(gain, groups).mean())
+    return {
+        "structure_own": evidence(
+            {seed: np.array([of[at][0] for at in tried]) - rival for seed, of in gains["own"].items()}, groups,
+            controls=[float(group_means(one - rival, groups).mean()) for one in chance],
+        ),
+        "structure_other": evidence(
+            {seed: [of[at][0] - np.mean(gains["another's"][seed][at]) for at in everywhere] for seed, of in gains["own"].items()},
+            [pair for _, pair in everywhere],
+        ) if len(known) > 1 else evidence({}, void=f"the model knows the task in one structure only, {known[0]}"),
+    }  # fmt: skip
+
+
+def _settings(
+    vectors: Mapping[str, SteeringVector] | None, layers: Sequence[int], doses: Sequence[float]
+) -> dict[str, Any]:
+    if vectors is None:
+        return {"coefficients": [*doses]}
+    return {"vectors": dict(vectors), "layers": [*layers], "coefficients": [*doses]}

@@ -7,9 +7,13 @@ by the seed. `LEVELS` lists what the experiments use.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from ministeer.lab.antonyms import SHOWN, VECTOR, unknown
+from ministeer.lab.claims import Evidence, evidence
 from ministeer.lab.data import Pair, few_shot_text, read
 
 LEVELS = {
@@ -17,14 +21,9 @@ LEVELS = {
     "clauses": (0, 1, 2, 3, 4),  # relative clauses, one in another, between the demonstrations and the query
     "negation": (0, 1, 2, 3, 4),  # of four sentences before everything, those with "not"
     "contradiction": (0, 1, 2, 3, 4),  # of four sentences before everything, those that ask for the same word
-    "interleaved": (
-        0,
-        1,
-        2,
-        3,
-        4,
-    ),  # pairs of another task between the demonstrations, or before the query where there are none
+    "interleaved": (0, 1, 2, 3, 4),  # pairs of another task between demonstrations, or before the query
 }
+FELT = 0.5  # nats that the vector must be worth at the lowest level, for it to mean anything that this falls
 NOUNS = ["dog", "cat", "horse", "farmer", "sister", "teacher", "neighbor", "bird"]
 VERBS = ["saw", "met", "heard", "followed", "helped"]
 STATES = ["tired", "hungry", "late", "ready"]
@@ -66,6 +65,39 @@ def complicated(
     asked, _ = few_shot_text(structure, [], query[0])
     parts = [before + "\n" if before else "", text.removesuffix(asked), between + "\n" if between else "", asked]
     return {"prompt": "".join(parts), "words": [space + query[1]], "pair": " ".join(sorted(query))}
+
+
+def falls(rows: Sequence[Mapping[str, Any]], way: str, seed: int = 0) -> dict[str, dict[str, float]]:
+    """By kind, what each pair's gain loses from the lowest to the highest level that was measured: {kind: {pair: nats}}.
+
+    rows: "kind", "level", "pair", "way" of asking, "seed", and "gain" in log p(opposite) over the word alone in the same context.
+    """
+    gains: dict[str, dict[int, dict[str, float]]] = {}
+    for row in rows:
+        if (row["way"], row["seed"]) == (way, seed):
+            gains.setdefault(row["kind"], {}).setdefault(row["level"], {})[row["pair"]] = row["gain"]
+    return {kind: {pair: of[min(of)][pair] - of[max(of)][pair] for pair in of[min(of)]} for kind, of in gains.items()}
+
+
+def complexity_claim(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, dict[str, Evidence]]:
+    """The evidence for the claim: of each pair, by how much more the vector's gain falls than that of demonstrations, mean of the kinds.
+
+    rows: as for `falls`, of the vector by every seed, and of demonstrations with "right", whether their likeliest token begins an answer.
+    """
+    lowest = {kind: min(row["level"] for row in rows if row["kind"] == kind) for kind in {row["kind"] for row in rows}}
+    plain = [row for row in rows if row["level"] == lowest[row["kind"]]]
+    able = [row for row in plain if row["way"] == SHOWN]
+    worth = float(np.mean([row["gain"] for row in plain if row["way"] == VECTOR]))
+    void = unknown(able)
+    if not void and worth < FELT:
+        void = f"nothing that could fall: at the lowest level the vector is worth {worth:.2g} nats"
+    model = falls(rows, SHOWN)
+    pairs = list(next(iter(model.values())))
+    found = {}
+    for seed in seeds:
+        mine = falls(rows, VECTOR, seed)
+        found[seed] = [float(np.mean([mine[kind][pair] - model[kind][pair] for kind in mine])) for pair in pairs]
+    return {"complexity": evidence(found, pairs, void=void)}
 
 
 def _clauses(level: int, rng: random.Random) -> str:

@@ -1,11 +1,15 @@
 """Contexts by degrees: a level adds one thing and leaves the rest."""
 
+import random
 from itertools import pairwise
 
 import pytest
 
-from ministeer.lab import data
-from ministeer.lab.complexity import LEVELS, complicated
+from ministeer.lab import claims, data
+from ministeer.lab.antonyms import SHOWN, VECTOR
+from ministeer.lab.complexity import LEVELS, complexity_claim, complicated
+
+SEEDS = (0, 1, 2)
 
 PAIRS = [("hot", "cold"), ("up", "down"), ("in", "out"), ("wet", "dry"), ("big", "small")]
 OTHERS = [("dog", "animal"), ("red", "color"), ("run", "move"), ("sad", "feeling")]
@@ -83,3 +87,47 @@ def test_a_level_that_is_not_there_is_refused() -> None:
         text("noise", 1)
     with pytest.raises(ValueError, match="expected 3 pairs of another task .* got 1"):
         complicated(("new", "old"), PAIRS, structure="colon", kind="interleaved", level=3, seed=0, others=OTHERS[:1])
+
+
+# ---- the claim, of planted rows
+
+
+def rows(vector: tuple[float, float], shown: tuple[float, float], right: float = 0.9) -> list[dict[str, object]]:
+    """Gains by a vector and by demonstrations at the lowest and the highest level, of two kinds of context."""
+    rng, found = random.Random(0), []
+    for kind in ("clauses", "negation"):
+        for pair in range(40):
+            easy = rng.gauss(0, 0.2)
+            for end, level in enumerate((0, 4)):
+                at = {"kind": kind, "level": level, "pair": f"pair {pair}", "right": right}
+                found += [
+                    {**at, "way": VECTOR, "seed": s, "gain": vector[end] + easy + rng.gauss(0, 0.1)} for s in SEEDS
+                ]
+                found.append({**at, "way": SHOWN, "seed": 0, "gain": shown[end] + easy + rng.gauss(0, 0.1)})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("vector", "shown", "word"),
+    [
+        ((2.0, 1.0), (3.0, 3.0), claims.SUPPORTED),  # only the vector falls
+        ((2.0, 1.0), (3.0, 2.0), claims.NOT_SUPPORTED),  # the model falls as far
+        ((2.0, 2.0), (3.0, 3.0), claims.NOT_SUPPORTED),  # nothing falls
+        ((0.0, 0.0), (3.0, 3.0), claims.CANNOT),  # there is nothing to fall
+        ((0.0, 0.0), (3.0, 1.0), claims.CANNOT),
+        ((2.0, 1.0), (0.5, 0.5), claims.SUPPORTED),  # it knows the task by its answers
+    ],
+)
+def test_the_claim_is_the_fall_beyond_the_models_own(
+    vector: tuple[float, float], shown: tuple[float, float], word: str
+) -> None:
+    found = complexity_claim(rows(vector, shown), SEEDS)
+    (claim,) = (claim for claim in claims.CLAIMS if claim.key == "complexity")
+    assert claims.judge(claim, found["complexity"]).word == word
+
+
+def test_a_model_without_the_task_is_told_nothing_of() -> None:
+    found = complexity_claim(rows((2.0, 1.0), (0.5, 0.5), right=0.2), SEEDS)
+    (claim,) = (claim for claim in claims.CLAIMS if claim.key == "complexity")
+    verdict = claims.judge(claim, found["complexity"])
+    assert verdict.word == claims.CANNOT and "does not know the task" in verdict.reason
