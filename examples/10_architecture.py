@@ -21,8 +21,7 @@ UNITS = {ANTONYMS: "share of answers", HONESTY: "nats per tenth of the stream", 
 
 lab = Experiment.from_command_line("10_architecture")
 config, layers = lab.model.config, protocol.layers(lab)
-splits = data.answerable(lab.tokenizer)["antonym"]
-alone = lab.part(data.few_shot(splits["heldout"], splits["train"], ASKED, structure=STRUCTURE, shots=0, seed=3))
+alone = antonyms.asked(lab, STRUCTURE, "heldout", ASKED)
 items = lab.part(data.read("values.tsv", value=VALUE, split="heldout"))
 nouns = list(pronouns.halves(lab)[1])  # not those that the dose is chosen on
 jobs = pronouns.prompts(nouns, "heldout")
@@ -42,7 +41,7 @@ def measured(kind, layer):
     logp = pronouns.asked(lab, jobs, vectors={"vector": of_fairness}, layers=[layer], coefficients=[strength])
     steered = pronouns.odds(logp[:, 0, 0, 0], jobs)
     found = {
-        ANTONYMS: (antonyms.answered(lab, alone, of_antonyms, layer, [c])[:, 0], range(len(alone))),
+        ANTONYMS: (antonyms.right(lab, alone, {"antonym": of_antonyms}, [layer], [c])[:, 0, 0, 0], range(len(alone))),
         HONESTY: (values.slopes(lab, items, of_honesty, layer, ENDS), [item["scenario"] for item in items]),
         FAIRNESS: (pronouns.falls(plain, steered), nouns),
     }

@@ -280,7 +280,8 @@ def random_like(vector: SteeringVector, *, seed: int, streams: Mapping[Site, Ten
             noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)  # (D,) or (P, D)
         else:
             noise = _within(streams, site, tensor, generator)
-        tensors[site] = noise * (tensor.float().cpu().norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True))
+        length = tensor.float().cpu().norm(dim=-1, keepdim=True)
+        tensors[site] = noise * torch.where(length > 0, length / noise.norm(dim=-1, keepdim=True), 0.0)
     kind = "random" if streams is None else "random within the stream's covariance"
     method = f"{kind}, of the norm of ({vector.provenance.method})"
     return SteeringVector(tensors, replace(vector.provenance, method=method, seed=seed))

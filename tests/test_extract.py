@@ -426,6 +426,16 @@ def test_a_random_control_of_the_streams_covariance_lies_where_the_streams_do() 
         random_like(vector, seed=0, streams={})
 
 
+@pytest.mark.once
+def test_a_random_control_of_nothing_is_nothing_where_nothing_varies() -> None:
+    zero = SteeringVector({("pre", 0): torch.zeros(8)}, Provenance("m", "none", "0" * 16, "last", "float32"))
+    same = {("pre", 0): torch.ones(3, 8)}
+    assert not random_like(zero, seed=0, streams=same)["pre", 0].any()
+    one = SteeringVector({("pre", 0): torch.ones(8)}, zero.provenance)
+    with pytest.raises(ValueError, match="finite values"):
+        random_like(one, seed=0, streams=same)
+
+
 def test_the_random_control_comes_from_its_seed_and_says_so() -> None:
     vector = contrastive(MODEL, BYTES, PAIRS, SITES)
     state = torch.get_rng_state()
