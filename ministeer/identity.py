@@ -15,7 +15,7 @@ from collections.abc import Callable, ItemsView, KeysView, Mapping, Sequence, Va
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache, partial, partialmethod
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,19 +25,20 @@ from torch import Tensor
 
 from ministeer.model import Transformer, refusal
 from ministeer.provenance import data_hash, tensor_hash
-from ministeer.source import definition, node_of
+from ministeer.source import definition, node_of, text_of
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, range, type(...), type(NotImplemented))
 DESCRIPTORS = (
     types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType,
     types.GetSetDescriptorType, types.MemberDescriptorType,
 )  # fmt: skip
-METHODS = (types.FunctionType, staticmethod, classmethod, property)
+METHODS = (types.FunctionType, staticmethod, classmethod, property, partialmethod)
 # what dataclasses and named tuples write for themselves, and what the interpreter does
 MADE = {
     "__init__", "__new__", "__repr__", "__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__setattr__", "__delattr__",
     "__replace__", "__getstate__", "__setstate__",
 }  # fmt: skip
+OF_TORCH = {name for name in vars(torch.nn.Module()) if name[0] == "_"}
 UNREAD = {"_abc_impl", "__annotate__", "__annotate_func__"}
 PACKAGE = Path(__file__).resolve().parent
 
@@ -137,8 +138,9 @@ class _Telling:
         """What a class makes: a module of torch by its attributes, others by what they give to be copied."""
         kind = type(value)
         if isinstance(value, torch.nn.Module):
-            held = {n: [*v.values()] if "_hooks" in n and isinstance(v, dict) else v for n, v in vars(value).items()}
-            empty = {n for n, v in held.items() if n[0] == "_" and (v is None or v is False or v in ([], {}, set()))}
+            held = {n: [*v.values()] if "_hooks" in n and n in OF_TORCH else v for n, v in vars(value).items()}
+            # what torch keeps for itself is not the same in every version of it
+            empty = {n for n, v in held.items() if n in OF_TORCH and (v is None or v is False or v in ([], {}, set()))}
             return [self.tell(kind), *self._named({n: v for n, v in held.items() if n not in empty})]
         try:
             reduce = copyreg.dispatch_table.get(kind)
@@ -177,13 +179,13 @@ class _Telling:
         held = [self.tell(part) for part in (function.__defaults__, function.__kwdefaults__)] + self._named(
             vars(function)
         )
-        node = node_of(code)
         if _installed_file(code.co_filename):
             said = [home, code.co_name, _version(home)]
             if not code.co_flags & inspect.CO_NESTED:
                 return said
+            node = node_of(code)
             return [*said, json.dumps(node and definition(node)), *self._named(around), *held]
-        if node is None:
+        if (node := node_of(code)) is None:
             return [*self._compiled(code, {**function.__globals__, **around}), *held]
         names = {**function.__globals__, **around, **_imported(node, function.__globals__.get("__package__"))}
 
@@ -266,7 +268,7 @@ def _imported(node: ast.AST, package: str | None) -> dict[str, Any]:
 def _written(entry: Any) -> bool:
     """Whether a method stands in a text of the user's."""
     code = getattr(inspect.unwrap(entry), "__code__", None) if callable(entry) else None
-    return code is not None and not _installed_file(code.co_filename) and node_of(code) is not None
+    return code is not None and not _installed_file(code.co_filename) and bool(text_of(code))
 
 
 @lru_cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from types import CodeType
@@ -28,7 +29,7 @@ def shape(node: Any, refer: Refer = lambda name: None) -> Any:
         return node if isinstance(node, (str, bool, int, float)) else [repr(node)]
     if isinstance(node, (ast.Name, ast.Attribute)) and (found := refer(node)) is not None:
         return found
-    inner = _hiding(_own(node), refer) if isinstance(node, FUNCTIONS + COMPREHENSIONS) else refer
+    inner = _hiding(node, refer) if isinstance(node, FUNCTIONS + COMPREHENSIONS) else refer
     said = []
     for field, value in ast.iter_fields(node):
         if value is None or value == []:
@@ -46,9 +47,53 @@ def definition(node: ast.AST, refer: Refer = lambda name: None) -> Any:
 
 
 def node_of(code: CodeType) -> ast.AST | None:
-    """The definition that a function's code was compiled from; None where there is no text of it, or two on its first line."""
-    found = _functions("".join(linecache.getlines(code.co_filename))).get((code.co_name, code.co_firstlineno), [])
+    """The definition that a function's code was compiled from; None where there is no text of it, or two on its first line.
+
+    A text that was edited since says what another code does, so it counts for a function only where it compiles to the same one.
+    """
+    text = text_of(code)
+    lines = _compiled(text).get(_bare(code), [])
+    if not lines:
+        return None
+    line = code.co_firstlineno if code.co_firstlineno in lines else lines[0]  # moved by an edit above it
+    found = _functions(text).get((code.co_name, line), [])
     return found[0] if len(found) == 1 else None
+
+
+def text_of(code: CodeType) -> str:
+    """What the file that a code was compiled from says now; empty where there is none."""
+    linecache.checkcache(code.co_filename)
+    return "".join(linecache.getlines(code.co_filename))
+
+
+def stands(code: CodeType) -> bool:
+    """Whether the file of a function's code still says what was compiled."""
+    return _bare(code) in _compiled(text_of(code))
+
+
+@lru_cache(maxsize=64)
+def _compiled(text: str) -> dict[CodeType, list[int]]:
+    """What the functions of a text compile to, and on which lines they begin."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python gave them when it compiled the text to run it
+            whole = compile(parse(text), "", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError):
+        return {}
+    found: dict[CodeType, list[int]] = {}
+    left = [whole]
+    while left:
+        inner = [part for part in left.pop().co_consts if isinstance(part, CodeType)]
+        for code in inner:
+            found.setdefault(_bare(code), []).append(code.co_firstlineno)
+        left += inner
+    return found
+
+
+def _bare(code: CodeType) -> CodeType:
+    """A code without its lines, and without `__future__`, which in a notebook an earlier cell may have imported."""
+    consts = tuple(_bare(part) if isinstance(part, CodeType) else part for part in code.co_consts)
+    return code.replace(co_consts=consts, co_firstlineno=1, co_linetable=b"", co_flags=code.co_flags & 0xFFFF)
 
 
 @lru_cache(maxsize=64)
@@ -98,13 +143,16 @@ def _within(scope: ast.AST) -> Iterator[ast.AST]:
             yield from _within(child)
 
 
-def _hiding(names: set[str], refer: Refer) -> Refer:
-    """`refer`, not asked of these names."""
+def _hiding(scope: ast.AST, refer: Refer) -> Refer:
+    """`refer`, not asked of a scope's own names; what a comprehension first runs over is read outside it."""
+    names = _own(scope)
+    outside = {*ast.walk(scope.generators[0].iter)} if isinstance(scope, COMPREHENSIONS) else set()
 
     def visible(node: ast.Name | ast.Attribute) -> Any:
         root: ast.AST = node
         while isinstance(root, ast.Attribute):
             root = root.value
-        return None if isinstance(root, ast.Name) and root.id in names else refer(node)
+        own = isinstance(root, ast.Name) and root.id in names and node not in outside
+        return None if own else refer(node)
 
     return visible

@@ -145,6 +145,52 @@ def test_what_a_function_names_counts_as_deep_as_it_goes(tmp_path: Path, monkeyp
         sys.modules.pop(name, None)
 
 
+def test_an_edited_text_is_not_that_of_the_function_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of one that was loaded before the edit nor, after a reload, the text that was read before it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file, text = tmp_path / "their_score.py", "def score(logits, i):\n    return logits[:, {}]\n"
+    file.write_text(text.format(5))
+    module = importlib.import_module("their_score")
+    old = module.score
+    five = identity(old)
+    file.write_text(text.format(3000))
+    thousands = identity(importlib.reload(module).score)
+    assert identity(old) != thousands
+    file.write_text(text.format(9))
+    assert identity(module.score) not in (five, identity(importlib.reload(module).score))
+    file.write_text("# said\n" + text.format(9))
+    nine = identity(module.score)
+    assert identity(importlib.reload(module).score) == nine != five != thousands
+    sys.modules.pop("their_score")
+
+
+def test_a_method_that_gives_another_one_arguments_counts() -> None:
+    def calls(token: int) -> Any:
+        class Calls:
+            __call__ = functools.partialmethod(Scorer.__call__, token)
+
+        return Calls()
+
+    assert identity(calls(3)) == identity(calls(3)) != identity(calls(4))
+
+
+class Normed(torch.nn.Module):
+    def __init__(self, **held: Any) -> None:
+        super().__init__()
+        for name, value in held.items():
+            setattr(self, name, value)
+
+
+def test_what_a_module_of_torch_keeps_for_itself_is_not_what_its_user_keeps_there() -> None:
+    found = [identity(Normed(**held)) for held in ({}, {"_norm": None}, {"_norm": False}, {"_norm": []}, {"_norm": {}})]
+    found += [identity(Normed(my_hooks={name: 1})) for name in "ab"] + [identity(Normed(_ids=np.array([1, 2, 3])))]
+    assert len(set(found)) == len(found)
+    with_own = Normed()
+    with_own._is_full_backward_hook = False
+    assert identity(with_own) == found[0]
+
+
 def test_a_module_as_a_whole_and_what_is_open_are_refused(tmp_path: Path) -> None:
     with open(tmp_path / "file", "w") as file:
         for held in (ModuleType("mine"), file, (n for n in range(3))):

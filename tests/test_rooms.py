@@ -92,7 +92,7 @@ ROOMS = {
         {"checkpoint", "files", "model", "provenance", "receipt", "tokenizer", "vectors", "lab.keys"},
         {"tqdm", "IPython"},
     ),
-    "lab/keys.py": Room({"source"}, set()),
+    "lab/keys.py": Room({"model", "source"}, set()),
     "lab/estimate.py": Room({"checkpoint", "files", "layouts", "model"}, {"torch"}),
     "lab/claims.py": Room({"model", "lab.intervals"}, set()),
     "lab/intervals.py": Room({"metrics", "model"}, {"numpy", "scipy"}),
@@ -313,7 +313,8 @@ def test_the_library_knows_nothing_of_the_laboratory(file: str) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_no_room_does_what_none_may(file: str) -> None:
-    allowed = {"formats.py": "pickle: torch.save"}  # lm-evaluation-harness reads no other file; nothing is read back
+    # lm-evaluation-harness reads no other file, and nothing is read back; what is compiled is compared and never run
+    allowed = {"formats.py": "pickle: torch.save", "source.py": "code from text: compile"}
     assert [misdeed for misdeed in misdeeds(FILES[file]) if not misdeed.startswith(allowed.get(file, "nothing"))] == []
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ministeer.source import definition, node_of, shape
+from ministeer.source import definition, node_of, shape, stands
 
 PLAIN = """
 def f(x, y=2):
@@ -88,3 +88,30 @@ def test_the_definition_of_a_function_is_found_by_its_code(tmp_path: Path) -> No
     made: dict[str, Any] = {}
     exec("def f(): pass", made)  # noqa: S102
     assert node_of(made["f"].__code__) is None
+
+
+def test_a_text_counts_for_a_function_only_while_it_compiles_to_it(tmp_path: Path) -> None:
+    file, text = tmp_path / "some.py", "def f(x):\n    return x[5]\n"
+    file.write_text(text)
+    old = runpy.run_path(str(file))["f"].__code__
+    assert stands(old)
+    assert node_of(old) is not None
+
+    def said(text: str) -> str | None:
+        file.write_text(text)
+        return None if (node := node_of(old)) is None else ast.unparse(node)
+
+    assert said("# said\n\n" + text) == text.strip()  # moved
+    assert said(text.replace("5", "3000")) is None
+    assert not stands(old)
+    new = runpy.run_path(str(file))["f"].__code__
+    assert ast.unparse(node_of(new)) == text.replace("5", "3000").strip()  # type: ignore[arg-type]
+    assert said(text + "def f(x):\n    return x[6]\n") == text.strip()
+    assert said("def (") is None
+
+
+def test_what_a_comprehension_first_runs_over_is_read_outside_it() -> None:
+    asked = []
+    code = "def f(y):\n    return [w for w in w if v for v in v] + [y for y in (u for u in u.t)]"
+    shape(ast.parse(code), lambda node: asked.append(ast.unparse(node)))
+    assert sorted(asked) == ["u", "u.t", "w"]

@@ -4,6 +4,7 @@ From the measure, the classes of the running model and that of its tokenizer, ev
 followed to where it is defined, in the file of the measure or in the package, and from there on. A class is taken whole, with its
 bases. A name in an annotation is followed too, since methods are called on what it announces. Other packages are not followed.
 
+The text that is read has to be that of the code that runs: where a definition was edited after it was loaded, there is no key.
 What is found counts by what it says: moving or renaming a definition, formatting, comments, docstrings and the spelling of annotations
 change no key, nor does any file that is not reached. What no name leads to, as `getattr` with a text, is not seen.
 """
@@ -15,11 +16,14 @@ import hashlib
 import inspect
 import json
 import linecache
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
-from ministeer.source import definition, node_of, parse
+from ministeer.model import refusal
+from ministeer.source import definition, node_of, parse, stands
 
 PACKAGE = Path(__file__).resolve().parents[1]
 Place = tuple[Path, str]  # a file, and a name that it defines
@@ -36,14 +40,48 @@ class Contents(NamedTuple):
 def code_key(measure: Callable[..., Any], classes: Iterable[type]) -> str:
     """16 hex digits of the SHA-256 of all that a measure and the classes it runs on can reach.
 
-    Raises `ValueError` for a measure whose source cannot be read.
+    Raises `ValueError` for a measure whose source cannot be read, and for a definition that was edited after it was loaded.
     """
     reach = Reach()
     reach.begin(measure)
     for kind in sorted(classes, key=lambda kind: kind.__qualname__):
         if PACKAGE in Path(inspect.getfile(kind)).resolve().parents:
             reach.begin(kind)
-    return hashlib.sha256(json.dumps(reach.said()).encode()).hexdigest()[:16]
+    said = json.dumps(reach.said())
+    check_loaded(reach.places)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def check_loaded(places: Iterable[Place]) -> None:
+    """Refuse a function, a class or a plain constant whose file no longer says what its module loaded."""
+    loaded = [module for module in list(sys.modules.values()) if getattr(module, "__file__", None)]
+    of: dict[Path, list[ModuleType]] = {}
+    for file, name in places:
+        if file not in of:
+            alike = [module for module in loaded if str(module.__file__).endswith(file.name)]
+            of[file] = [module for module in alike if Path(str(module.__file__)).resolve() == file]
+        for module in of[file]:
+            if not _as_loaded(file, name, vars(module).get(name)):
+                raise refusal(
+                    f"{name} as {file.name} says it", "one that was loaded before the file was edited",
+                    "begin again: what is measured so far is kept",
+                )  # fmt: skip
+
+
+def _as_loaded(file: Path, name: str, thing: Any) -> bool:
+    """Whether a file says what a module holds by this name, as far as that can be compared."""
+    if isinstance(thing, (int, float, str, tuple)):
+        match _read(file).definitions.get(name):
+            case [ast.Assign(targets=[ast.Name()], value=value) | ast.AnnAssign(value=ast.expr() as value)]:
+                try:
+                    return bool(ast.literal_eval(value) == thing)
+                except (TypeError, ValueError):  # computed
+                    return True
+        return True
+    parts = vars(thing).values() if isinstance(thing, type) else [thing]
+    functions = [inspect.unwrap(getattr(part, "fget", None) or getattr(part, "__func__", part)) for part in parts]
+    codes = [part.__code__ for part in functions if inspect.isfunction(part)]
+    return all(stands(code) for code in codes if Path(code.co_filename).resolve() == file)
 
 
 class Reach:

@@ -1,6 +1,7 @@
 """Which edits of the code measure a cell again, and which do not: on a copy of the package, by the keys that experiments use."""
 
 import ast
+import importlib
 import json
 import linecache
 import os
@@ -18,7 +19,8 @@ from ministeer.lab.keys import code_key
 ROOT = Path(__file__).parents[2]
 KEYS = """
 import json, sys
-from ministeer.lab import answers, experiment
+from ministeer.lab import answers, experiment, keys
+keys.check_loaded = lambda places: None  # what is edited here is read and not run
 lab = experiment.Experiment("test", sys.argv[1], results=sys.argv[2])
 for line in sys.stdin:  # after each edit
     experiment._code.cache_clear()
@@ -214,6 +216,43 @@ def script_keys(folder: Path, script: str = SCRIPT, beside: str = BESIDE) -> lis
 def test_a_measure_of_a_script_reaches_its_own_file_and_those_beside_it(tmp_path, changed, which):
     before, after = script_keys(tmp_path / "a"), script_keys(tmp_path / "b", **changed)
     assert [a != b for a, b in zip(before, after, strict=True)] == which
+
+
+EDITED = """
+LIMIT = 3
+class Held:
+    def within(self):
+        return LIMIT
+
+def helper(x):
+    return x + OTHER
+OTHER = 4
+
+def measure(model, tokenizer):
+    return helper(Held())
+"""
+
+
+def test_a_measure_that_was_edited_after_it_was_loaded_has_no_key(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = tmp_path / "their_measure.py"
+    file.write_text(EDITED)
+    module = importlib.import_module("their_measure")
+    key = code_key(module.measure, [])
+    file.write_text(EDITED.replace("\nclass", "\n# said\n\nclass") + "def unused():\n    return 1\n")
+    assert code_key(module.measure, []) == key
+    for old, new in (
+        ("LIMIT = 3", "LIMIT = 5"),
+        ("return LIMIT", "return -LIMIT"),
+        ("+ OTHER", "- OTHER"),
+        ("return h", "return 2 * h"),
+    ):
+        file.write_text(EDITED.replace(old, new))
+        with pytest.raises(ValueError, match="expected .* as their_measure.py says it, got one that was loaded before"):
+            code_key(module.measure, [])
+    assert code_key(importlib.reload(module).measure, []) != key
+    sys.modules.pop("their_measure")
 
 
 def test_a_measure_without_a_text_of_its_own_is_refused(tmp_path):
