@@ -128,11 +128,15 @@ def depth(model: Transformer, sites: Sequence[Site]) -> int:
 
 
 def _check_positions(model: Transformer, rows: Sequence[Sequence[int]], positions: Sequence[int]) -> None:
+    expect(len(rows) > 0, "one text or more", "none")
+    expect(len(rows) == len(positions), f"a position for each of {len(rows)} texts", len(positions))
     context = model.config.context
     for number, (row, position) in enumerate(zip(rows, positions, strict=True)):
         expect(len(row) <= context, f"texts of at most {context} tokens, the model's context", len(row), "cut the text")
-        if not 0 <= position < len(row):  # beyond lies padding, and -1 would be some of it
-            raise ValueError(f"expected a position from 0 to {len(row) - 1} in row {number}, got {position}")
+        if not isinstance(position, Integral) or not 0 <= position < len(
+            row
+        ):  # beyond lies padding, and -1 would be some of it
+            raise ValueError(f"expected a position from 0 to {len(row) - 1} in row {number}, got {position!r}")
 
 
 def _at(x: Tensor, positions: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Ranks:
         """`plain`: those of `special` that are text to be shown, which the hub's files call not special."""
         import tiktoken  # here, so that importing ministeer does not pay for it
 
-        self.ranks, self.special, self.scheme, self.alone, self.nfc, self.plain = (
+        self.ranks, self.special, self.scheme, self.alone, self.nfc, self.shown = (
             ranks,
             special,
             scheme,
@@ -137,7 +137,7 @@ class Ranks:
             merges,
             self.scheme,
             self.special,
-            plain=self.plain,
+            plain=self.shown,
             nfc=self.nfc,
             ignore_merges=not self.alone,
             way=-1,
@@ -159,8 +159,8 @@ class Hub:
         try:
             ends = {"post_processor": None, "truncation": None, "padding": None}
             self.full = tokenizers.Tokenizer.from_str(json.dumps(spec | ends))
-            shown = {token["content"] for token in spec.get("added_tokens") or [] if token.get("special") is False}
-            unnamed = {"model": _unnamed(spec["model"], special.keys() - shown), "added_tokens": []}
+            self.shown = {token["content"] for token in spec.get("added_tokens") or [] if token.get("special") is False}
+            unnamed = {"model": _unnamed(spec["model"], special.keys() - self.shown), "added_tokens": []}
             self.plain = tokenizers.Tokenizer.from_str(json.dumps(spec | ends | unnamed))
             self.full.encode("a")
             wrong = [name for name, i in special.items() if self.full.token_to_id(name) != i]

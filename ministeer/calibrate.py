@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -61,9 +62,10 @@ def calibrate(
     ratios) until it is met. Raises `ValueError` for a budget that is not reached. Warns `NotMonotone` if a larger
     coefficient tried moved the model less.
     """
-    if not kl > 0 or not 0 < tolerance < 1 or not 0 < start <= highest:
+    numbers = all(isinstance(number, Real) for number in (kl, tolerance, start, highest))
+    if not numbers or not kl > 0 or not 0 < tolerance < 1 or not 0 < start <= highest:
         raise ValueError(
-            f"expected kl > 0, 0 < tolerance < 1 and 0 < start <= highest, got {kl}, {tolerance}, {start}, {highest}"
+            f"expected kl > 0, 0 < tolerance < 1 and 0 < start <= highest, got {kl!r}, {tolerance!r}, {start!r}, {highest!r}"
         )
     check_batch_size(batch_size)
     if not isinstance(steer, Steer) or len(steer.coeffs) != 1:

@@ -78,7 +78,7 @@ def from_transformers(
 ) -> Transformer:
     """A GPT-2, Llama or Qwen2 of transformers that is in memory already, as ours: `GPT2LMHeadModel`, `LlamaModel` and so on.
 
-    device, dtype: by default the model's own. Nothing is copied then: both read the same memory, and a weight changed in
+    device, dtype: by default the model's own. Nothing is copied then, unless it has several dtypes (a warning says so): both read the same memory, and a weight changed in
     one is changed in the other. GPT-2's matrices are turned without moving a number, which in bfloat16 makes decoding on a
     CPU slower; `load_model` reads the same weights from a file in the order that is quicker there.
 
@@ -102,6 +102,13 @@ def from_transformers(
     model, entries = _match(config, there, where, advice)
     layout, kind = LAYOUTS[type(config)], _dtype(dtype, FILE_DTYPES[entries["wte.weight"].dtype])
     home = None if device is None else known_device(device)
+    others = sorted({entry.dtype for entry in entries.values() if FILE_DTYPES[entry.dtype] != kind})
+    if others and dtype is None:
+        warnings.warn(
+            f"{where}: expected weights of one dtype, found {' and '.join(others)} beside the embedding's {kind}, to which they are "
+            "copied; name the dtype that you want",
+            stacklevel=2,
+        )
     for name, entry in entries.items():
         source = entry.read().t() if layout.is_turned(name) else entry.read()  # [in, out] -> [out, in], the same memory
         target = source.to(device=home, dtype=kind)

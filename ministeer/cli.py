@@ -13,10 +13,10 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
 from ministeer.activations import depth
 from ministeer.checkpoint import load
@@ -27,7 +27,7 @@ from ministeer.hub import NAMES
 from ministeer.model import Site, Transformer, expect
 from ministeer.prompts import check_room
 from ministeer.receipt import Receipt
-from ministeer.steer import WHERES, Steer, Where
+from ministeer.steer import WHERES, Steer, Where, heard_alone
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
 
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     steer.add_argument("--minus", type=_text, metavar="TEXT", help="... minus the stream over this one")
     steer.add_argument("--layer", type=_number(int, 0), required=True, help="the block whose input is steered")
     steer.add_argument("--site", choices=("pre", "mid"), default="pre", help="the block's input (pre, by default), or the stream between its attention and its MLP (mid)")  # fmt: skip
-    steer.add_argument("--coeff", type=_number(float), help=f"by default what adds {SHARE:g} of the stream's norm to the token of the prompt where it adds most")  # fmt: skip
+    steer.add_argument("--coeff", type=_number(float), help=f"by default what adds {SHARE:g} of the stream's norm to the token of the unsteered text where it adds most")  # fmt: skip
     steer.add_argument("--where", choices=WHERES, help='by default "front", position by position, for activation addition (--plus and --minus without --chat, or a file of such a vector), else "all"; of --plus and --minus anywhere but at the front, their last tokens differ')  # fmt: skip
     steer.add_argument("--tokens", type=_number(int, 1), default=20, help="how many to generate (by default 20)")
     steer.add_argument("--temperature", type=_number(float, 0), default=0.0, help="0 (by default) takes the likeliest token")  # fmt: skip
@@ -135,23 +135,26 @@ def steered(options: argparse.Namespace) -> str:
         ids = tokenizer.chat([{"role": "user", "content": options.prompt}])
     check_room(model, [ids], options.tokens)
     steer, receipt = _steer(options, model, tokenizer, ids), Receipt()
-    texts = [
-        generate(
+
+    def continued(**given: Any) -> list[int]:
+        return generate(
             model,
             ids,
             max_new_tokens=options.tokens,
             temperature=options.temperature,
             generator=torch.Generator().manual_seed(options.seed),
             stop=tokenizer.stop,
-            steer=steers,
-            receipt=receipt if steers else None,
+            **given,
         )
-        for steers in ([], [steer])
-    ]
+
+    texts = [continued()]
+    if options.coeff is None:
+        steer = replace(steer, coeff=_fitting(model, texts[0], len(ids), steer))
+    texts.append(continued(steer=steer, receipt=receipt))
     if (most := receipt.sites[steer.site].largest) > NOISE:
         warnings.warn(
             f"what was added is up to {most:.3g} times as long as the stream at --layer {options.layer}, and beyond {NOISE:g} "
-            "what follows is often noise; take a smaller --coeff",
+            f"what follows is often noise; {'take a smaller --coeff' if options.coeff is not None else f'give a --coeff below {steer.coeff:g}'}",
             stacklevel=2,
         )
     shown = len(ids) if options.chat else 1
@@ -186,9 +189,10 @@ def _steer(options: argparse.Namespace, model: Transformer, tokenizer: Tokenizer
         expect(fine, f"{wanted} only the prompt's last token is read", got, "take one of these")
         remedy = "lengthen the prompt" + (", or add --where all" if options.vector is None else "")
         expect(len(v) <= len(ids), f"a prompt of {len(v)} tokens or more, as {source} have", len(ids), remedy)
-    coeff = _fitting(model, ids, v, site) if options.coeff is None else options.coeff
+    coeff = 1.0 if options.coeff is None else options.coeff
     finite, got = bool((coeff * v).to(model.dtype).isfinite().all()), f"{coeff:g} times that of {source}"
-    expect(finite, f"a --coeff whose vector {model.dtype} can hold", got, "take a smaller one")
+    wanted = f"a --coeff whose vector {model.dtype} can hold"
+    expect(finite or options.coeff is None, wanted, got, "take a smaller one")
     return Steer(vector, site, coeff, where)
 
 
@@ -225,15 +229,25 @@ def _of_texts(
 
 
 @torch.no_grad()
-def _fitting(model: Transformer, ids: Sequence[int], v: Tensor, site: Site) -> float:
-    """The coefficient at which a vector `(D,)` or `(P, D)` adds `SHARE` of the stream's norm to that token of the prompt where it adds most.
+def _fitting(model: Transformer, text: Sequence[int], prompt: int, steer: Steer) -> float:
+    """The coefficient at which a `Steer` adds `SHARE` of the stream's norm to that token of the unsteered text where it adds most.
 
-    Of the tokens the most, not the mean: the stream of the first is often many times as long as that of the others.
+    text: a prompt of so many tokens and what follows it, whose streams can be shorter. Of the tokens the most, not the mean: the
+    stream of the first is often many times as long as that of the others.
     """
-    tape: list[Any] = [site]
-    model.stream(torch.tensor([ids], device=model.device), tape=tape, depth=depth(model, tape))
-    v, x = v.float(), tape[0][0].float().cpu()  # (T, D)
-    most = float((v.norm(dim=-1) / x[: len(v) if v.ndim == 2 else None].norm(dim=-1)).max())
+    tape: list[Any] = [steer.site]
+    ids = torch.tensor([text[:-1]] if len(text) > prompt else [text], device=model.device)  # the last one is never read
+    model.stream(ids, tape=tape, depth=depth(model, tape))
+    positions = torch.arange(ids.shape[1])[None]
+    touched = steer.touches(positions, torch.tensor([prompt]))[0]  # (T,)
+    if heard_alone(model, steer.site):
+        touched[: prompt - 1] = False  # which nothing hears
+    if not bool(touched.any()):  # the text ended before; whether the steered one does too, the run says
+        touched[:] = True
+    v: Any = steer.content
+    most = float(
+        (v.float().norm(dim=-1) / tape[0][0].float().cpu()[touched].norm(dim=-1)).max()
+    )  # (D,) or (P, D), (T, D)
     return float(f"{SHARE / most:.3g}")
 
 

@@ -19,7 +19,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -149,7 +149,12 @@ def probe(
     l2: the weight penalty, `l2 / 2 * |w|^2` against the sum of log losses, for streams centred and divided by their
         standard deviation. The smaller, the more it looks at the pairs that are hardest to tell apart.
     """
-    expect(0 < l2 < math.inf, "l2 above 0 and finite", l2, "without it separable classes have no best weights")
+    expect(
+        isinstance(l2, Real) and 0 < l2 < math.inf,
+        "l2 above 0 and finite",
+        l2,
+        "without it separable classes have no best weights",
+    )
     found = read_pairs(source, tokenizer, pairs, sites, **how)
     return _vector(found, lambda items: directions.logistic(items, l2), f"probe, l2 {l2:g}")
 

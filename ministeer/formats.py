@@ -96,6 +96,8 @@ def save_gguf(
     multiplied by it; llama.cpp's `--control-vector-scaled` multiplies once more. model_hint: the architecture as llama.cpp
     names it, "gpt2", "llama" or "qwen2": a vector does not know its model's, and `load_gguf` compares what stands there. Needs the package `gguf`.
     """
+    if not isinstance(model_hint, str):
+        raise ValueError(f"expected model_hint as a text, such as 'gpt2', got {model_hint!r}")
     gguf = _gguf()
     target = Path(path)
     directions = {}
@@ -106,7 +108,7 @@ def save_gguf(
                 f'expected sites from ("pre", 2) up, got {site}, the output of block 0: llama.cpp\'s control vectors begin with '
                 "block 1, as direction.0 is not read; leave it out with vector.only([...])"
             )
-        directions[layer] = (coeff * one_vector(vector, site, coeff).float()).cpu().numpy()
+        directions[layer] = (one_vector(vector, site, coeff).float() * float(coeff)).cpu().numpy()
     with replacing(target) as unfinished:
         writer = gguf.GGUFWriter(unfinished, "controlvector")
         writer.add_string("controlvector.model_hint", model_hint)
@@ -221,8 +223,9 @@ def from_steering_vectors(theirs: Any) -> SteeringVector:
         raise ValueError(
             f"expected a vector for decoder_block or self_attn, got {kind!r}: what it is added to is not the stream"
         )
-    if any(tensor.numel() != tensor.shape[-1] for tensor in activations.values()):
-        raise ValueError(f"expected one vector (D,) a layer, got {[tuple(t.shape) for t in activations.values()]}")
+    shapes = [tuple(t.shape) if isinstance(t, torch.Tensor) else type(t).__name__ for t in activations.values()]
+    if any(isinstance(shape, str) or not shape or math.prod(shape) != shape[-1] for shape in shapes):
+        raise ValueError(f"expected one vector (D,) a layer, a tensor, got {shapes}")
     tensors: dict[Site, Any] = {
         from_block_output(layer) if kind == "decoder_block" else ("mid", layer): tensor.detach()
         .float()

@@ -5,7 +5,6 @@ Letters: B rows, T tokens of the longest prompt, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -20,6 +19,7 @@ from ministeer.prompts import as_rows, check_room, pad
 from ministeer.receipt import Receipt
 from ministeer.steer import Plan, Steer, resolve
 from ministeer.tokenizer import Tokenizer
+from ministeer.vectors import is_finite
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -311,11 +311,16 @@ def _check_settings(
     _check_sampling(temperature, top_p, top_k, generator, rows)
     for name, value, good, wanted in (
         ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
-        ("frequency_penalty", frequency_penalty, math.isfinite(frequency_penalty), "a finite number (0 is none)"),
-        ("repetition_penalty", repetition_penalty, 0 < repetition_penalty < math.inf, "above 0 and finite (1 is none)"),
+        ("frequency_penalty", frequency_penalty, is_finite(frequency_penalty), "a finite number (0 is none)"),
+        (
+            "repetition_penalty",
+            repetition_penalty,
+            is_finite(repetition_penalty) and repetition_penalty > 0,
+            "above 0 and finite (1 is none)",
+        ),
     ):
         if not good:
-            raise ValueError(f"expected {name} {wanted}, got {value}")
+            raise ValueError(f"expected {name} {wanted}, got {value!r}")
 
 
 def _check_graph(plan: Plan) -> None:

@@ -75,7 +75,8 @@ def indirect_effects(
     answers: one per prompt, one token each. means: from `mean_writes`, `(L, H, D)`. batch_size: heads patched at a time, of
     one layer, over several prompts. on_batch: called with (prompts done, N).
     path: a `.safetensors` file that the effects are kept in as they are found; a run that was cut off continues there, with
-        the means it began with. A file of another model, other prompts, answers or means is refused.
+        the means it began with. A file of another model, other prompts, answers or means is refused, the texts as the
+        tokenizer reads them.
     """
     check_batch_size(batch_size)
     check_halves(model)
@@ -94,7 +95,7 @@ def indirect_effects(
     effects = torch.full((len(rows), n_layer, n_head), torch.nan, dtype=torch.float32)
     if path is not None:
         path = Path(path)
-        key = data_hash(["float32 logits", model_identity(model), *prompts, *answers])
+        key = data_hash(["float32 logits", model_identity(model), *map(str, rows), *map(str, targets)])
         effects, means = _begin(path, key, effects, means)
     open_ones = torch.nonzero(effects.isnan().any(-1).any(-1))[:, 0].tolist()
     at_a_time = max(1, batch_size // n_head)
@@ -160,9 +161,9 @@ def function_vector(
     `Steer(..., where="last")`.
     """
     wanted = as_sites(sites)
-    heads = [(int(layer), int(head)) for layer, head in heads]
     known = [(i, h) for i in range(model.config.n_layer) for h in range(model.config.n_head)]
-    if not heads or len(set(heads)) < len(heads) or not set(heads) <= set(known):
+    whole = all(isinstance(number, Integral) for head in heads for number in head)
+    if not whole or not heads or len(set(heads)) < len(heads) or not set(heads) <= set(known):
         raise ValueError(
             f"expected different heads (layer, head) of {model.config.n_layer} layers of {model.config.n_head}, got {list(heads)}"
         )

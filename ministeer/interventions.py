@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from numbers import Real
 from typing import Any, Literal, Protocol
 
 import torch
@@ -104,8 +105,8 @@ def rotate(start: Tensor, end: Tensor) -> Function:
 
 def decay(half_life: float) -> Callable[[Tensor], Tensor]:
     """A schedule for `Steer`: the coefficient halves with every `half_life` generated tokens; whole in the prompt."""
-    if not half_life > 0:
-        raise ValueError(f"expected a half-life above 0, in generated tokens, got {half_life}")
+    if not isinstance(half_life, Real) or not half_life > 0:
+        raise ValueError(f"expected a half-life above 0, in generated tokens, got {half_life!r}")
     return lambda generated: torch.exp2(-generated.float() / half_life)
 
 
@@ -167,9 +168,9 @@ class Gate:
         check_site(self.site)
         if self.token not in ("last", "mean"):
             raise ValueError(f"expected token to be 'last' or 'mean', got {self.token!r}")
-        if not -1 <= self.threshold <= 1:
+        if not isinstance(self.threshold, Real) or not -1 <= self.threshold <= 1:
             raise ValueError(
-                f"expected a threshold on a cosine, from -1 to 1, got {self.threshold}: it would open always, or never"
+                f"expected a threshold on a cosine, from -1 to 1, got {self.threshold!r}: it would open always, or never"
             )
 
     @classmethod

@@ -106,7 +106,7 @@ def steerability(multipliers: Sequence[float], differences: npt.ArrayLike) -> Ar
 
     differences: `(N, M)`. Units: nats (or logits) per unit of the multiplier; negative is anti-steerable.
     """
-    x, y = np.asarray(multipliers, dtype=np.float64), np.asarray(differences, dtype=np.float64)
+    x, y = _numbers(multipliers), _numbers(differences)
     if y.ndim != 2 or y.shape[1] != len(x) or len(set(x.tolist())) < 2:
         raise ValueError(f"expected (N, {len(x)}) differences for two or more multipliers, got {y.shape} for {list(x)}")
     centred = x - x.mean()
@@ -116,13 +116,39 @@ def steerability(multipliers: Sequence[float], differences: npt.ArrayLike) -> Ar
 
 
 def group_means(values: npt.ArrayLike, groups: Sequence[Any]) -> Array:
-    """The mean of the items of each group, of N values and N groups, the groups in sorted order."""
-    items, labels = np.asarray(values, dtype=np.float64), np.asarray(groups)
-    if items.shape != (len(groups),):
-        raise ValueError(f"expected a group for each item, got {len(groups)} for {items.shape}")
-    if labels.ndim != 1:
-        raise ValueError(f"expected a name or a number for each group, got {groups[0]!r}; join it to one text")
-    return np.array([items[labels == label].mean() for label in np.unique(labels)])
+    """The mean of the items of each group, of N values and N groups: the groups in sorted order, or where they have none as they come.
+
+    A group is a label that can stand in a set, a text, a number, a tuple or None: labels that are equal there are one group.
+    """
+    items, labels = _numbers(values), _plain(groups)
+    if items.shape != (len(labels),):
+        raise ValueError(f"expected a group for each item, got {len(labels)} for {items.shape}")
+    by_label: dict[Any, list[float]] = {}
+    for item, label in zip(items.tolist(), labels, strict=True):
+        try:
+            fine = not (isinstance(label, (float, np.floating)) and math.isnan(label))  # each would be a group of none
+            by_label.setdefault(label, []).append(item)
+        except (TypeError, ValueError):
+            fine = False
+        if not fine:
+            raise ValueError(
+                f"expected groups as texts, numbers, tuples of them or None, got {label!r}; name each group"
+            )
+    try:
+        order = sorted(by_label)
+    except TypeError:
+        order = list(by_label)
+    return np.array([np.mean(by_label[label]) for label in order])
+
+
+def _plain(given: Any) -> list[Any]:
+    """A list, a tensor or an array as a list of Python's own."""
+    return list(given.tolist() if hasattr(given, "tolist") else given)
+
+
+def _numbers(given: Any) -> Array:
+    """Numbers as an array in float64, also from a tensor in bfloat16 or with a gradient."""
+    return np.asarray(given.detach().cpu().double() if isinstance(given, Tensor) else given, dtype=np.float64)
 
 
 def bootstrap(
@@ -136,9 +162,11 @@ def bootstrap(
     (the expanded percentile interval of Hesterberg 2015): the plain ones of 7 items hold the truth 87 times in 100, not 95.
     Of fewer than 5 items it is too narrow all the same, and so it is on the long side of a few skewed ones: `benchmarks/interval_coverage.py`.
     """
-    items = np.asarray(values, dtype=np.float64) if groups is None else group_means(values, groups)
+    items = _numbers(values) if groups is None else group_means(values, groups)
     if items.ndim != 1 or len(items) < 2:
         raise ValueError(f"expected one value an item, (N,), of two items or more, got {items.shape}")
+    if not 0 < level < 1 or draws < 1:
+        raise ValueError(f"expected a level between 0 and 1 and one draw or more, got {level} and {draws}")
     n, free = len(items), len(items) - 1
     t = _student((1 + level) / 2, free)
     tail = NormalDist().cdf(-t * math.sqrt(n / free))  # resamples vary by (n - 1) / n of the variance

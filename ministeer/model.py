@@ -274,9 +274,9 @@ class Cache:
     def __init__(self, model: Transformer, rows: int, capacity: int, depth: int | None = None) -> None:
         self.model, c = ref(model), model.config  # a cache keeps no model in memory
         self.capacity, self.depth = capacity, c.n_layer if depth is None else depth
-        fits = 1 <= capacity <= c.context
+        fits = isinstance(capacity, Integral) and 1 <= int(capacity) <= c.context
         expect(fits, f"a cache for 1 to {c.context} positions, the model's context", capacity, "shorten the text")
-        expect(rows >= 1, "a cache for one row or more", rows)
+        expect(isinstance(rows, Integral) and int(rows) >= 1, "a cache for one row or more", rows)
         expect(0 <= self.depth <= c.n_layer, f"a cache of 0 to {c.n_layer} blocks, the model's", depth)
         shape = (self.depth, rows, capacity, c.n_kv_head, c.head_size)
         self.k, self.v = model.wte.weight.new_zeros(shape), model.wte.weight.new_zeros(shape)  # (L, B, S, G, K)
@@ -396,7 +396,7 @@ def check_site(site: Any, depth: int | None = None, names: tuple[str, ...] = ("p
     """Raise `ValueError` for what is no site of `depth` blocks, or of any number of them."""
     last = {name: math.inf if depth is None else depth - (name != "pre") for name in names}
     known = isinstance(site, tuple) and len(site) == 2 and site[0] in names and isinstance(site[1], Integral)
-    if known and 0 <= site[1] <= last[site[0]]:
+    if known and type(site[1]) is not bool and 0 <= site[1] <= last[site[0]]:
         return
     forms = [f'("{name}", i) with i from 0' + (f" to {i}" if i < math.inf else "") for name, i in last.items()]
     runs = "" if depth is None else f"; this call runs {depth} blocks"

@@ -69,6 +69,9 @@ class Held(nn.Module, ABC):
     def __deepcopy__(self, memo: Any) -> Held:
         return _refuse()
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        _refuse()
+
 
 class Packed(Held):
     """The matrix in oneDNN's order."""
@@ -117,6 +120,9 @@ class PackedEmbedding(Embedding):
         self.weight, self.packed = embedding.weight, _reordered(embedding.weight)
         self.packed_at = _version(self.weight)
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        _refuse()
+
     def extra_repr(self) -> str:
         return "{}, {}".format(*self.weight.shape)
 
@@ -132,7 +138,9 @@ class PackedEmbedding(Embedding):
 
 
 def _refuse(*_: Any, **__: Any) -> NoReturn:
-    raise RuntimeError("a packed model stays as it is: load it again to convert, move, copy or change it")
+    raise RuntimeError(
+        "a packed model stays as it is: load it again to convert, move, copy, pickle or change it; save_model writes it"
+    )
 
 
 def _version(weight: Tensor) -> int:

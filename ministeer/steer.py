@@ -21,7 +21,7 @@ from torch import Tensor
 from ministeer.model import Add, Site, Sites, Transformer, call, check_add, check_site, expect, refusal
 from ministeer.prompts import prompts_hash
 from ministeer.receipt import Receipt
-from ministeer.vectors import SteeringVector
+from ministeer.vectors import SteeringVector, check_tensor
 
 Where = Literal["all", "prompt", "last", "generated", "front"]
 WHERES: tuple[Where, ...] = get_args(Where)
@@ -93,9 +93,7 @@ class Steer:
             raise ValueError(f"expected a schedule that is a function, such as decay(5), got {self.schedule!r}")
 
     def _check_tensor(self, tensor: Any) -> None:
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise ValueError(f"expected a vector that is a tensor of floating-point numbers, got {got}")
+        check_tensor(tensor, "a vector that is a tensor of floating-point numbers")
         if 0 in tensor.shape or tensor.ndim != (2 if self.where == "front" else 1):
             wanted = "(P, D), one per position, for where='front'" if self.where == "front" else "(D,)"
             remedy = (
@@ -179,7 +177,7 @@ class Plan:
         if self.receipt is None:
             return adds
         read = torch.where(positions >= self.lengths[:, None] - 1, positions, -1)  # whose logits a run reads
-        return self.receipt.watch(adds, positions, {site: read for site in adds if _heard_alone(self.model, site)})
+        return self.receipt.watch(adds, positions, {site: read for site in adds if heard_alone(self.model, site)})
 
     def at(self, site: Site, x: Tensor, positions: Tensor) -> Tensor:
         """The stream `(B, T, D)` at a site -> the stream after what is added there, as the model does it."""
@@ -338,14 +336,14 @@ def _check_reach(steer: Steer, prompts: Sequence[Sequence[int]], max_new_tokens:
         expect(max(steer.where) < shortest, f"positions below {shortest}, the shortest prompt", list(steer.where))
 
 
-def _heard_alone(model: Transformer, site: Site) -> bool:
+def heard_alone(model: Transformer, site: Site) -> bool:
     """Whether no later token looks back at what is added there, as it is after the last attention."""
     return site in (("mid", model.config.n_layer - 1), ("pre", model.config.n_layer))
 
 
 def _check_heard(model: Transformer, steer: Steer, prompts: Sequence[Sequence[int]]) -> None:
     """Raise `ValueError` if in some row what is added changes no logit that is read."""
-    if not _heard_alone(model, steer.site) or isinstance(steer.where, str) and steer.where != "front":
+    if not heard_alone(model, steer.site) or isinstance(steer.where, str) and steer.where != "front":
         return
     at = range(steer.span) if isinstance(steer.where, str) else steer.where
     rows = steer.rows or [True] * len(prompts)

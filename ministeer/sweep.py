@@ -34,7 +34,7 @@ from ministeer.prompts import check_ids, pad
 from ministeer.provenance import data_hash
 from ministeer.steer import Intervention, Steer, Where, resolve
 from ministeer.variants import Branch, Shared, above, begun, check_halves, logits32
-from ministeer.vectors import SteeringVector, vector_hash
+from ministeer.vectors import SteeringVector, is_finite, vector_hash
 
 Row = dict[str, Any]
 Vector = SteeringVector | Tensor | Intervention
@@ -87,6 +87,8 @@ def sweep(
     for what, given in (("layers", layers), ("coeffs", coeffs)):
         if not hasattr(given, "__len__"):
             raise ValueError(f"expected {what} as a list, got {given!r}; write [{given!r}]")
+    if not is_finite(memory):
+        raise ValueError(f"expected memory as a finite number of bytes, got {memory!r}; write 2**30 for a GiB")
     sites = _checked_sites(layers)
     coeffs = [float(c) for c in coeffs]
     _check(model, prompts, score, vectors, sites, coeffs, where)
@@ -200,9 +202,11 @@ def _parts(path: Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Row]:
     """The rows of earlier runs, by key."""
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a file of rows, got a folder; name a file in it")
     if path.exists():
         with open(path, "rb") as file:
-            if file.read(8) != b'{"key": ':
+            if file.read(8) not in (b'{"key": ', b""):  # nothing is a file that was just made
                 raise ValueError(f"{path}: expected a file that a sweep wrote, found something else; give another path")
     return {row["key"]: row for file in (path, *_parts(path)) for row in read_lines(file)}
 
@@ -379,9 +383,16 @@ class _Run:
             start += some.shape[1]
             if callable(score):
                 values = score(some[:, 0], text.prompt)
-                if not isinstance(values, Tensor) or values.ndim not in (1, 2) or len(values) != rows:
-                    got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-                    raise ValueError(f"expected a score that makes logits {tuple(some[:, 0].shape)} a tensor ({rows},) or ({rows}, K), got {got}")  # fmt: skip
+                if (
+                    not isinstance(values, Tensor)
+                    or values.ndim not in (1, 2)
+                    or len(values) != rows
+                    or values.is_complex()
+                ):
+                    got = type(values).__name__
+                    if isinstance(values, Tensor):
+                        got = f"{tuple(values.shape)} in {values.dtype}"
+                    raise ValueError(f"expected a score that makes logits {tuple(some[:, 0].shape)} a tensor of real numbers ({rows},) or ({rows}, K), got {got}")  # fmt: skip
                 for row, value in zip(found, values.tolist(), strict=True):
                     row[text.prompt] = value
                 continue

@@ -74,6 +74,8 @@ class Tokenizer:
             )
         self.eot = ends[0]
         self.bos = self.eot if bos is None else self.special[bos]
+        no_text = self.special.keys() - core.shown | {*names.values()}
+        self._begins = {self.bos, *(i for name, i in self.special.items() if name in no_text)}
         self.stop: tuple[int, ...] = tuple(dict.fromkeys([ends[0], ends[-1]]))
         self.chat_template: str | None = None
 
@@ -169,22 +171,23 @@ class Tokenizer:
         )
 
     def prompt(self, text: str) -> list[int]:
-        """Ids of a text as a model reads it: `bos`, then the text; `bos` is left out where the text begins with a special token.
+        """Ids of a text as a model reads it: `bos`, then the text; `bos` is left out where the text begins with a special token (one that its
+        files do not call text).
 
         Names of special tokens in it are those tokens. Whatever in this package takes a text reads it so.
         """
-        if not isinstance(text, str):
-            raise ValueError(
-                f"expected a text, got {str(text)[:60]!r}, a {type(text).__name__}; give one text at a time"
-            )
         ids = self.encode(text, special=True)
-        return ids if ids and ids[0] in self.special.values() else [self.bos, *ids]
+        return ids if ids and ids[0] in self._begins else [self.bos, *ids]
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Ids of a text, with none added at its ends. With `special=True` a special token's name in it is that token.
 
         A table without some single bytes (SmolLM2's lacks 21) leaves out the characters it cannot say, as everywhere.
         """
+        if not isinstance(text, str):
+            raise ValueError(
+                f"expected a text, got {str(text)[:60]!r}, a {type(text).__name__}; give one text at a time"
+            )
         return self._core.encode(text, special)
 
     def chat(self, messages: list[dict[str, str]], *, generation: bool = True) -> list[int]:
@@ -336,7 +339,8 @@ def _from_spec(spec: dict[str, Any], config: dict[str, Any], source: str) -> tup
 
 
 def _with_space(pre: Any, space: bool) -> Any:
-    """A pre-tokenizer whose byte level puts a space before a text, or does not."""
+    """A pre-tokenizer whose byte level puts a space before a text, or does not, as `add_prefix_space` says beside the file: of every
+    `tokenizer_class`; transformers 5 leaves the option of a PreTrainedTokenizerFast unread."""
     if isinstance(pre, dict) and pre.get("type") == "Sequence":
         return pre | {"pretokenizers": [_with_space(part, space) for part in pre["pretokenizers"]]}
     return pre | {"add_prefix_space": space} if isinstance(pre, dict) and pre.get("type") == "ByteLevel" else pre

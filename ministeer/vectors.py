@@ -21,8 +21,10 @@ from torch import Tensor
 
 from ministeer.files import replacing, stand_in
 from ministeer.health import Health
-from ministeer.model import Site, Transformer, check_site
+from ministeer.model import Site, Transformer, check_site, expect
 from ministeer.provenance import Provenance, fingerprint, tensor_hash
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +45,7 @@ class SteeringVector:
             raise ValueError(f"expected a dictionary {{site: tensor}} of at least one site, got {self.tensors!r}")
         for site, tensor in self.tensors.items():
             check_site(site)
-            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-                got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-                raise ValueError(f"expected a tensor of floating-point numbers at {site}, got {got}")
+            check_tensor(tensor, f"a tensor of floating-point numbers at {site}")
         widths = {t.shape[-1] if t.ndim in (1, 2) and t.numel() else None for t in self.tensors.values()}
         if len(widths) > 1 or None in widths:
             shapes = {site: tuple(t.shape) for site, t in self.tensors.items()}
@@ -97,12 +97,12 @@ class SteeringVector:
         return self._combine(other, "-", torch.sub)
 
     def __mul__(self, number: float) -> SteeringVector:
-        return self._scale(f"{_real(number)} * ({self.provenance.method})", lambda t: t * number)
+        return self._scale(f"{_real(number)} * ({self.provenance.method})", lambda t: t * float(number))
 
     __rmul__ = __mul__
 
     def __truediv__(self, number: float) -> SteeringVector:
-        return self._scale(f"({self.provenance.method}) / {_real(number)}", lambda t: t / number)
+        return self._scale(f"({self.provenance.method}) / {_real(number)}", lambda t: t / float(number))
 
     def __neg__(self) -> SteeringVector:
         return self._scale(f"-({self.provenance.method})", torch.neg)
@@ -143,7 +143,10 @@ class SteeringVector:
             if not isinstance(x, Tensor) or x.shape[-1] != len(tensor):
                 got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
                 raise ValueError(f"expected a module that returns the stream (B, T, {len(tensor)}), got {got}")
-            steered = x + (coeff * tensor.float()).to(x)
+            added = (float(coeff) * tensor.float()).to(x)
+            got, remedy = f"{float(coeff):g} times the vector", "take a smaller coefficient"
+            expect(bool(added.isfinite().all()), f"an addition that {x.dtype} can hold", got, remedy)
+            steered = x + added
             return (steered, *output[1:]) if isinstance(output, tuple) else steered
 
         return add
@@ -219,9 +222,26 @@ class SteeringVector:
 
 
 def _real(number: Any) -> Any:
-    if not isinstance(number, Real) or not math.isfinite(number):
-        raise ValueError(f"expected a finite number to scale a vector by, got {number!r}")
+    if not is_finite(number):
+        raise ValueError(f"expected a finite number to scale a vector by, got {str(number)[:60]}")
     return number
+
+
+def is_finite(number: Any) -> bool:
+    """Whether something is a real number that a float can hold."""
+    try:
+        return isinstance(number, Real) and math.isfinite(number)
+    except OverflowError:
+        return False
+
+
+def check_tensor(tensor: Any, wanted: str) -> None:
+    """Raise `ValueError` for what is not a dense tensor of numbers to compute with: of float8 torch only keeps."""
+    fine = isinstance(tensor, Tensor) and tensor.dtype in DTYPES and tensor.layout == torch.strided
+    got = type(tensor).__name__
+    if isinstance(tensor, Tensor):
+        got = f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
+    expect(fine and not tensor.is_meta, wanted, got, "write vector.float().to_dense()")
 
 
 def one_vector(vector: SteeringVector, site: Site, coeff: float) -> Tensor:
@@ -229,8 +249,15 @@ def one_vector(vector: SteeringVector, site: Site, coeff: float) -> Tensor:
     tensor = vector[site]
     if tensor.ndim != 1:
         raise ValueError(f"expected a vector (D,) at {site}, got one per position, {tuple(tensor.shape)}")
-    if not math.isfinite(coeff):
-        raise ValueError(f"expected a finite coefficient, got {coeff}")
+    if not is_finite(coeff):
+        raise ValueError(f"expected a finite coefficient, got {coeff!r}")
+    fits = bool((float(coeff) * tensor.float()).isfinite().all())
+    expect(
+        fits,
+        "a product that float32 can hold",
+        f"{float(coeff):g} times the vector at {site}",
+        "take a smaller coefficient",
+    )
     return tensor
 
 

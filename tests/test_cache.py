@@ -323,8 +323,8 @@ def test_it_is_the_longest_row_that_must_fit() -> None:
         MODEL(random_ids(MODEL, 2, 2), cache=cache)
 
 
-@pytest.mark.parametrize("capacity", [0, -3, CONTEXT + 1])
-def test_a_cache_is_made_for_one_position_to_the_context(capacity: int) -> None:
+@pytest.mark.parametrize("capacity", [0, -3, CONTEXT + 1, 5.5])
+def test_a_cache_is_made_for_one_position_to_the_context(capacity: float) -> None:
     with pytest.raises(ValueError) as caught:
         Cache(MODEL, 1, capacity)
     for word in ["expected", f"1 to {CONTEXT}", f"got {capacity}"]:

@@ -135,6 +135,8 @@ def test_a_jump_over_the_budget_is_refused() -> None:
     ("settings", "message"),
     [
         ({"kl": 0.0}, "kl > 0"),
+        ({"kl": "a"}, "kl > 0.*got 'a'"),
+        ({"kl": 0.1, "tolerance": None}, "got 0.1, None"),
         ({"kl": 0.1, "tolerance": 1.0}, "tolerance"),
         ({"kl": 0.1, "start": -1.0}, "start"),
         ({"kl": 0.1, "start": 2.0, "highest": 1.0}, "highest"),

@@ -126,6 +126,16 @@ def test_without_a_coefficient_it_takes_one_that_steers_and_says_which(
     assert said(capsys, *arguments, "--coeff", number) == [plain, steered, f"done:      {done.split('; ', 1)[1]}"]
 
 
+def test_without_a_coefficient_it_adds_what_tokens_after_the_prompt_can_bear_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """After the last block of nano their streams are a fourth as long as those of some prompts."""
+    cli.main(["steer", "I feel", *TEXTS, "--layer", "8", "--where", "all"])
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert float(out.split("(at most ")[1].split(")")[0]) < 2 * cli.SHARE
+
+
 def test_a_half_of_the_streams_norm_steers_and_twice_of_it_is_noise() -> None:
     """The two numbers of the command, where they were measured on nano: added at every position."""
     model, tok = LOADED("nano", device="cpu", dtype="float32")
@@ -133,7 +143,7 @@ def test_a_half_of_the_streams_norm_steers_and_twice_of_it_is_noise() -> None:
     vector = extract.contrastive(model, tok, [("<|endoftext|>Love", "<|endoftext|>Hate")], site, token="last")
     texts = ("She looked at me and", "I think you are", "The man said that he")
     prompts = [[tok.bos, *tok.encode(text)] for text in texts for _ in range(3)]
-    half = [cli._fitting(model, ids, vector[site], site) for ids in prompts]
+    half = [cli._fitting(model, ids, len(ids), Steer(vector, site)) for ids in prompts]
     assert cli.NOISE == 4 * cli.SHARE
     steer = Steer(vector, site, [times * coeff for coeff, times in zip(half, [0.0, 1.0, 4.0] * 3, strict=True)])
     good, bad = (

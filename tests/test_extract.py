@@ -10,7 +10,7 @@ import torch
 from reference import SHAPES, TOLERANCE, both, parts, random_tensor, reference_run, relative, residual_sites
 from torch import Tensor
 
-from ministeer.extract import activation_addition, contrastive, pair_streams, random_like, streams
+from ministeer.extract import activation_addition, contrastive, pair_streams, probe, random_like, streams
 from ministeer.generate import generate
 from ministeer.model import Transformer
 from ministeer.provenance import Provenance, data_hash, fingerprint
@@ -233,6 +233,13 @@ def test_nothing_stays_changed_and_no_gradient_is_kept() -> None:
     assert not any(v[site].requires_grad for v in vectors for site in v.sites)
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("l2", [0, -1.0, "1", None])
+def test_a_probe_wants_a_penalty(l2: Any) -> None:
+    with pytest.raises(ValueError, match="expected l2 above 0 and finite, got"):
+        probe(MODEL, BYTES, [("a", "b")], ("pre", 1), l2=l2)
+
+
 @pytest.mark.parametrize(
     ("pairs", "settings", "words"),
     [
@@ -296,7 +303,11 @@ def test_a_position_beyond_a_text_of_a_pair_is_refused(position: tuple[int, int]
 
 
 def test_a_position_for_each_text() -> None:
-    with pytest.raises(ValueError, match="argument 2 is (shorter|longer)"):
+    with pytest.raises(ValueError, match="expected one text or more, got none"):
+        streams(MODEL, [], [], [("pre", 1)])
+    with pytest.raises(ValueError, match="expected a position from 0 to 1 in row 0, got 0.5"):
+        streams(MODEL, [[1, 2]], [0.5], [("pre", 1)])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="expected a position for each of"):
         streams(MODEL, [[1, 2], [3, 4]], [0], [("pre", 1)])
 
 

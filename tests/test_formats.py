@@ -106,6 +106,12 @@ def test_a_hook_says_what_it_cannot_do() -> None:
         steering.hook(("pre", 1), float("nan"))
     with pytest.raises(ValueError, match=r"one per position, \(2, 16\)"):
         SteeringVector({("pre", 1): random_tensor(2, 16)}, MADE).hook(("pre", 1))
+    with pytest.raises(ValueError, match="finite coefficient, got '2'"):
+        steering.hook(("pre", 1), "2")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a product that float32 can hold, got 1e.39"):
+        steering.hook(("pre", 1), 1e39)
+    with pytest.raises(ValueError, match="an addition that torch.float16 can hold, got 1e"):
+        steering.hook(("pre", 1), 1e6)(None, None, torch.zeros(1, 2, 16, dtype=torch.float16))
     hook = steering.hook(("pre", 1))
     for output in ({"stream": torch.zeros(1, 2, 16)}, torch.zeros(1, 2, 17), None):  # never a silent no-op
         with pytest.raises(ValueError, match="returns the stream"):
@@ -213,6 +219,14 @@ def test_what_gguf_cannot_express_is_refused_with_the_reason(
         formats.save_gguf(vector(("pre", 2), site), tmp_path / "v.gguf")
     with pytest.raises(ValueError, match="finite coefficient"):
         formats.save_gguf(vector(("pre", 2)), tmp_path / "v.gguf", coeff=float("inf"))
+    with pytest.raises(ValueError, match="finite coefficient, got '2'"):
+        formats.save_gguf(vector(("pre", 2)), tmp_path / "v.gguf", coeff="2")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a product that float32 can hold"):
+        formats.save_gguf(vector(("pre", 2)), tmp_path / "v.gguf", coeff=1e39)
+    with pytest.raises(ValueError, match="a product that float32 can hold"):
+        formats.save_lm_eval(vector(("pre", 2)), ("pre", 2), tmp_path / "v.pt", coeff=1e39)
+    with pytest.raises(ValueError, match="model_hint as a text, .*got 3"):
+        formats.save_gguf(vector(("pre", 2)), tmp_path / "v.gguf", model_hint=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a folder that exists"):
         formats.save_gguf(vector(("pre", 2)), tmp_path / "none" / "v.gguf")
     assert list(tmp_path.iterdir()) == []
@@ -356,3 +370,5 @@ def test_what_is_no_vector_of_the_package_is_refused() -> None:
         formats.from_steering_vectors(
             SimpleNamespace(layer_activations={1: torch.ones(2, 4)}, layer_type="decoder_block")
         )
+    with pytest.raises(ValueError, match=r"one vector \(D,\) a layer, a tensor, got \['list'\]"):
+        formats.from_steering_vectors(SimpleNamespace(layer_activations={1: [1.0]}, layer_type="decoder_block"))

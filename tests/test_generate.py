@@ -309,10 +309,12 @@ def test_ids_that_are_none_of_the_vocabulary_are_refused(nothing_runs: None, pro
         ("repetition_penalty", math.inf),
         ("frequency_penalty", math.nan),
         ("frequency_penalty", math.inf),
+        ("frequency_penalty", "1"),
+        ("repetition_penalty", None),
     ],
 )
-def test_a_setting_out_of_its_range_is_refused_by_its_name(nothing_runs: None, name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"expected {name} .*got {value}"):
+def test_a_setting_out_of_its_range_is_refused_by_its_name(nothing_runs: None, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"expected {name} .*got {value!r}"):
         generate(MODEL, [1, 2], **{"max_new_tokens": 2, name: value})
 
 

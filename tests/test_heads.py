@@ -224,6 +224,14 @@ def test_effects_of_another_run_are_refused(tmp_path: Path, means: Tensor) -> No
         heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, means, path=path)
 
 
+def test_effects_of_texts_that_another_tokenizer_reads_otherwise_are_refused(tmp_path: Path, means: Tensor) -> None:
+    path, other = tmp_path / "effects.safetensors", copy.copy(BYTES)
+    heads.indirect_effects(MODEL, BYTES, SHUFFLED[::2], ANSWERS[::2], means, path=path)
+    other.bos = 65
+    with pytest.raises(ValueError, match="expected effects of this model, these prompts"):
+        heads.indirect_effects(MODEL, other, SHUFFLED[::2], ANSWERS[::2], means, path=path)
+
+
 def test_a_run_continues_with_the_means_it_began_with(tmp_path: Path, means: Tensor) -> None:
     path = tmp_path / "effects.safetensors"
 
@@ -306,6 +314,7 @@ def test_a_head_vector_steers(means: Tensor) -> None:
         (lambda m: heads.top_heads(torch.full((2, 3, 4), torch.nan), k=1), "NaN"),
         (lambda m: heads.function_vector(MODEL, BYTES, CLEAN, [], ("pre", 1)), "different heads"),
         (lambda m: heads.function_vector(MODEL, BYTES, CLEAN, [(1, 1), (1, 1)], ("pre", 1)), "different heads"),
+        (lambda m: heads.function_vector(MODEL, BYTES, CLEAN, [(0.9, 1.7)], ("pre", 1)), r"got \[\(0.9, 1.7\)\]"),
         (lambda m: heads.function_vector(MODEL, BYTES, CLEAN, [(3, 0)], ("pre", 1)), "3 layers of 4"),
         (lambda m: heads.function_vector(MODEL, BYTES, CLEAN, [(1, 0)], ("pre", 4)), "expected a site"),
     ],

@@ -363,6 +363,8 @@ def test_a_gate_that_always_or_never_opens_says_so(threshold: float, word: str) 
         (lambda: Gate(V, SITE, 0.1).over(MODEL, PROMPTS[0], Steer(V, SITE)), "list of lists"),  # type: ignore[arg-type]
         (lambda: share(torch.ones(5))(X), "width 24, got 5"),
         (lambda: decay(0.0), "above 0"),
+        (lambda: decay("a"), "above 0, .*got 'a'"),  # type: ignore[arg-type]
+        (lambda: Gate(V, SITE, "a"), "got 'a': it would"),  # type: ignore[arg-type]
         (lambda: Steer(project_out(V), SITE, where="front"), "got a function"),
         (lambda: Steer(V, SITE, rows=[1, 0]), "True and False"),  # type: ignore[list-item]
         (lambda: prefill(MODEL, PROMPTS, None, [Steer(V, SITE, rows=[True])]), "each of 6 rows, got 1"),

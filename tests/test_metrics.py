@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reference import SHAPES, pair, random_ids, random_tensor
 
 from ministeer import metrics
-from ministeer.metrics import bootstrap, kl, log_odds, logit_difference, perplexity, steerability
+from ministeer.metrics import bootstrap, group_means, kl, log_odds, logit_difference, perplexity, steerability
 
 seeds = st.integers(0, 2**16)
 
@@ -283,8 +283,6 @@ def test_items_of_a_group_are_one_item() -> None:
         bootstrap(values, seed=0, groups=groups[1:])
     with pytest.raises(ValueError, match="two items or more"):
         bootstrap(values, seed=0, groups=["a"] * 6)
-    with pytest.raises(ValueError, match=r"a name or a number for each group, got \('x', 1\); join it to one text"):
-        bootstrap(values, seed=0, groups=[("x", 1)] * 6)
 
 
 def test_equal_items_leave_no_doubt() -> None:
@@ -337,3 +335,31 @@ def test_perplexity_wants_a_mask(counted: torch.Tensor) -> None:
     """Positions, with -1 for padding, would count the padding."""
     with pytest.raises(ValueError, match=r"true or false for each of \(1, 4\) tokens, got .*; of positions write"):
         perplexity(torch.zeros(1, 4, 9), torch.zeros(1, 4, dtype=torch.int64), counted)
+
+
+def test_groups_are_what_is_equal_to_python() -> None:
+    means = {
+        "text and number": ([1, 1, "1", "2"], [1.5, 3.0, 5.0]),
+        "neighbours beyond 53 bits": ([2**53, 2**53 + 1, 0.5, 0.5], [4.0, 1.0, 2.0]),
+        "tuples": ([("b", 1), ("a", 2), ("a", 2), ("b", 1)], [2.5, 3.0]),
+        "none": (["b", None, "b", "a"], [2.0, 2.0, 5.0]),
+        "a zero byte": (["a\0", "a", "b", "b"], [2.0, 1.0, 4.0]),
+        "an array": (np.array([2, 1, 2, 1]), [3.5, 2.0]),
+        "a tensor": (torch.tensor([2, 1, 2, 1]), [3.5, 2.0]),
+        "a generator": ((label for label in "baba"), [3.5, 2.0]),
+    }
+    for name, (groups, wanted) in means.items():
+        assert group_means([1.0, 2.0, 3.0, 5.0], groups).tolist() == wanted, name
+    for label in (math.nan, np.float32("nan"), [1], {}):
+        with pytest.raises(ValueError, match="expected groups as texts, numbers, tuples of them or None, got"):
+            group_means([1.0, 2.0], ["a", label])
+
+
+def test_numbers_may_lie_in_any_tensor_and_settings_have_bounds() -> None:
+    items = torch.tensor([1.0, 2.0, 4.0])
+    wanted = bootstrap(items.tolist(), seed=0)
+    assert bootstrap(items.bfloat16(), seed=0) == bootstrap(items.requires_grad_(), seed=0) == wanted
+    assert steerability(torch.tensor([0.0, 1.0]), torch.eye(2).bfloat16()).tolist() == [-1.0, 1.0]
+    for settings in ({"draws": 0}, {"level": 95}, {"level": 0}):
+        with pytest.raises(ValueError, match="expected a level between 0 and 1 and one draw or more"):
+            bootstrap([1.0, 2.0], seed=0, **settings)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """`pack` changes the order in which the matrices lie in memory and nothing else that a caller can see; `int8` rounds them."""
 
 import copy
+import io
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -186,6 +187,7 @@ def test_int8_halves_the_memory_of_the_matrices() -> None:
 def test_what_a_packed_model_cannot_do_is_an_error() -> None:
     other = {name: tensor + 1 for name, tensor in fresh().state_dict().items()}
     for change in (Transformer.float, lambda m: m.to("meta"), lambda m: m.load_state_dict(other), copy.deepcopy,
+                   lambda m: torch.save(m, io.BytesIO()),
                    lambda m: m.blocks[0].float(), lambda m: copy.deepcopy(m.blocks)):  # fmt: skip
         for held in (pack(fresh()), int8(fresh())):
             before = held(random_ids(held, 1, 5))

@@ -48,7 +48,7 @@ ROOMS = {
     "receipt.py": Room({"model"}, {"torch"}),
     "cuda_graph.py": Room({"model"}, {"torch"}),
     "generate.py": Room(
-        {"cuda_graph", "model", "prompts", "receipt", "steer", "tokenizer"}, {"torch", "typing_extensions"}
+        {"cuda_graph", "model", "prompts", "receipt", "steer", "tokenizer", "vectors"}, {"torch", "typing_extensions"}
     ),
     "activations.py": Room({"model", "prompts", "variants"}, {"torch"}),
     "directions.py": Room(set(), {"torch"}),

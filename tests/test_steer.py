@@ -190,6 +190,8 @@ def test_a_steering_vector_gives_its_tensor_at_the_site() -> None:
         ({"vector": torch.tensor(1.0)}, ["(D,)", "()"]),
         ({"vector": torch.arange(16)}, ["floating-point", "int64"]),
         ({"vector": [1.0, 2.0]}, ["floating-point", "list"]),
+        ({"vector": V.to(torch.float8_e4m3fn)}, ["floating-point", "float8_e4m3fn"]),
+        ({"vector": V.to_sparse()}, ["floating-point", "sparse"]),
         ({"vector": V / 0.0}, ["finite values"]),
         ({"coeff": math.nan}, ["finite coefficients", "nan"]),
         ({"coeff": [1.0, math.inf]}, ["finite coefficients", "[1.0, inf]"]),

@@ -358,6 +358,17 @@ def test_a_file_of_something_else_is_refused_and_left_alone(model, tmp_path, tex
 
 
 @pytest.mark.once
+def test_a_file_without_a_row_is_a_new_one_and_a_folder_is_none(model, tmp_path):
+    path, settings = tmp_path / "rows.jsonl", (PROMPTS[:1], first_two, {"v": direction(1)}, [1], [1.0])
+    path.touch()
+    rows = sweep(model, *settings, path=path)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows
+    with pytest.raises(ValueError, match="expected a file of rows, got a folder; name a file in it"):
+        sweep(model, *settings, path=tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.once
 @pytest.mark.parametrize(
     "change, said",
     [
@@ -383,6 +394,10 @@ def test_a_file_of_something_else_is_refused_and_left_alone(model, tmp_path, tex
         ({"score": [[1, 2]] * 6}, "rows of ids"),
         ({"score": lambda logits, i: logits.sum()}, r"\(1,\) or \(1, K\), got \(\)"),
         ({"score": lambda logits, i: [1.0]}, "got list"),
+        ({"score": lambda logits, i: logits[:, 0] * 1j}, r"real numbers .*complex64"),
+        ({"memory": "1G"}, "a finite number of bytes, got '1G'"),
+        ({"memory": float("inf")}, "a finite number of bytes, got inf"),
+        ({"memory": float("nan")}, "a finite number of bytes, got nan"),
         ({"score": ANSWERS[:2]}, "candidate answers for each of 6 prompts, got 2"),
         ({"score": [[] for _ in PROMPTS]}, "rows of ids"),
         ({"vectors": {"inf": torch.full((16,), 3e38)}, "coeffs": [100.0]}, "finite"),

@@ -100,8 +100,10 @@ def test_a_prompt_begins_with_bos_once_and_names_of_special_tokens_are_tokens(gp
     assert gpt2.prompt(f" {END}")[0] == 50256 and len(gpt2.prompt(f" {END}")) == 3  # a text, and then the token
 
 
-@pytest.mark.parametrize("text", [["a"], None, 3, [15496]])
+@pytest.mark.parametrize("text", [["a"], None, 3, [15496], b"a"])
 def test_a_prompt_of_what_is_no_text_is_refused(gpt2, text):
+    with pytest.raises(ValueError, match="expected a text, got .*one text at a time"):
+        gpt2.encode(text)
     with pytest.raises(ValueError, match="expected a text, got .*; give one text at a time"):
         gpt2.prompt(text)
 
@@ -457,6 +459,8 @@ def test_a_gguf_files_metadata():
     assert tok.encode("the<|im_end|>the 19", special=True) == [260, 2, 260, *tok.encode(" "), 3 + 49, 3 + 57]
     assert (tok.eot, tok.bos, tok.stop, tok.n_vocab) == (0, 0, (0, 2), 262)
     assert tok.special["<tool>"] == 261
+    assert tok.prompt("<tool>the") == [0, 261, 260]  # it is text to the files, unlike the next
+    assert tok.prompt("<|im_end|>the") == [2, 260]
     assert tok.decode([262]) == "\ufffd"  # unused
     assert json.loads(tok.files()["tokenizer.json"])["added_tokens"][-1]["special"] is False
     assert Tokenizer.from_gguf(gguf_metadata(add_bos_token=True)).bos == 1

@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,10 @@ def test_vectors_of_other_sites_or_shapes_do_not_add(other: SteeringVector) -> N
         ({"pre5": torch.ones(3)}, "a site of the stream"),
         ({("pre", 0): [1.0, 2.0]}, "floating-point numbers at \\('pre', 0\\), got list"),
         ({("pre", 0): torch.ones(3).long()}, "got torch.int64"),
+        ({("pre", 0): torch.ones(3).to(torch.float8_e4m3fn)}, "got torch.float8_e4m3fn.*; write vector.float"),
+        ({("pre", 0): torch.ones(3).to_sparse()}, "got torch.float32, torch.sparse_coo"),
+        ({("pre", 0): torch.ones(3, device="meta")}, "on meta"),
+        ({("pre", True): torch.ones(3)}, r"got \('pre', True\)"),
         ({("pre", 0): torch.ones(0)}, "\\(D,\\) or \\(P, D\\)"),
         ({("pre", 0): torch.ones(3), ("pre", 1): torch.ones(4)}, "one width"),
         ({("pre", 0): torch.tensor(1.0)}, "\\(D,\\) or \\(P, D\\)"),
@@ -174,6 +179,13 @@ def test_tensors_that_are_no_vector_are_refused(tensors: Any, words: str) -> Non
 def test_scaling_to_nothing_finite_is_refused(number: float) -> None:
     with pytest.raises((ValueError, ZeroDivisionError)):
         some_vector() / number if number == 0 else some_vector() * number
+
+
+def test_any_real_number_that_a_float_holds_scales() -> None:
+    assert torch.equal((some_vector() * Fraction(1, 2))["pre", 0], (some_vector() / 2)["pre", 0])
+    for number in (10**400, Fraction(10**400), "2", None, 1j):
+        with pytest.raises(ValueError, match="expected a finite number to scale a vector by, got"):
+            some_vector() * number  # type: ignore[operator]
 
 
 def test_a_site_that_the_vector_has_not_is_refused_with_those_it_has() -> None:
