@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ministeer import extract
 from ministeer.files import read_json
-from ministeer.lab import antonyms, data, figures, pronouns, protocol, values
+from ministeer.lab import antonyms, claims, data, figures, pronouns, protocol, values
 from ministeer.lab.experiment import Experiment
 
 STRUCTURE, VALUE, ASKED, ENDS = "question_answer", "honesty", 40, [-1.0, 1.0]
@@ -64,12 +64,14 @@ for what, unit in UNITS.items():
     depth, (mean, low, high) = max(figures.curves(some, **lines)["vector"].items(), key=lambda point: point[1][0])
     mine += [f"{mean:.2f} [{low:.2f}, {high:.2f}]", f"{depth:.2f}"]
     told.append(f"{what} at most {mine[-2]}, at relative depth {mine[-1]}")
+columns = ["model", "layers", "width", "heads", *(f"{name}{more}" for name in UNITS for more in ("", ", at depth"))]
 others = [read_json(p)["page"] for p in sorted(lab.folder.parent.glob("*/10_architecture.json")) if p != lab.path]
 beside = Path(data.__file__).parents[3] / "weights" / lab.model_name
 kept = [*sorted(beside.glob("seed-*.json")), *sorted(beside.glob("size-*.json"))]
 models = [[lab.folder.name, config.n_layer, config.width, config.n_head, *mine]]
-models += [page["tables"][0]["rows"][0] for page in others if page]
-models += [row for path in kept for row in read_json(path)["architecture"]]
+models += [page["tables"][0]["rows"][0] for page in others if page and page["tables"][0]["columns"] == columns]
+evidence = [read_json(path) for path in kept]
+models += [row for one in evidence if one.get("claims") == claims.frozen() for row in one["architecture"]]  # in these units
 models = list({row[0]: row for row in models}.values())  # one that was trained here may also be kept
 lab.save(
     title="10. Architecture",
@@ -79,6 +81,5 @@ lab.save(
     finding=f"{lab.folder.name}, {config.n_layer} layers of width {config.width}: {'; '.join(told)}. Models compared: {len(models)}.",
     receipt=protocol.receipt(lab, alone, antonym, best, c),
     figures=drawn,
-    tables=[{"caption": "The largest effect of each vector and the relative depth of its layer, by model.", "rows": models,
-             "columns": ["model", "layers", "width", "heads", *(f"{name}{more}" for name in UNITS for more in ("", ", at depth"))]}],
+    tables=[{"caption": "The largest effect of each vector and the relative depth of its layer, by model.", "rows": models, "columns": columns}],
 )  # fmt: skip

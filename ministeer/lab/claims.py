@@ -69,7 +69,7 @@ CLAIMS = (
     ),
     Claim(
         "bias", "07_demographic_bias", "Steering reduces demographic bias",
-        "fall of an occupation's distance of he against she from the mean occupation, by the fairness vector less by random ones after the same search; the other half of the occupations",
+        "fall of an occupation's distance of he against she from the mean occupation, by what brings training prompts of one half nearest together, the fairness vector or the direction of gender projected out, less by random vectors after the same search; the other half of the occupations",
         "share of the unsteered spread", 0.1, ranked=True,
     ),
     Claim(
