@@ -71,7 +71,9 @@ kept = [*sorted(beside.glob("seed-*.json")), *sorted(beside.glob("size-*.json"))
 models = [[lab.folder.name, config.n_layer, config.width, config.n_head, *mine]]
 models += [page["tables"][0]["rows"][0] for page in others if page and page["tables"][0]["columns"] == columns]
 evidence = [read_json(path) for path in kept]
-models += [row for one in evidence if one.get("claims") == claims.frozen() for row in one["architecture"]]  # in these units
+models += [
+    row for one in evidence if one.get("claims") == claims.frozen() for row in one["architecture"]
+]  # in these units
 models = list({row[0]: row for row in models}.values())  # one that was trained here may also be kept
 lab.save(
     title="10. Architecture",

@@ -106,7 +106,13 @@ def test_a_claim_that_asks_for_a_rank_is_not_supported_without_one() -> None:
     assert found.word == INCONCLUSIVE and "was not ranked among random ones" in found.reason
     assert judge(ranked, evidence(clear, controls=[0.0] * 199)).word == SUPPORTED
     assert judge(ranked, evidence({0: [-0.1, 0.1] * 30})).word == NOT_SUPPORTED
-    assert {claim.key for claim in CLAIMS if claim.ranked} == {"values", "structure_own", "bias", "truth", "overcorrection"}
+    assert {claim.key for claim in CLAIMS if claim.ranked} == {
+        "values",
+        "structure_own",
+        "bias",
+        "truth",
+        "overcorrection",
+    }
 
 
 def test_the_seed_that_stands_worst_among_its_random_vectors_decides() -> None:

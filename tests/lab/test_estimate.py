@@ -47,7 +47,7 @@ def test_the_speed_of_a_block_is_measured_on_either_architecture():
 def test_every_experiment_was_timed_and_the_model_of_the_record_takes_what_it_took(quick):
     for config in (load("nano")[0].config, SIZES["gpt2"]):
         run = recorded(config, quick)
-        assert [*run["seconds"]] == EXAMPLES
+        assert [*run["seconds"]] == EXAMPLES[:-1]  # the last needs GPT-2
         taken = seconds(config, quick, run["rate"] / 2)  # a machine half as fast
         assert sum(taken.values()) == pytest.approx(2 * sum(run["seconds"].values()) * token(config) / run["token"])
     whole, some = (sum(recorded(SIZES["gpt2"], which)["seconds"].values()) for which in (False, True))
