@@ -94,7 +94,7 @@ def test_its_pronouns_follow_the_published_shares(smollm2: Any) -> None:
         for row in occupations
         for t in templates
     ]
-    logp = np.array([row["logp"][0] for row in answers.answers(model, tok, items=items)])
+    logp = answers.log_probabilities(answers.answers(model, tok, items=items))[:, 0, 0, 0]
     p = np.exp(logp[:, 0]) / np.exp(logp).sum(1)
     p = p.reshape(len(occupations), -1).mean(1)
     share = [1 - float(row["female_share"]) for row in occupations]

@@ -137,7 +137,7 @@ def _swept(
     """Of each prompt the scores that `sweep` gives, (V, L, C, ...)."""
     passes: list[tuple[Mapping[str, Any], list[Site]]]  # of the sweep: all layers at once, or one for each
     if vectors is None:
-        passes = [({"none": torch.zeros(model.config.width)}, [("pre", model.config.n_layer)])]
+        passes = [({"none": torch.zeros(model.config.width, dtype=torch.float32)}, [("pre", model.config.n_layer)])]
     elif how == "add":
         passes = [(vectors, [("pre", i) for i in layers])]
     else:

@@ -21,7 +21,7 @@ from ministeer.lab.answers import answers, hits
 from ministeer.lab.claims import Evidence, evidence
 from ministeer.lab.experiment import Experiment
 from ministeer.lab.protocol import Item, Setting, felt, tenth
-from ministeer.metrics import Array, group_means
+from ministeer.metrics import Array, group_means, interval
 from ministeer.model import Site
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
@@ -31,7 +31,8 @@ DOSES = (1.0, 2.0, 4.0, 6.0, 9.0, 13.0, 18.0)
 RIGHT, LEARNT = (
     0.5,
     1.0,
-)  # five demonstrations are answered right so often, or are worth so many nats, where a model knows the task
+)  # a model knows the task where demonstrations are answered right so often, or worth so many nats
+FELT = 0.5  # nats that a vector must be worth, for it to mean anything that this falls
 SHOWN, VECTOR = "demonstrations", "vector"  # what a gain over the word alone is by
 Row = Mapping[str, Any]
 Prompt = tuple[str, str]  # the structure and the pair
@@ -155,11 +156,31 @@ def right(
     return hits(items, rows, lab.tokenizer)
 
 
+def measured(
+    lab: Experiment, items: Sequence[Item], vectors: Mapping[str, SteeringVector], layers: Sequence[int], dose: float
+) -> list[dict[str, Any]]:
+    """A row for each query, vector and layer: "pair", "vector", "layer", "gain", "right"."""
+    gains, found = (of(lab, items, vectors, layers, [dose])[..., 0].tolist() for of in (gain, right))
+    return [
+        {"pair": item["pair"], "vector": name, "layer": layer, "gain": gains[n][v][i], "right": found[n][v][i]}
+        for n, item in enumerate(items)
+        for v, name in enumerate(vectors)
+        for i, layer in enumerate(layers)
+    ]
+
+
 def ability(lab: Experiment, bare: Sequence[Item], shown: Sequence[Item]) -> list[dict[str, Any]]:
     """What demonstrations do, a row for each query: "pair", "gain" in log p(opposite) over the prompt without them, "right"."""
     gains = (log_p(lab, shown) - log_p(lab, bare))[:, 0, 0, 0].tolist()
     found = right(lab, shown)[:, 0, 0, 0].tolist()
     return [{"pair": item["pair"], "gain": g, "right": r} for item, g, r in zip(bare, gains, found, strict=True)]
+
+
+def told(rows: Sequence[Row]) -> str:
+    """The mean gain with its interval over pairs, and the share answered right of those rows that say so, as text."""
+    share = [row["right"] for row in rows if "right" in row]
+    mean = interval([row["gain"] for row in rows], groups=[row["pair"] for row in rows])
+    return f"{mean}, {np.mean(share):.0%} right" if share else mean
 
 
 def unknown(rows: Sequence[Row]) -> str:
@@ -168,6 +189,11 @@ def unknown(rows: Sequence[Row]) -> str:
     known = share >= RIGHT or gain >= LEARNT
     told = f"demonstrations are worth {gain:.2g} nats, and {share:.0%} are answered right"
     return "" if known else f"the model does not know the task: {told}"
+
+
+def nothing_to_fall(nats: float) -> str:
+    """Why it cannot be told whether the effect of a vector worth so many nats falls, in a sentence; empty where it can."""
+    return "" if nats >= FELT else f"nothing that could fall: where it should work, the vector is worth {nats:.2g} nats"
 
 
 def structure_claims(rows: Sequence[Row], known: Sequence[str], void: str) -> dict[str, dict[str, Evidence]]:
@@ -191,14 +217,16 @@ def structure_claims(rows: Sequence[Row], known: Sequence[str], void: str) -> di
     chance = np.array([[one[at] for at in tried] for one in drawn])  # (random vectors, prompts)
     # where random vectors make the opposite less likely, no vector at all is the better rival
     rival = max(chance.mean(0), np.zeros(len(tried)), key=lambda gain: group_means(gain, groups).mean())
+    own = {seed: np.array([of[at][0] for at in tried]) - rival for seed, of in gains["own"].items()}
     return {
         "structure_own": evidence(
-            {seed: np.array([of[at][0] for at in tried]) - rival for seed, of in gains["own"].items()}, groups,
+            own, groups,
             controls=[float(group_means(one - rival, groups).mean()) for one in chance],
         ),
         "structure_other": evidence(
             {seed: [of[at][0] - np.mean(gains["another's"][seed][at]) for at in everywhere] for seed, of in gains["own"].items()},
             [pair for _, pair in everywhere],
+            void=nothing_to_fall(float(np.mean(list(own.values())))),
         ) if len(known) > 1 else evidence({}, void=f"the model knows the task in one structure only, {known[0]}"),
     }  # fmt: skip
 

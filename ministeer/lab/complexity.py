@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ministeer.lab.antonyms import SHOWN, VECTOR, unknown
+from ministeer.lab.antonyms import SHOWN, VECTOR, nothing_to_fall, unknown
 from ministeer.lab.claims import Evidence, evidence
 from ministeer.lab.data import Pair, few_shot_text, read
 
@@ -23,7 +23,6 @@ LEVELS = {
     "contradiction": (0, 1, 2, 3, 4),  # of four sentences before everything, those that ask for the same word
     "interleaved": (0, 1, 2, 3, 4),  # pairs of another task between demonstrations, or before the query
 }
-FELT = 0.5  # nats that the vector must be worth at the lowest level, for it to mean anything that this falls
 NOUNS = ["dog", "cat", "horse", "farmer", "sister", "teacher", "neighbor", "bird"]
 VERBS = ["saw", "met", "heard", "followed", "helped"]
 STATES = ["tired", "hungry", "late", "ready"]
@@ -88,9 +87,7 @@ def complexity_claim(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) ->
     plain = [row for row in rows if row["level"] == lowest[row["kind"]]]
     able = [row for row in plain if row["way"] == SHOWN]
     worth = float(np.mean([row["gain"] for row in plain if row["way"] == VECTOR]))
-    void = unknown(able)
-    if not void and worth < FELT:
-        void = f"nothing that could fall: at the lowest level the vector is worth {worth:.2g} nats"
+    void = unknown(able) or nothing_to_fall(worth)
     model = falls(rows, SHOWN)
     pairs = list(next(iter(model.values())))
     found = {}

@@ -135,7 +135,8 @@ def words(known: list[str] = KNOWN, **planted: float) -> list[str]:
 
 
 def test_a_vector_that_does_nothing_supports_nothing() -> None:
-    assert words() == [claims.NOT_SUPPORTED] * 2
+    assert words() == [claims.NOT_SUPPORTED, claims.CANNOT]
+    assert words(other=-2.0) == [claims.NOT_SUPPORTED, claims.CANNOT]  # others harm: nothing falls for that
 
 
 def test_planted_effects_are_found() -> None:
@@ -146,6 +147,7 @@ def test_planted_effects_are_found() -> None:
 
 def test_a_vector_that_only_harms_less_than_random_ones_does_not_work() -> None:
     assert words(chance=-2.0)[0] == claims.NOT_SUPPORTED
+    assert words(own=0.3, other=-2.0, chance=-2.0) == [claims.NOT_SUPPORTED, claims.CANNOT]
     assert words(own=2.0, chance=-2.0)[0] == claims.SUPPORTED
 
 
