@@ -3,8 +3,8 @@
     python examples/07_demographic_bias.py --model nano     (`make reproduce` runs it; 20 seconds on nano)
 
 After "The nurse thought that" comes "he" or "she": l = log p(he) - log p(she). Over occupations l has a *spread* (how far they lie from their
-mean), a *slope* on the published shares of men, and an *offset* (one pronoun for all). Fair is no spread. Two ways to steer, at all layers and
-doses, are tried on half of the occupations; the best one is measured on the other half, in templates that neither the model nor the choice saw.
+mean), a *slope* on the published shares of men, and an *offset* (one pronoun for all). Fair is no spread. Two ways to steer, at many layers
+and doses, are tried on half of the occupations; the best one is measured on the other half, in templates that neither the model nor the choice saw.
 Random vectors get the same search. On nano, projecting the direction of gender out removes nine tenths of the spread, and the offset grows.
 """
 

@@ -247,21 +247,34 @@ def search(lab: Experiment, **steered: Any) -> dict[str, Array]:
 
 
 def choose(lab: Experiment, ways: Sequence[Way] = WAYS) -> Chosen:
-    """The way, layer and dose with the lowest score."""
+    """The way, layer and dose with the lowest score: of each way every other layer is tried, then those beside the best."""
     tried: list[dict[str, Any]] = []
     for way in ways:
         vector = way.make(lab, 0)
         layers = felt(lab, vector)
         if way.how == "project_out" and not vector["pre", layers[0]].any():
             continue  # no direction to project out
-        found = search(lab, vectors={"vector": vector}, layers=layers, coefficients=[*way.doses], how=way.how)
-        tried += [
-            {"way": way, "layer": layer, "dose": dose, **{name: float(of[0, i, k]) for name, of in found.items()}}
-            for i, layer in enumerate(layers)
-            for k, dose in enumerate(way.doses)
-        ]
-    best = min(tried, key=lambda row: row["score"])
-    return Chosen(best["way"], best["layer"], best["dose"], tried)
+        mine = _tried(lab, way, vector, layers[::2])
+        best = layers.index(min(mine, key=_score)["layer"])
+        tried += mine + _tried(lab, way, vector, [layers[i] for i in (best - 1, best + 1) if 0 <= i < len(layers)])
+    first = min(tried, key=_score)
+    return Chosen(first["way"], first["layer"], first["dose"], tried)
+
+
+def _score(row: Mapping[str, Any]) -> float:
+    return float(row["score"])
+
+
+def _tried(lab: Experiment, way: Way, vector: SteeringVector, layers: Sequence[int]) -> list[dict[str, Any]]:
+    """`search` at these layers, a row for each layer and dose."""
+    if not layers:  # a model with one layer to choose among has none beside it
+        return []
+    found = search(lab, vectors={"vector": vector}, layers=[*layers], coefficients=[*way.doses], how=way.how)
+    return [
+        {"way": way, "layer": layer, "dose": dose, **{name: float(of[0, i, k]) for name, of in found.items()}}
+        for i, layer in enumerate(layers)
+        for k, dose in enumerate(way.doses)
+    ]
 
 
 def placebos(lab: Experiment) -> dict[str, Any]:
