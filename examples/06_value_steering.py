@@ -45,21 +45,15 @@ for value in lab.progress(VALUES, "values"):
 # %% Show it
 def of(vector, level=None, form="plain", value=None):
     """The slopes of some rows, their interval over scenarios, and the share of items moved the wrong way, as text."""
-    names = {"others": VALUES, "random": [n for n in {r["vector"] for r in rows} if n.startswith("random")]}.get(
-        vector, [vector]
-    )
+    names = VALUES if vector == "others" else [vector]
+    wanted = {"form": form, "level": level, "value": value}
     some = [
-        r
-        for r in rows
-        if r["vector"] in names
-        and r["form"] == form
-        and (level or r["level"]) == r["level"]
-        and (value or r["value"]) == r["value"]
-    ]
+        r for r in rows if (r["vector"] in names or vector == "random" and r["vector"].startswith("random"))
+        and all(r[key] == x for key, x in wanted.items() if x)
+    ]  # fmt: skip
     slopes = [r["slope"] for r in some]
-    return metrics.interval(
-        slopes, groups=[r["group"] for r in some]
-    ), f"{sum(s < -values.ROUNDING for s in slopes) / len(slopes):.0%}"
+    wrong = sum(s < -values.ROUNDING for s in slopes) / len(slopes)
+    return metrics.interval(slopes, groups=[r["group"] for r in some]), f"{wrong:.0%}"
 
 
 dots = figures.strips(

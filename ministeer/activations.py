@@ -133,9 +133,8 @@ def _check_positions(model: Transformer, rows: Sequence[Sequence[int]], position
     context = model.config.context
     for number, (row, position) in enumerate(zip(rows, positions, strict=True)):
         expect(len(row) <= context, f"texts of at most {context} tokens, the model's context", len(row), "cut the text")
-        if not isinstance(position, Integral) or not 0 <= position < len(
-            row
-        ):  # beyond lies padding, and -1 would be some of it
+        # beyond lies padding, and -1 would be some of it
+        if not isinstance(position, Integral) or not 0 <= position < len(row):
             raise ValueError(f"expected a position from 0 to {len(row) - 1} in row {number}, got {position!r}")
 
 

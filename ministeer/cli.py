@@ -182,10 +182,8 @@ def _steer(options: argparse.Namespace, model: Transformer, tokenizer: Tokenizer
     expect(bool(v.any()), "a vector that is not zero", f"that of {source}", "do its two texts differ?")
     if where == "front":
         last, got = _last(options, model), options.layer
-        wanted, fine = (
-            f"--layer below {last} for --where front: after the last attention",
-            got < last or len(v) == len(ids),
-        )
+        wanted = f"--layer below {last} for --where front: after the last attention"
+        fine = got < last or len(v) == len(ids)
         expect(fine, f"{wanted} only the prompt's last token is read", got, "take one of these")
         remedy = "lengthen the prompt" + (", or add --where all" if options.vector is None else "")
         expect(len(v) <= len(ids), f"a prompt of {len(v)} tokens or more, as {source} have", len(ids), remedy)

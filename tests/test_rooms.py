@@ -147,7 +147,17 @@ ROOMS = {
         {"torch"},
     ),
     "lab/values.py": Room(
-        {"extract", "metrics", "vectors", "lab.answers", "lab.claims", "lab.data", "lab.experiment", "lab.protocol"},
+        {
+            "extract",
+            "metrics",
+            "vectors",
+            "lab.answers",
+            "lab.claims",
+            "lab.data",
+            "lab.experiment",
+            "lab.figures",
+            "lab.protocol",
+        },
         {"numpy"},
     ),
     "lab/pronouns.py": Room(

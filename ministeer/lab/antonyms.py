@@ -28,15 +28,12 @@ from ministeer.vectors import SteeringVector
 
 TASKS = ("antonym", "synonym", "plural", "past")  # the means of the last three are subtracted from that of the first
 DOSES = (1.0, 2.0, 4.0, 6.0, 9.0, 13.0, 18.0)
-RIGHT, LEARNT = (
-    0.5,
-    1.0,
-)  # a model knows the task where demonstrations are answered right so often, or worth so many nats
+RIGHT, LEARNT = 0.5, 1.0  # a model knows the task where demonstrations are right so often, or worth so many nats
 FELT = 0.5  # nats that a vector must be worth, for it to mean anything that this falls
 SHOWN, VECTOR = "demonstrations", "vector"  # what a gain over the word alone is by
 Row = Mapping[str, Any]
 Prompt = tuple[str, str]  # the structure and the pair
-accepted = cache(data.accepted)
+accepted, wide = cache(data.accepted), cache(data.wide)  # asked of every item
 
 
 def queries(lab: Experiment, split: str, count: int) -> list[data.Pair]:
@@ -65,7 +62,7 @@ def passing(tokenizer: Tokenizer, item: Item) -> Item:
     (word,) = {*item["pair"].split()} - {right}
     words = [item["words"][0], *(item["words"][0].replace(right, w) for w in sorted(accepted(word) - {right}))]
     tokens = {w: tuple(tokenizer.encode(w)) for w in words}
-    if not data.wide(tokenizer):
+    if not wide(tokenizer):
         words = [w for w in words if len(tokens[w]) == 1]
     begun = {w for w in words for other in words if w != other and tokens[w][: len(tokens[other])] == tokens[other]}
     return {**item, "words": [w for w in words if w not in begun]}
@@ -120,7 +117,7 @@ def log_p(
     randoms: Mapping[str, Any] | None = None,
 ) -> Array:
     """log p(any of an item's answers), in nats, (N, V, L, C). randoms: as in `answers`; V is then their number."""
-    settings = _settings(vectors, layers, doses) | ({} if randoms is None else {"randoms": randoms})
+    settings = {"vectors": vectors, "layers": [*layers], "coefficients": [*doses], "randoms": randoms}
     # answers of several tokens apart: beside them, every prompt of a batch is run over as many
     several = [any(len(lab.tokenizer.encode(word)) > 1 for word in item["words"]) for item in items]
     found: dict[int, Array] = {}
@@ -152,7 +149,8 @@ def right(
     doses: Sequence[float] = (0.0,),
 ) -> Array:
     """Whether the likeliest next token begins one of an item's answers, 1 or 0, (N, V, L, C)."""
-    rows = lab.cell(answers, items=items, likeliest=True, **_settings(vectors, layers, doses))
+    settings = {"vectors": vectors, "layers": [*layers], "coefficients": [*doses]}
+    rows = lab.cell(answers, items=items, likeliest=True, **settings)
     return hits(items, rows, lab.tokenizer)
 
 
@@ -229,11 +227,3 @@ def structure_claims(rows: Sequence[Row], known: Sequence[str], void: str) -> di
             void=nothing_to_fall(float(np.mean(list(own.values())))),
         ) if len(known) > 1 else evidence({}, void=f"the model knows the task in one structure only, {known[0]}"),
     }  # fmt: skip
-
-
-def _settings(
-    vectors: Mapping[str, SteeringVector] | None, layers: Sequence[int], doses: Sequence[float]
-) -> dict[str, Any]:
-    if vectors is None:
-        return {"coefficients": [*doses]}
-    return {"vectors": dict(vectors), "layers": [*layers], "coefficients": [*doses]}

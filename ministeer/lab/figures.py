@@ -119,12 +119,11 @@ def curves(rows: Iterable[Row], *, x: str, y: str, by: str, over: str | None = N
 
 def lines(
     path: Path,
-    rows: Any,
-    series: Any = None,
+    rows: Sequence[Row],
     *,
-    x: str = "",
-    y: str = "",
-    by: str = "",
+    x: str,
+    y: str,
+    by: str,
     over: str | None = None,
     xlabel: str,
     ylabel: str,
@@ -134,11 +133,8 @@ def lines(
 
     Controls, whose names begin with "random" or "unsteered", are dashed and grey. The caption is told how the bands are made.
     """
-    if series is None:
-        found = curves(rows, x=x, y=y, by=by, over=over)
-        caption = f"{caption} {_bands(rows, found, by, over)}"
-    else:
-        found = {name: dict(zip(rows, points, strict=True)) for name, points in series.items()}
+    found = curves(rows, x=x, y=y, by=by, over=over)
+    caption = f"{caption} {_bands(rows, found, by, over)}"
 
     def draw(axes: Any) -> None:
         axes.axhline(0, color=INK, linewidth=0.8)
@@ -158,11 +154,11 @@ def lines(
 
 def dots(
     path: Path,
-    rows: Any,
+    rows: Sequence[Row],
     *,
-    x: str = "",
-    y: str = "",
-    by: str = "",
+    x: str,
+    y: str,
+    by: str,
     xlabel: str,
     ylabel: str,
     caption: str,
@@ -173,14 +169,11 @@ def dots(
 
     diagonal: draws y = x. joined: a line through each one's dots, in their order.
     """
-    if isinstance(rows, dict):
-        found = rows
-    else:
-        found = {}
-        for row in _checked(rows, x, y, by):
-            of = found.setdefault(str(row[by]), ([], []))
-            of[0].append(row[x])
-            of[1].append(row[y])
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for row in _checked(rows, x, y, by):
+        of = found.setdefault(str(row[by]), ([], []))
+        of[0].append(row[x])
+        of[1].append(row[y])
 
     def draw(axes: Any) -> None:
         if diagonal:
@@ -196,27 +189,22 @@ def dots(
 
 def matrix(
     path: Path,
-    rows: Any,
-    names: Any = None,
-    columns: Any = None,
+    rows: Sequence[Row],
     *,
-    x: str = "",
-    y: str = "",
-    value: str = "",
+    x: str,
+    y: str,
+    value: str,
     xlabel: str,
     ylabel: str,
     unit: str,
     caption: str,
 ) -> dict[str, str]:
     """The mean of `value` at each x (columns) and y (rows), written into its square; in the order in which they come in the rows."""
-    if names is None:
-        cells: dict[tuple[str, str], list[float]] = {}
-        for row in _checked(rows, x, y, value):
-            cells.setdefault((str(row[y]), str(row[x])), []).append(float(row[value]))
-        names, columns = (list(dict.fromkeys(key[k] for key in cells)) for k in (0, 1))
-        values = [[_mean(cells.get((name, column), [float("nan")])) for column in columns] for name in names]
-    else:
-        values = rows
+    cells: dict[tuple[str, str], list[float]] = {}
+    for row in _checked(rows, x, y, value):
+        cells.setdefault((str(row[y]), str(row[x])), []).append(float(row[value]))
+    names, columns = (list(dict.fromkeys(key[k] for key in cells)) for k in (0, 1))
+    values = [[_mean(cells.get((name, column), [float("nan")])) for column in columns] for name in names]
     there = [v for line in values for v in line if not math.isnan(v)]
     top, signed = max(map(abs, there)) or 1.0, min(there) < 0
 
@@ -249,14 +237,11 @@ def matrix(
     return {"file": figure(path, draw, **size), "alt": alt, "caption": caption}
 
 
-def strips(path: Path, rows: Any, *, x: str = "", by: str = "", xlabel: str, caption: str) -> dict[str, str]:
+def strips(path: Path, rows: Sequence[Row], *, x: str, by: str, xlabel: str, caption: str) -> dict[str, str]:
     """A dot at x for each row, a strip for each value of `by` with its mean as a bar."""
-    if isinstance(rows, dict):
-        groups = rows
-    else:
-        groups = {}
-        for row in _checked(rows, x, by):
-            groups.setdefault(str(row[by]), []).append(row[x])
+    groups: dict[str, list[float]] = {}
+    for row in _checked(rows, x, by):
+        groups.setdefault(str(row[by]), []).append(row[x])
 
     def draw(axes: Any) -> None:
         dot, bar = [*COLOURS][:2]
@@ -280,11 +265,6 @@ def table(rows: Sequence[Row], *, caption: str, digits: int = 2) -> dict[str, An
         return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
     return {"caption": caption, "columns": columns, "rows": [[said(row.get(k, "")) for k in columns] for row in rows]}
-
-
-def spread(values: Sequence[float]) -> Point:
-    """(mean, lowest, highest), the point of a line whose band is the range of several controls."""
-    return _mean(values), min(values), max(values)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -19,7 +19,7 @@ from ministeer import extract
 from ministeer.lab import data
 from ministeer.lab.answers import answers, content, divergences, log_probabilities
 from ministeer.lab.experiment import Experiment
-from ministeer.lab.protocol import Item, felt, randoms, receipt, sites, tenth
+from ministeer.lab.protocol import Item, beside, felt, randoms, receipt, sites, tenth
 from ministeer.metrics import Array
 from ministeer.receipt import Receipt
 from ministeer.vectors import SteeringVector
@@ -255,8 +255,7 @@ def choose(lab: Experiment, ways: Sequence[Way] = WAYS) -> Chosen:
         if way.how == "project_out" and not vector["pre", layers[0]].any():
             continue  # no direction to project out
         mine = _tried(lab, way, vector, layers[::2])
-        best = layers.index(min(mine, key=_score)["layer"])
-        tried += mine + _tried(lab, way, vector, [layers[i] for i in (best - 1, best + 1) if 0 <= i < len(layers)])
+        tried += mine + _tried(lab, way, vector, beside(layers, min(mine, key=_score)["layer"]))
     first = min(tried, key=_score)
     return Chosen(first["way"], first["layer"], first["dose"], tried)
 

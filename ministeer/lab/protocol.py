@@ -6,18 +6,16 @@ Every function takes the running `Experiment`, so that what one asks for is kept
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from ministeer import extract
 from ministeer.generate import prefill
 from ministeer.interventions import Function
 from ministeer.lab.answers import norms
 from ministeer.lab.experiment import Experiment
-from ministeer.metrics import Array
 from ministeer.model import Site
 from ministeer.receipt import Receipt
 from ministeer.steer import Steer, Where
@@ -26,7 +24,6 @@ from ministeer.vectors import SteeringVector
 Item = dict[str, Any]
 Setting = tuple[int, float]  # a layer, whose input is steered, and a coefficient
 RANDOM, RANDOM_QUICK = 199, 99  # enough that the rank of a vector among them can lie in the top hundredth
-COEFFICIENTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 
 def layers(lab: Experiment) -> list[int]:
@@ -38,11 +35,6 @@ def layers(lab: Experiment) -> list[int]:
 def sites(lab: Experiment) -> list[Site]:
     """The streams that enter those layers."""
     return [("pre", i) for i in layers(lab)]
-
-
-def controls(lab: Experiment, vector: SteeringVector, layer: int) -> list[SteeringVector]:
-    """20 random vectors of the vector's norm at a layer, enough that their spread is known too."""
-    return [extract.random_like(vector.only([("pre", layer)]), seed=seed) for seed in lab.part(range(20))]
 
 
 def randoms(lab: Experiment, texts: Sequence[str], kind: str = "covariance") -> dict[str, Any]:
@@ -87,7 +79,7 @@ def felt(lab: Experiment, vector: SteeringVector) -> list[int]:
     return [i for i, length in lengths.items() if length > 1e-5 * max(lengths.values())] or layers(lab)
 
 
-def best(score: Callable[[int], Array], lab: Experiment, vector: SteeringVector) -> Setting:
-    """The layer and coefficient with the highest of `score(layer)`, one number a coefficient."""
-    tried = {(i, c): s for i in felt(lab, vector) for c, s in zip(COEFFICIENTS, score(i), strict=True)}
-    return max(tried, key=lambda setting: tried[setting])
+def beside(layers: Sequence[int], layer: int) -> list[int]:
+    """The layers before and after one of several, where there are such: tried after a first look at every other one."""
+    k = layers.index(layer)
+    return [layers[i] for i in (k - 1, k + 1) if 0 <= i < len(layers)]

@@ -151,7 +151,7 @@ def report(
     body += [page.section(folder, experiment) for experiment in done]
     names = ["experiment", "model", "weights", "dtype", "device", "seconds", "peak memory (GiB)"]
     settings = [
-        [*(e[name] for name in names[:1] + names[1:5]), f"{e['took']:.1f}", e["peak"]]
+        [*(e[name] for name in names[:5]), f"{e['took']:.1f}", e["peak"]]
         for e in ({**e, "experiment": e["name"]} for e in done)
     ]
     told = (

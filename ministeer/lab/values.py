@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from ministeer import extract
-from ministeer.lab import data
+from ministeer.lab import data, figures
 from ministeer.lab.answers import answers, log_probabilities
 from ministeer.lab.claims import evidence
 from ministeer.lab.experiment import Experiment
-from ministeer.lab.protocol import Item, felt, sites, tenth
+from ministeer.lab.protocol import Item, beside, felt, sites, tenth
 from ministeer.metrics import Array, steerability
 from ministeer.vectors import SteeringVector
 
@@ -28,7 +28,7 @@ ENDS = (-1.0, 1.0)
 READINGS = {"context": "last", "answer": "answer", "end of the answer": "last"}
 ROUNDING = 1e-3  # nats per unit: a slope nearer to 0 is no movement
 MOVES = (
-    0.1  # nats per unit that vectors must move items by on average, for it to mean anything that some go the wrong way
+    0.1  # nats per unit that vectors must move items by on average: else it means nothing that some go the wrong way
 )
 Row = Mapping[str, Any]
 
@@ -55,11 +55,7 @@ def contrasts(value: str, rows: Sequence[Item], reading: str) -> list[tuple[str,
     """Pairs of texts for a value's vector: its scenarios with either answer, or after what a person did who has the value or has not."""
     if reading != "context":
         return [(row["prompt"] + row["positive"], row["prompt"] + row["negative"]) for row in rows]
-    good, bad = (
-        [r["text"] for r in data.read("contexts.tsv", kind=f"trait {value}", split="train", pole=pole)]
-        for pole in ("positive", "negative")
-    )
-    return _before(rows, good, bad)
+    return data.context_pairs(value, rows)
 
 
 def valence(lab: Experiment, value: str, reading: str) -> SteeringVector:
@@ -67,7 +63,7 @@ def valence(lab: Experiment, value: str, reading: str) -> SteeringVector:
     rows = items(lab, value, "train")[::2]
     good, bad = ([r["word"] for r in data.read("valence.tsv", sign=sign)] for sign in ("1", "-1"))
     if reading == "context":
-        pairs = _before(rows, [f"{{N}} feels {w}." for w in good], [f"{{N}} feels {w}." for w in bad])
+        pairs = data.after(rows, [f"{{N}} feels {w}." for w in good], [f"{{N}} feels {w}." for w in bad])
     else:
         texts = [[f"{row['prompt']} {w[i % len(w)]}" for w in (good, bad)] for i, row in enumerate(rows)]
         pairs = [(plus, minus) for plus, minus in texts]
@@ -96,8 +92,7 @@ def setting(lab: Experiment, value: str) -> tuple[str, int]:
             return max((float(s), reading, i) for s, i in zip(slopes.mean((0, 1)), layers, strict=True))
 
         coarse = tried(at[::2])
-        middle = at.index(coarse[2])
-        around = [at[i] for i in (middle - 1, middle + 1) if 0 <= i < len(at)]
+        around = beside(at, coarse[2])
         best = max(best, coarse, tried(around) if around else coarse)
     return best[1:]
 
@@ -128,10 +123,8 @@ def moved(
     asked = [
         {"prompt": frame.replace("{p}", row["prompt"]), "words": [row["positive"], row["negative"]]} for row in rows
     ]
-    steered = {} if vectors is None else {"vectors": dict(vectors), "layers": [*layers]}
-    if randoms is not None:
-        steered["randoms"] = randoms
-    found = lab.cell(answers, items=asked, coefficients=list(multipliers), form=form, system=system, **steered)
+    steered = {"vectors": vectors, "layers": [*layers], "coefficients": [*multipliers], "randoms": randoms}
+    found = lab.cell(answers, items=asked, form=form, system=system, **steered)
     differences: Array = log_probabilities(found) @ [1.0, -1.0]
     return differences
 
@@ -174,11 +167,8 @@ def told(lab: Experiment, value: str, rows: Sequence[Item], form: str) -> Array:
 
 def tidy(rows: Sequence[Item], names: Sequence[str], slopes: Array, form: str = "plain") -> list[dict[str, Any]]:
     """A dict for each vector and item, of slopes (N, V): the item with "vector", "form", "slope" and the group it is resampled in."""
-    return [
-        {**row, "vector": name, "form": form, "slope": float(slope), "group": f"{row['value']} {row['scenario']}"}
-        for name, some in zip(names, slopes.T, strict=True)
-        for row, slope in zip(rows, some, strict=True)
-    ]
+    items = [{**row, "group": f"{row['value']} {row['scenario']}"} for row in rows]
+    return figures.tidy(slopes, "slope", item=items, of=[{"vector": name, "form": form} for name in names])
 
 
 def claims_of(rows: Sequence[Row], seeds: Sequence[int], form: str) -> dict[str, Any]:
@@ -230,12 +220,6 @@ def claims_of(rows: Sequence[Row], seeds: Sequence[int], form: str) -> dict[str,
             void=still if form == "chat" else "nothing to compare: the model has no chat template"),
     }  # fmt: skip
     return found
-
-
-def _before(rows: Sequence[Item], good: Sequence[str], bad: Sequence[str]) -> list[tuple[str, str]]:
-    """Each prompt after a sentence about its person, of either kind in turn."""
-    texts = [[some[i % len(some)].replace("{N}", row["person"]) for some in (good, bad)] for i, row in enumerate(rows)]
-    return [(f"{plus} {row['prompt']}", f"{minus} {row['prompt']}") for (plus, minus), row in zip(texts, rows)]
 
 
 def _scaled(lab: Experiment, value: str, pairs: Sequence[tuple[str, str]], reading: str) -> SteeringVector:

@@ -14,8 +14,8 @@ pytest.importorskip("matplotlib")
 def results(folder: Path, name: str = "01_test", **page: object) -> Path:
     folder.mkdir(exist_ok=True)
     shown = figures.lines(
-        folder / name, [0, 1, 2], {"honesty": [(0, -1, 1), (1, 0, 2), (2, 1, 3)], "random 0": [(0, -1, 1)] * 3},
-        xlabel="layer", ylabel="nats", caption="A <caption>.",
+        folder / name, figures.tidy([[0, 1, 2], [0, 0, 0]], "effect", vector=["honesty", "random 0"], layer=[0, 1, 2]),
+        x="layer", y="effect", by="vector", xlabel="layer", ylabel="nats", caption="A <caption>.",
     )  # fmt: skip
     everything = {
         "name": name, "model": "nano", "weights": "abc", "dtype": "float32", "device": "cpu", "took": 1.26,

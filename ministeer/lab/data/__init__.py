@@ -78,19 +78,26 @@ def occupations(split: str) -> dict[str, float]:
     return {row["occupation"]: float(row["female_share"]) for row in rows if row["occupation"] not in MISCOUNTED}
 
 
-def context_pairs(value: str, split: str = "train") -> list[tuple[str, str]]:
+def context_pairs(value: str, rows: Sequence[Row] | None = None) -> list[tuple[str, str]]:
     """Contrast pairs for a value in which the context differs and the answer is still to come, to be read at the last token.
 
-    Before each prompt of `values.tsv` stands what its person, who has the value or has not, did before.
+    Before the prompt of each of the rows, by default those of `values.tsv` to extract from, stands what its person, who has the
+    value or has not, did before.
     """
-    traits = [
+    rows = read("values.tsv", value=value, split="train") if rows is None else rows
+    good, bad = (
         [row["text"] for row in read("contexts.tsv", kind=f"trait {value}", split="train", pole=pole)]
         for pole in ("positive", "negative")
-    ]
+    )
+    return after(rows, good, bad)
+
+
+def after(rows: Sequence[Row], good: Sequence[str], bad: Sequence[str]) -> list[tuple[str, str]]:
+    """The prompt of each row after a sentence of either list in turn, `{N}` in it the row's person."""
     pairs = []
-    for i, row in enumerate(read("values.tsv", value=value, split=split)):
-        good, bad = (t[i % len(t)].replace("{N}", row["person"]) for t in traits)
-        pairs.append((f"{good} {row['prompt']}", f"{bad} {row['prompt']}"))
+    for i, row in enumerate(rows):
+        plus, minus = (some[i % len(some)].replace("{N}", row["person"]) for some in (good, bad))
+        pairs.append((f"{plus} {row['prompt']}", f"{minus} {row['prompt']}"))
     return pairs
 
 
