@@ -1,30 +1,38 @@
-"""The `ministeer` command: steer a prompt, and say in one line what was done.
+"""The `ministeer` command.
 
+ministeer play
 ministeer steer "I feel" --plus Love --minus Hate --layer 1
 ministeer steer "Grace was asked and" --vector honesty.safetensors --layer 5 --coeff 1.5 --where last
-ministeer play
 ministeer steer "How was your day?" --chat --model smollm2-135m-instruct --plus "I feel very happy" --minus "I feel very sad" --layer 15 --coeff 0.5
+ministeer extract pairs.jsonl --out kindness.safetensors
+ministeer show kindness.safetensors
+ministeer sweep kindness.safetensors --prompts prompts.txt --answers " yes, no" --layers 4,5,6 --coeffs -2,0,2
+ministeer calibrate kindness.safetensors --layer 5 --prompts prompts.txt --kl 0.1
+ministeer export kindness.safetensors --gguf kindness.gguf
+ministeer models
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
+from ministeer import hub, verbs
 from ministeer.checkpoint import load
 from ministeer.extract import activation_addition, contrastive
 from ministeer.formats import load_gguf
 from ministeer.generate import generate
-from ministeer.hub import NAMES
 from ministeer.model import Site, Transformer, expect
+from ministeer.options import Parser, add_model, contents, joined, number, several, some, text
 from ministeer.prompts import check_room
 from ministeer.receipt import Receipt
 from ministeer.steer import WHERES, Steer, Where
@@ -32,113 +40,63 @@ from ministeer.strength import NOISE, SHARE, fitting
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
 
-
-class _Parser(argparse.ArgumentParser):
-    """One that answers wrong words in one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        if re.match("unrecognized arguments: [^-]", message):
-            message += "; put a text of several words between quotes"
-        self.exit(2, f"ministeer: {message}; see {self.prog} --help\n")
+ALONE = {  # which read their words themselves
+    "download": "fetch the weights of a model",
+    "estimate": "how long `make reproduce` takes with a model here",
+    "report": "write the page of a run again",
+}
 
 
 def parser() -> argparse.ArgumentParser:
-    top = _Parser(prog="ministeer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top = Parser(prog="ministeer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--version", action="version", version=f"ministeer {sys.modules[__package__].__version__}")
     commands = top.add_subparsers(dest="command")
     steer = commands.add_parser("steer", help="continue a prompt without and with a vector")
-    steer.add_argument("prompt", type=_some, help="the text to continue, between quotes")
-    _add_model(steer)
+    steer.add_argument("prompt", type=some, help="the text to continue, between quotes; - reads standard input")
+    add_model(steer)
     steer.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template, as the user's words")  # fmt: skip
     steer.add_argument("--dtype", default="float32", help="float32 (by default), bfloat16 or float16")
     steer.add_argument("--device", default="cpu", help="cpu (by default), cuda, cuda:1, ...")
-    steer.add_argument(
-        "--vector",
-        type=_some,
-        metavar="FILE",
-        help="a file that SteeringVector.save wrote, or a control vector in a .gguf file",
-    )
-    steer.add_argument("--plus", type=_text, metavar="TEXT", help="the stream over this text ...")
-    steer.add_argument("--minus", type=_text, metavar="TEXT", help="... minus the stream over this one")
-    steer.add_argument("--layer", type=_number(int, 0), required=True, help="the block whose input is steered")
+    steer.add_argument("--vector", type=some, action="append", metavar="FILE[:COEFF][@LAYER]", help="a file that SteeringVector.save or `ministeer extract` wrote, or a control vector in a .gguf file; more than once for several")  # fmt: skip
+    steer.add_argument("--plus", type=text, metavar="TEXT", help="the stream over this text ...")
+    steer.add_argument("--minus", type=text, metavar="TEXT", help="... minus the stream over this one")
+    steer.add_argument("--layer", type=number(int, 0), help="the block whose input is steered")
     steer.add_argument("--site", choices=("pre", "mid"), default="pre", help="the block's input (pre, by default), or the stream between its attention and its MLP (mid)")  # fmt: skip
-    steer.add_argument("--coeff", type=_number(float), help=f"by default what adds {SHARE:g} of the stream's norm to the token of the unsteered text where it adds most")  # fmt: skip
+    steer.add_argument("--coeff", type=several(number(float)), metavar="C", help=f"times the vector; -1,0,1 shows several side by side; by default what adds {SHARE:g} of the stream's norm to the token of the unsteered text where it adds most")  # fmt: skip
     steer.add_argument("--where", choices=WHERES, help='by default "front", position by position, for activation addition (--plus and --minus without --chat, or a file of such a vector), else "all"; of --plus and --minus anywhere but at the front, their last tokens differ')  # fmt: skip
-    steer.add_argument("--tokens", type=_number(int, 1), default=20, help="how many to generate (by default 20)")
-    steer.add_argument("--temperature", type=_number(float, 0), default=0.0, help="0 (by default) takes the likeliest token")  # fmt: skip
-    steer.add_argument("--seed", type=_number(int, 0, 2**64 - 1), default=0, help="of the sampling (by default 0)")
+    steer.add_argument("--tokens", type=number(int, 1), default=20, help="how many to generate (by default 20)")
+    steer.add_argument("--temperature", type=number(float, 0), default=0.0, help="0 (by default) takes the likeliest token")  # fmt: skip
+    steer.add_argument("--json", action="store_true", help="print JSON")
+    steer.add_argument("--seed", type=number(int, 0, 2**64 - 1), default=0, help="of the sampling (by default 0)")
     play = commands.add_parser("play", help="steer in a page on this machine: sliders, both texts side by side, what changed")  # fmt: skip
-    _add_model(play)
-    play.add_argument("--port", type=_number(int, 0, 65535), default=8765, help="by default 8765; 0 takes a free one")
+    add_model(play)
+    play.add_argument("--port", type=number(int, 0, 65535), default=8765, help="by default 8765; 0 takes a free one")
     play.add_argument("--no-browser", action="store_true", help="only print the address")
+    verbs.add(commands)
+    for name, told in ALONE.items():
+        commands.add_parser(name, help=told, add_help=False)
     return top
 
 
-def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", type=_some, default="nano", help=f"nano (which it is by default), {', '.join(NAMES)}, owner/name on the hub, or a path")  # fmt: skip
-
-
-def _number(kind: type, low: float = -sys.float_info.max, high: float = sys.float_info.max) -> Callable[[str], Any]:
-    """What reads a number of the command line, finite and within bounds."""
-    wanted = "a whole number" if kind is int else "a number"
-    if low >= 0:
-        wanted += f" from {low:g}" + (f" to {high}" if isinstance(high, int) else " up")
-
-    def read(given: str) -> Any:
-        try:
-            value = kind(given)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"expected {wanted}, got {given!r}")
-        return value
-
-    return read
-
-
-def _text(given: str) -> str:
-    try:
-        return given.encode("utf-8", "surrogateescape").decode()  # UTF-8 also where the locale is another
-    except UnicodeError:
-        raise argparse.ArgumentTypeError(f"expected text in UTF-8, got {given!r}") from None
-
-
-def _some(given: str) -> str:
-    if not given:
-        raise argparse.ArgumentTypeError("expected one that is not empty, got ''")
-    return _text(given)
-
-
-def _joined(words: Sequence[str]) -> list[str]:
-    """`--coeff -1e1` as `--coeff=-1e1`, and `--plus -sad` too: alone, what begins with a dash can look like an option, and to argparse
-    before Python 3.14 a number with an exponent does."""
-    joined: list[str] = []
-    for word in words:
-        before = joined[-1] if joined else ""
-        takes_one = re.fullmatch("--[a-z]+", before) and before not in ("--chat", "--help", "--version")
-        if takes_one and re.match("-[^-]", word) and word != "-h":
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
-    return joined
-
-
 def steered(options: argparse.Namespace) -> str:
-    """The prompt continued without and with the vector, and the receipt, a line each."""
-    given = [f"--{name}" for name in ("vector", "plus", "minus") if getattr(options, name) is not None]
+    """The prompt continued without and with what is added, at each coefficient, and the receipts, a line each; or these as JSON."""
+    given = [f"--{name}" for name in ("vector", "plus", "minus") if getattr(options, name)]
     wanted, fine = "--vector FILE, or --plus TEXT and --minus TEXT", given in (["--vector"], ["--plus", "--minus"])
     expect(fine, wanted, " and ".join(given) or "neither", "give one of the two")
+    pushes = _pushes(options)
+    prompt = contents("-").strip() if options.prompt == "-" else options.prompt
     model, tokenizer = load(options.model, device=options.device, dtype=options.dtype)
     last = _last(options, model)
-    expect(options.layer <= last, f"--layer from 0 to {last}, the model's layers", options.layer)
+    for push in pushes:
+        expect(push.layer <= last, f"--layer from 0 to {last}, the model's layers", push.layer)
     template = f"{options.model}, without a template"
     expect(not options.chat or tokenizer.chat_template is not None, "a chat model for --chat", template, "leave out --chat")  # fmt: skip
-    ids = tokenizer.prompt(options.prompt)
-    expect(len(ids) > 1, "a prompt in characters that the model has tokens for", repr(options.prompt))
+    ids = tokenizer.prompt(prompt)
+    expect(len(ids) > 1, "a prompt in characters that the model has tokens for", repr(prompt))
     if options.chat:
-        ids = tokenizer.chat([{"role": "user", "content": options.prompt}])
+        ids = tokenizer.chat([{"role": "user", "content": prompt}])
     check_room(model, [ids], options.tokens)
-    steer, receipt = _steer(options, model, tokenizer, ids), Receipt()
+    steers = [_steer(push, model, tokenizer, ids) for push in pushes]
 
     def continued(**given: Any) -> list[int]:
         return generate(
@@ -151,22 +109,66 @@ def steered(options: argparse.Namespace) -> str:
             **given,
         )
 
-    texts = [continued()]
-    if options.coeff is None:
-        steer = replace(steer, coeff=fitting(model, texts[0], len(ids), steer))
-    texts.append(continued(steer=steer, receipt=receipt))
-    if (most := receipt.sites[steer.site].largest) > NOISE:
-        warnings.warn(
-            f"what was added is up to {most:.3g} times as long as the stream at --layer {options.layer}, and beyond {NOISE:g} "
-            f"what follows is often noise; {'take a smaller --coeff' if options.coeff is not None else f'give a --coeff below {steer.coeff:g}'}",
-            stacklevel=2,
+    def said(text: list[int]) -> str:
+        end = len(text) - (text[-1] in tokenizer.stop)  # without the token that ends the answer, which is not text
+        return tokenizer.decode(text[len(ids) if options.chat else 1 : end])
+
+    plain, runs, taken = continued(), [], ""
+    if options.coeff is None and any(push.coeff is None for push in pushes):
+        steers = [
+            replace(steer, coeff=fitting(model, plain, len(ids), steer)) if push.coeff is None else steer
+            for steer, push in zip(steers, pushes, strict=True)
+        ]
+        taken = f"coefficient {' and '.join(f'{steer.coeff:g}' for steer in steers)}, as no --coeff was given; "
+    for c in options.coeff or [1.0]:
+        scaled, receipt = [replace(steer, coeff=c * steer.coeff) for steer in steers], Receipt()
+        if c == 0 and len(options.coeff) > 1:  # beside others it shows the text without
+            runs.append({"coefficient": c, "text": said(plain), "done": "nothing was added"})
+            continue
+        for steer, push in zip(scaled, pushes, strict=True):
+            finite = bool((steer.coeff * steer.content).to(model.dtype).isfinite().all())
+            wanted, got = (
+                f"a --coeff whose vector {model.dtype} can hold",
+                f"{steer.coeff:g} times that of {push.source}",
+            )
+            expect(finite or options.coeff is None, wanted, got, "take a smaller one")
+        runs.append(
+            {"coefficient": c, "text": said(continued(steer=scaled, receipt=receipt)), "done": f"{taken}{receipt}"}
         )
-    shown = len(ids) if options.chat else 1
-    # without the token that ends the answer, which is not text
-    ends = [len(text) - (text[-1] in tokenizer.stop) for text in texts]
-    plain, changed = (repr(tokenizer.decode(text[shown:end])) for text, end in zip(texts, ends, strict=True))
-    taken = f"coefficient {steer.coeff:g}, as no --coeff was given; " if options.coeff is None else ""
-    return f"unsteered: {plain}\nsteered:   {changed}\ndone:      {taken}{receipt}"
+        most, layer = max((receipt.sites[steer.site].largest, steer.site[1]) for steer in scaled)
+        if most > NOISE:
+            warnings.warn(
+                f"what was added is up to {most:.3g} times as long as the stream at --layer {layer}, and beyond {NOISE:g} "
+                f"what follows is often noise; {'take a smaller --coeff' if options.coeff is not None else f'give a --coeff below {scaled[0].coeff:g}'}",
+                stacklevel=2,
+            )
+    if options.json:
+        return json.dumps({"unsteered": said(plain), "steered": runs})
+    names = ["steered"] if len(runs) == 1 else [f"x {run['coefficient']:g}" for run in runs]
+    shown = [
+        ("unsteered", repr(said(plain))),
+        *((name, repr(run["text"])) for name, run in zip(names, runs, strict=True)),
+    ]
+    shown += [
+        ("done" if len(runs) == 1 else f"done {name}", str(run["done"])) for name, run in zip(names, runs, strict=True)
+    ]
+    width = max(len(name) for name, _ in shown) + 2
+    return "\n".join(f"{name + ':':<{width}}{text}" for name, text in shown)
+
+
+def _pushes(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The options of each vector by itself: its file or None for texts, its coefficient or None, its layer."""
+    found = []
+    for given in options.vector or [None]:
+        file, coeff, layer = given, None, None
+        if given is not None and not os.path.exists(given):
+            match = re.fullmatch(r"(.+?)(?::([-+]?[0-9.]+(?:e[-+]?[0-9]+)?))?(?:@([0-9]+))?", given)
+            file, coeff, layer = match.groups() if match else (given, None, None)
+        layer = options.layer if layer is None else int(layer)
+        expect(layer is not None, "--layer I, the block whose input is steered", "none", "of a file write FILE@I too")
+        own = {"vector": file, "coeff": None if coeff is None else number(float)(coeff), "layer": layer}
+        found.append(argparse.Namespace(**{**vars(options), **own, "source": file or "--plus and --minus"}))
+    return found
 
 
 def _last(options: argparse.Namespace, model: Transformer) -> int:
@@ -191,11 +193,7 @@ def _steer(options: argparse.Namespace, model: Transformer, tokenizer: Tokenizer
         expect(fine, f"{wanted} only the prompt's last token is read", got, "take one of these")
         remedy = "lengthen the prompt" + (", or add --where all" if options.vector is None else "")
         expect(len(v) <= len(ids), f"a prompt of {len(v)} tokens or more, as {source} have", len(ids), remedy)
-    coeff = 1.0 if options.coeff is None else options.coeff
-    finite, got = bool((coeff * v).to(model.dtype).isfinite().all()), f"{coeff:g} times that of {source}"
-    wanted = f"a --coeff whose vector {model.dtype} can hold"
-    expect(finite or options.coeff is None, wanted, got, "take a smaller one")
-    return Steer(vector, site, coeff, where)
+    return Steer(vector, site, 1.0 if options.coeff is None else options.coeff, where)
 
 
 def _of_file(options: argparse.Namespace, model: Transformer, site: Site) -> tuple[SteeringVector, Where]:
@@ -242,6 +240,21 @@ def played(options: argparse.Namespace) -> None:
     server.serve(session.Session(*load(options.model), options.model), at, browser=not options.no_browser)
 
 
+def _alone(command: str, words: Sequence[str]) -> None:
+    """Run what has a command line of its own."""
+    sys.argv = [f"ministeer {command}", *words]
+    if command == "download":
+        hub.main()
+    elif command == "estimate":
+        from ministeer.lab import estimate
+
+        estimate.main()
+    else:
+        from ministeer.lab import report
+
+        report.main()
+
+
 def _say(text: str) -> None:
     """Print what the terminal has no letters for as `repr` writes it, \\xe9."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -265,7 +278,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Raises `SystemExit` with one sentence for wrong words and for what does not work, and with 130 after Ctrl-C."""
     try:
         try:
-            options = parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+            words = list(sys.argv[1:] if arguments is None else arguments)
+            if words and words[0] in ALONE:
+                _alone(words[0], words[1:])
+                return
+            options = parser().parse_args(joined(words))
             if options.command is None:
                 parser().print_help()
                 return
@@ -275,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if options.command == "play":
                     played(options)
                 else:
-                    _say(steered(options))
+                    _say({"steer": steered, **verbs.VERBS}[options.command](options))
         finally:
             _flush()
     except KeyboardInterrupt:

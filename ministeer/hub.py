@@ -75,6 +75,20 @@ def known(name: str | Path) -> bool:
     return name in NAMES or (_repository(name) is not None and not Path(name).exists())
 
 
+def here(name: str) -> Path | None:
+    """The folder of a named checkpoint on this machine; None where it would be downloaded first."""
+    if name == SMOLLM2:
+        weights = cache_folder() / SMOLLM2 / "model.safetensors"
+        return weights.parent if weights.is_file() else None
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    repository, revision = _place(name)
+    found = try_to_load_from_cache(repository, "model.safetensors", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def fetch(name: str, check: Check | None = None) -> Path:
     """The weights of a named model, one file or the index of several, in a folder with config.json and tokenizer.
 
@@ -394,7 +408,7 @@ def _convert(source: Path, folder: Path) -> None:
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(
             f"expected one of {', '.join(NAMES)} or owner/name, got {' '.join(sys.argv[1:]) or 'none'}; "
@@ -408,3 +422,7 @@ if __name__ == "__main__":
             print(f"{part.name}: {part.stat().st_size} bytes, SHA-256 {recorded_sha256(part, record)}")
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"ministeer.hub: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -5,11 +5,12 @@ Letters: N pairs, D width.
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from torch import Tensor
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Pairs = Sequence[tuple[str, str] | list[str]]
+NAMED = (("positive", "negative"), ("plus", "minus"), ("chosen", "rejected"))  # how rows of pairs call their texts
 Token = Literal["answer", "last"]
 
 
@@ -63,6 +65,27 @@ class Read:
                 site in self.streams, f"one of the sites that were read {self.sites}", repr(site), "read it there too"
             )
         return Read({site: self.streams[site] for site in wanted}, self.source)
+
+
+def parsed(given: str | Sequence[Any]) -> list[list[str]]:
+    """Pairs of texts from lines of JSON, or what those hold: `["with it", "without"]`, or `{"positive": ..., "negative": ...}`."""
+    form = '["text with it", "text without"] on each line'
+    rows = [] if isinstance(given, str) else list(given)
+    for i, line in enumerate(given.splitlines() if isinstance(given, str) else (), 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except (ValueError, RecursionError):
+            raise refusal(f"lines of JSON, {form}", f"{line.strip()[:40]!r} on line {i}") from None
+    expect(bool(rows), f"a pair or more, {form}", "none")
+    found = []
+    for i, row in enumerate(rows, 1):
+        pair = row
+        if isinstance(row, dict):
+            pair = next(([row[a], row[b]] for a, b in NAMED if a in row and b in row), None)
+        fine = isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
+        expect(fine, f"two texts in pair {i}, {form}", json.dumps(row)[:40])
+        found.append(pair)
+    return found
 
 
 def read(

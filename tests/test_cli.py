@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import ministeer
-from ministeer import Receipt, Steer, SteeringVector, cli, extract, formats, generate, prefill
+from ministeer import Receipt, Steer, SteeringVector, cli, extract, formats, generate, options, prefill
 
 TEXTS = ["--plus", "Love", "--minus", "Hate", "--layer", "1", "--tokens", "3"]
 LOVE = [*TEXTS, "--coeff", "-2"]
@@ -176,12 +176,12 @@ def test_what_is_usual_is_not_warned_of(value: str, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("form", [["--coeff", "{}"], ["--coeff={}"]])
 def test_a_negative_number_is_a_number_on_every_python(value: str, form: list[str]) -> None:
     words = ["steer", "I feel", *TEXTS, *(part.format(value) for part in form)]
-    assert cli.parser().parse_args(cli._joined(words)).coeff == float(value)
+    assert cli.parser().parse_args(options.joined(words)).coeff == [float(value)]
 
 
 def test_what_begins_with_a_dash_is_a_text_where_one_is_due_and_nowhere_else() -> None:
-    assert cli._joined(["--plus", "-sad", "--minus", "--layer"]) == ["--plus=-sad", "--minus", "--layer"]
-    assert cli._joined(["--chat", "-5", "--coeff", "-h", "--seed=-1", "-2"]) == ["--chat", "-5", "--coeff", "-h", "--seed=-1", "-2"]  # fmt: skip
+    assert options.joined(["--plus", "-sad", "--minus", "--layer"]) == ["--plus=-sad", "--minus", "--layer"]
+    assert options.joined(["--chat", "-5", "--coeff", "-h", "--seed=-1", "-2"]) == ["--chat", "-5", "--coeff", "-h", "--seed=-1", "-2"]  # fmt: skip
 
 
 # --- what is refused
@@ -190,7 +190,8 @@ def test_what_begins_with_a_dash_is_a_text_where_one_is_due_and_nowhere_else() -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: prompt, --layer"),
+        ([], "the following arguments are required: prompt"),
+        (["I feel", "--plus", "Love", "--minus", "Hate"], "expected --layer I, the block whose input is steered, got none"),
         (["I", "feel", *TEXTS], "unrecognized arguments: feel; put a text of several words between quotes"),
         (["I feel", *TEXTS, "--max-new-tokens", "0"], "unrecognized arguments: --max-new-tokens 0; see ministeer --help"),
         (["", *TEXTS], "argument prompt: expected one that is not empty"),

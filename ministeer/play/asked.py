@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ministeer.model import expect, refusal
+from ministeer.pairs import parsed
 from ministeer.steer import WHERES
 
 LONGEST = 200  # new tokens
@@ -76,26 +76,11 @@ def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pairs(given: Any) -> list[list[str]]:
-    """Pairs of texts, from a list of them or from lines of JSON: `["with", "without"]` or `{"positive": ..., "negative": ...}`."""
-    form = '["text with it", "text without"] on each line'
-    rows: list[Any] = given if isinstance(given, list) else []
-    if isinstance(given, str):
-        lines = [(i, line) for i, line in enumerate(given.splitlines(), 1) if line.strip()]
-        for i, line in lines:
-            try:
-                rows.append(json.loads(line))
-            except (ValueError, RecursionError):
-                raise refusal(f"lines of JSON, {form}", f"{line.strip()[:40]!r} on line {i}") from None
-    expect(0 < len(rows) <= MOST_PAIRS, f"from 1 to {MOST_PAIRS} pairs, {form}", len(rows))
-    found = []
-    for i, row in enumerate(rows, 1):
-        if isinstance(row, dict):
-            names = next((n for n in (("positive", "negative"), ("plus", "minus")) if n[0] in row and n[1] in row), ())
-            row = [row[name] for name in names]
-        fine = isinstance(row, list) and len(row) == 2 and all(isinstance(side, str) for side in row)
-        expect(fine, f"two texts in pair {i}, {form}", json.dumps(rows[i - 1])[:40])
-        found.append([text({"side of a pair": side}, "side of a pair") for side in row])
-    return found
+    """Pairs of texts, from a list of them or from lines of JSON, as `ministeer.pairs.parsed` reads them."""
+    expect(isinstance(given, (list, str)), "pairs, as a list or lines of JSON", type(given).__name__)
+    found = parsed(given)
+    expect(len(found) <= MOST_PAIRS, f"at most {MOST_PAIRS} pairs", len(found))
+    return [[text({"side of a pair": side}, "side of a pair") for side in row] for row in found]
 
 
 def entries(given: Any, what: str) -> Mapping[str, Any]:

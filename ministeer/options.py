@@ -1,0 +1,102 @@
+"""The words of the command line: numbers within bounds, lists, texts in UTF-8; what does not fit is refused in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ministeer.hub import NAMES
+from ministeer.model import expect
+
+FLAGS = ("--chat", "--help", "--version", "--json", "--hook")  # options without a value
+
+
+class Parser(argparse.ArgumentParser):
+    """One that answers wrong words in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        if re.match("unrecognized arguments: [^-]", message):
+            message += "; put a text of several words between quotes"
+        self.exit(2, f"ministeer: {message}; see {self.prog} --help\n")
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", type=some, default="nano", help=f"nano (which it is by default), {', '.join(NAMES)}, owner/name on the hub, or a path")  # fmt: skip
+
+
+def number(kind: type, low: float = -sys.float_info.max, high: float = sys.float_info.max) -> Callable[[str], Any]:
+    """What reads a number of the command line, finite and within bounds."""
+    wanted = "a whole number" if kind is int else "a number"
+    if low >= 0:
+        wanted += f" from {low:g}" + (f" to {high}" if isinstance(high, int) else " up")
+
+    def read(given: str) -> Any:
+        try:
+            value = kind(given)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected {wanted}, got {given!r}")
+        return value
+
+    return read
+
+
+def text(given: str) -> str:
+    try:
+        return given.encode("utf-8", "surrogateescape").decode()  # UTF-8 also where the locale is another
+    except UnicodeError:
+        raise argparse.ArgumentTypeError(f"expected text in UTF-8, got {given!r}") from None
+
+
+def some(given: str) -> str:
+    if not given:
+        raise argparse.ArgumentTypeError("expected one that is not empty, got ''")
+    return text(given)
+
+
+def joined(words: Sequence[str]) -> list[str]:
+    """`--coeff -1e1` as `--coeff=-1e1`, and `--plus -sad` too: alone, what begins with a dash can look like an option, and to argparse
+    before Python 3.14 a number with an exponent does."""
+    found: list[str] = []
+    for word in words:
+        before = found[-1] if found else ""
+        takes_one = re.fullmatch("--[a-z]+", before) and before not in FLAGS
+        if takes_one and re.match("-[^-]", word) and word != "-h":
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
+
+
+def several(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """What reads one or more between commas: "-1,0,1"."""
+
+    def read(given: str) -> list[Any]:
+        return [kind(part) for part in given.split(",")]
+
+    return read
+
+
+def contents(path: str) -> str:
+    """The text of a file, or of standard input for "-"."""
+    if path == "-":
+        return sys.stdin.read()
+    file = Path(path)
+    expect(not file.is_dir(), "a file", f"the folder {path}", "name a file in it")
+    expect(file.exists(), "a file, or - for standard input", f"{path}, which is not there")
+    try:
+        return file.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"expected text in UTF-8 in {path}, got other bytes; is it a text file?") from None
+
+
+def lines(path: str) -> list[str]:
+    """The lines of a file that are not empty."""
+    found = [line for line in contents(path).splitlines() if line.strip()]
+    expect(bool(found), f"a prompt on each line of {path}", "none")
+    return found

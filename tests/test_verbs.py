@@ -1,0 +1,254 @@
+"""The command's verbs on files: what they print is what the functions give."""
+
+import functools
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ministeer
+from ministeer import Steer, SteeringVector, calibrate, cli, extract, formats, hub, sweep, verbs
+from ministeer.provenance import Provenance
+
+LOADED = functools.cache(ministeer.load)
+PAIRS = [["I love", "I hate"], ["You love it", "You hate it"], ["We love", "We hate"], ["They love", "They hate"]]
+PROMPTS = ["I feel", "The house is"]
+
+
+@pytest.fixture(autouse=True)
+def load_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verbs, "load", LOADED)
+    monkeypatch.setattr(cli, "load", LOADED)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.jsonl").write_text("\n\n".join(map(json.dumps, PAIRS)))
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n\n")
+    return tmp_path
+
+
+@pytest.fixture
+def vector(folder: Path) -> SteeringVector:
+    model, tok = LOADED("nano", device="cpu", dtype="float32")
+    found = extract.contrastive(model, tok, PAIRS)
+    found.save(folder / "love.safetensors")
+    return found
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    cli.main(words)
+    out, err = capsys.readouterr()
+    assert not err
+    return out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    message = capsys.readouterr().err or str(ended.value.code)
+    assert "\n" not in message.strip() and ended.value.code != 0
+    return message
+
+
+def same(one: SteeringVector, other: SteeringVector) -> bool:
+    return one.sites == other.sites and all(torch.equal(one[site], other[site]) for site in one.sites)
+
+
+@pytest.mark.parametrize("method", verbs.METHODS)
+def test_a_vector_of_a_file_of_pairs_is_that_of_the_pairs(
+    method: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = said(capsys, "extract", "pairs.jsonl", "--out", "v.safetensors", "--method", method, "--layers", "2,5")
+    model, tok = LOADED("nano", device="cpu", dtype="float32")
+    wanted = getattr(extract, method)(model, tok, PAIRS, [("pre", 2), ("pre", 5)])
+    found = SteeringVector.load("v.safetensors", model)
+    assert same(found, wanted) and found.health == wanted.health
+    assert told == said(capsys, "show", "v.safetensors")
+    first, two, five, bar = told.splitlines()
+    assert "v.safetensors: width 256" in first and wanted.provenance.method in first and "the bar is" in bar
+    assert str(wanted.health["pre", 2]) in two and five.startswith("pre   5  |")
+
+
+@pytest.mark.parametrize("names", [("positive", "negative"), ("chosen", "rejected"), ("plus", "minus")])
+def test_pairs_come_by_name_and_from_standard_input_too(
+    names: tuple[str, str], vector: SteeringVector, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "\n".join(json.dumps({**dict(zip(names, pair, strict=True)), "id": 3}) for pair in PAIRS)
+    monkeypatch.setattr("sys.stdin", io.StringIO(rows))
+    said(capsys, "extract", "-", "--out", "again.safetensors")
+    assert same(SteeringVector.load("again.safetensors"), vector)
+
+
+def test_show_says_in_json_what_it_says_in_words(vector: SteeringVector, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(said(capsys, "show", "love.safetensors", "--json"))
+    assert found["width"] == 256 and found["provenance"]["method"] == "contrastive"
+    for row, site in zip(found["sites"], vector.sites, strict=True):
+        assert row["site"] == list(site) and row["length"] == pytest.approx(vector.norm()[site])
+        assert row["agreement"] == vector.health[site].agreement and row["weak"] == vector.health[site].weak
+
+
+def test_a_weak_layer_is_said_to_be_weak(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = [["The door is", "My river"], ["He ran", "A cow of"], ["Blue", "Seven people"], ["Near it", "She said so"]]
+    (folder / "noise.jsonl").write_text("\n".join(map(json.dumps, noise)))
+    assert "weak: " in said(capsys, "extract", "noise.jsonl", "--out", "n.safetensors", "--token", "last")
+
+
+def test_a_sweep_prints_the_mean_of_its_rows(vector: SteeringVector, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", " love, hate", "--layers", "3,5"]
+    rows = [json.loads(line) for line in said(capsys, *words, "--coeffs", "-2,0,2", "--json").splitlines()]
+    model, tok = LOADED("nano", device="cpu", dtype="float32")
+    ids = [tok.prompt(prompt) for prompt in PROMPTS]
+    choices = [[tok.encode(" love"), tok.encode(" hate")]] * 2
+    wanted = sweep(model, ids, choices, {"v": vector}, [3, 5], [-2.0, 0.0, 2.0])
+    for row, of in zip(rows, wanted, strict=True):
+        assert (row["layer"], row["coefficient"], row["prompt"]) == (of["site"][1], of["coeff"], PROMPTS[of["prompt"]])
+        assert [*row["log p"].values()] == pytest.approx(of["score"]) and [*row["log p"]] == [" love", " hate"]
+    head, columns, *table = said(capsys, *words, "--coeffs", "-2,0,2").splitlines()
+    assert "log p(love) - log p(hate), nats, mean of 2 prompts" in head and columns.split() == ["layer", "-2", "0", "2"]
+    for line in table:
+        layer, *means = line.split()
+        for c, mean in zip((-2.0, 0.0, 2.0), means, strict=True):
+            odds = [r["log p"][" love"] - r["log p"][" hate"] for r in rows if (r["layer"], r["coefficient"]) == (int(layer), c)]  # fmt: skip
+            assert float(mean) == pytest.approx(sum(odds) / 2, abs=0.006)
+    assert float(table[0].split()[1]) < float(table[0].split()[2]) < float(table[0].split()[3])
+
+
+def test_the_first_answer_stands_against_all_others_together() -> None:
+    assert verbs._odds([math.log(0.5), math.log(0.1), math.log(0.15)]) == pytest.approx(math.log(0.5 / 0.25))
+
+
+def test_calibrate_finds_what_the_function_finds(vector: SteeringVector, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["calibrate", "love.safetensors", "--prompts", "prompts.txt", "--layer", "5", "--kl", "0.1"]
+    model, tok = LOADED("nano", device="cpu", dtype="float32")
+    wanted = calibrate(model, [tok.prompt(p) for p in PROMPTS], Steer(vector, ("pre", 5), 1.0), kl=0.1)
+    found = json.loads(said(capsys, *words, "--json"))
+    assert found["coeff"] == pytest.approx(wanted.coeff) and found["kl"] == pytest.approx(0.1, rel=0.02)
+    assert f"coefficient {wanted.coeff:.4g}: " in said(capsys, *words)
+
+
+def test_exports_are_read_again(vector: SteeringVector, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "export", "love.safetensors", "--gguf", "love.gguf", "--coeff", "2")
+    found = formats.load_gguf(folder / "love.gguf", LOADED("nano", device="cpu", dtype="float32")[0])
+    assert found.sites == [("pre", i) for i in range(2, 9)]
+    assert torch.allclose(found["pre", 5], 2 * vector["pre", 5])
+    said(capsys, "export", "love.safetensors", "--lm-eval", "love.pt", "--layer", "5", "--coeff", "3")
+    (entry,) = torch.load(folder / "love.pt", weights_only=True).items()
+    assert entry[0] == "h.4" and entry[1]["steering_coefficient"] == 3.0
+    assert torch.equal(entry[1]["steering_vector"], vector["pre", 5])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_the_printed_hook_steers_a_model_of_transformers(
+    family: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference = pytest.importorskip("tests.reference")
+    ours, theirs = reference.pair(reference.small(family))
+    v, ids = reference.random_tensor(ours.config.width, scale=1.0), reference.random_ids(ours, 2, 5)
+    SteeringVector({("pre", 2): v}, Provenance("", "", "", "", "")).save("v.safetensors")
+    code = said(capsys, "export", "v.safetensors", "--hook", "--coeff", "2", "--type", family)
+    exec(compile(code, "hook", "exec"), {"model": theirs})  # noqa: S102 - what a user does with it
+    with torch.no_grad():
+        assert reference.relative(ours(ids, adds={("pre", 2): 2 * v}), theirs(ids).logits) < 1e-4
+        assert reference.relative(ours(ids), theirs(ids).logits) > 1e-2
+
+
+def test_models_says_what_is_here(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINISTEER_CACHE", str(folder))
+    found = json.loads(said(capsys, "models", "--json"))
+    assert [*found] == ["nano", *hub.NAMES] and found["nano"] == "bundled" and found[hub.SMOLLM2] is None
+    assert "make weights MODEL=smollm2-135m-instruct" in said(capsys, "models")
+    (folder / hub.SMOLLM2).mkdir()
+    (folder / hub.SMOLLM2 / "model.safetensors").touch()
+    assert json.loads(said(capsys, "models", "--json"))[hub.SMOLLM2] == str(folder / hub.SMOLLM2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["download", "no such"], "expected gpt2, "),
+        (["estimate", "no such"], "estimate: expected"),
+        (["report", "nowhere"], "report: "),
+    ],
+)
+def test_what_reads_its_words_itself_is_a_verb_too(
+    words: list[str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["ministeer"])
+    assert message in refused(capsys, *words)
+
+
+def test_an_estimate_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["ministeer"])
+    assert "nano" in said(capsys, "estimate", "nano")
+
+
+# ---- several at once in `steer`
+
+
+def test_coefficients_stand_side_by_side(vector: SteeringVector, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["steer", "I feel", "--vector", "love.safetensors", "--layer", "5", "--tokens", "4"]
+    plain, minus, none, plus, *done = said(capsys, *words, "--coeff", "-1,0,1").splitlines()
+    for c, line in (("-1", minus), ("1", plus)):
+        alone = said(capsys, *words, "--coeff", c).splitlines()
+        assert alone[0].split(":", 1)[1].strip() == plain.split(":", 1)[1].strip()
+        assert line.split(":", 1) == [f"x {c}", line.split(":", 1)[1]]
+        assert alone[1].split(":", 1)[1].strip() == line.split(":", 1)[1].strip()
+    assert none.split(":", 1)[1].strip() == plain.split(":", 1)[1].strip() and "nothing was added" in done[1]
+    found = json.loads(said(capsys, *words, "--coeff", "-1,0,1", "--json"))
+    assert [run["coefficient"] for run in found["steered"]] == [-1.0, 0.0, 1.0]
+    assert repr(found["steered"][2]["text"]) in plus and found["steered"][2]["done"] in done[2]
+
+
+def test_several_vectors_act_together(vector: SteeringVector, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["steer", "-", "--tokens", "4", "--vector", "love.safetensors:2@3", "--vector", "love.safetensors:-.5@6"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", io.StringIO("I feel\n"))
+        found = json.loads(said(capsys, *words, "--json"))
+    model, tok = LOADED("nano", device="cpu", dtype="float32")
+    steers = [Steer(vector, ("pre", 3), 2.0), Steer(vector, ("pre", 6), -0.5)]
+    ids = tok.prompt("I feel")
+    wanted = ministeer.generate(model, ids, max_new_tokens=4, temperature=0, steer=steers, stop=tok.stop)
+    assert found["steered"][0]["text"] == tok.decode(wanted[1:])
+    assert "pre 3: " in found["steered"][0]["done"] and "pre 6: " in found["steered"][0]["done"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["extract", "nowhere.jsonl", "--out", "v.safetensors"], "expected a file, or - for standard input, got nowhere.jsonl"),
+        (["extract", ".", "--out", "v.safetensors"], "expected a file, got the folder ."),
+        (["extract", "prompts.txt", "--out", "v.safetensors"], "expected lines of JSON"),
+        (["extract", "pairs.jsonl", "--out", "v.bin"], "a path that ends in .safetensors"),
+        (["extract", "pairs.jsonl", "--out", "v.safetensors", "--layers", "9"], "expected layers from 0 to 8, the model's, got [9]"),
+        (["extract", "pairs.jsonl", "--out", "v.safetensors", "--chat", "--token", "answer"], "expected --token last for --chat"),
+        (["extract", "love.safetensors", "--out", "v.safetensors"], "expected text in UTF-8 in love.safetensors"),
+        (["show", "pairs.jsonl"], "pairs.jsonl: expected a safetensors file"),
+        (["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", " love"], "expected two answers or more"),
+        (["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", " love, hate", "--chat"], "expected a chat model for --chat"),
+        (["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", " love, hate", "--coeffs", "1,two"], "argument --coeffs: expected a number, got 'two'"),
+        (["calibrate", "love.safetensors", "--prompts", "prompts.txt", "--layer", "9"], "expected layers from 0 to 8"),
+        (["calibrate", "love.safetensors", "--prompts", "prompts.txt", "--layer", "5", "--kl", "0"], "expected --kl above 0"),
+        (["export", "love.safetensors", "--hook"], "expected one layer, --layer I, got 9 in love.safetensors"),
+        (["export", "love.safetensors"], "one of the arguments --gguf --lm-eval --hook is required"),
+        (["steer", "I feel", "--vector", "love.safetensors:2"], "expected --layer I, the block whose input is steered, got none"),
+    ],
+)  # fmt: skip
+def test_wrong_words_end_in_one_sentence(
+    words: list[str], message: str, vector: SteeringVector, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(capsys, *words)
+    assert not Path("v.safetensors").exists()
+
+
+def test_an_empty_file_of_prompts_is_refused(vector: SteeringVector, folder: Path, capsys: Any) -> None:
+    (folder / "none.txt").write_text("\n \n")
+    told = refused(capsys, "sweep", "love.safetensors", "--prompts", "none.txt", "--answers", " a, b")
+    assert "expected a prompt on each line of none.txt, got none" in told
