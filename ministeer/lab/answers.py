@@ -234,38 +234,61 @@ def disturbance(
     tokenizer: Tokenizer,
     *,
     texts: Sequence[str],
-    vectors: Mapping[str, SteeringVector],
-    layer: int,
-    coefficients: Sequence[float],
+    vectors: Mapping[str, SteeringVector] | None = None,
+    layer: int = 0,
+    coefficients: Sequence[float] = (0.0,),
     how: str = "add",
+    form: str = "plain",
+    system: str = "",
+    before: str = "",
 ) -> list[Row]:
-    """Of each text, steered at every token: `{"kl", "perplexity", "entropy"}`, each (V, C): mean KL from the unsteered next-token
-    distributions (nats), perplexity, and the mean entropy of these distributions (nats): how sure the model is, right or wrong."""
+    """Of each text, steered at every token, or behind what is said: `{"kl", "perplexity", "entropy"}`, each (V, C).
+
+    Means over the text's tokens: KL from the next-token distributions of the model as it is, with nothing said before (nats); perplexity;
+    and the entropy of these distributions (nats): how sure the model is, right or wrong.
+    before: a sentence before the text, in the same message. Other arguments as in `answers`.
+    """
     site: Site = ("pre", layer)
     found: list[Row] = []
+    nothing = torch.zeros(model.config.width)
+    added = [nothing] if vectors is None else [content(vector, site, how) for vector in vectors.values()]
     for start in range(0, len(texts), TEXTS):
-        rows = [prompt_ids(tokenizer, text) for text in texts[start : start + TEXTS]]
+        some = texts[start : start + TEXTS]
+        bare = [prompt_ids(tokenizer, text, form) for text in some]
+        rows = [prompt_ids(tokenizer, f"{before} {text}" if before else text, form, system) for text in some]
+        counts = [min(_alike(*pair), len(tokenizer.encode(text))) for text, *pair in zip(some, bare, rows, strict=True)]
+        plain_ids, plain_positions = pad(bare)
+        plain = model(plain_ids.to(model.device))[_last(plain_positions, counts)]  # (all texts' tokens, vocabulary)
         ids, positions = pad(rows)
-        real = positions >= 0  # (texts, T)
-        ids = ids.to(model.device)
-        plain = model(ids)
-        some: list[Row] = [{"kl": [], "perplexity": [], "entropy": []} for _ in rows]
-        for vector in vectors.values():
+        ids, counted = ids.to(model.device), _last(positions, counts)
+        these: list[Row] = [{"kl": [], "perplexity": [], "entropy": []} for _ in rows]
+        for what in added:
             kls: list[Any] = []
             entropies: list[Any] = []
             perplexities: list[Any] = []
             for coefficient in coefficients:
-                steer = Steer(content(vector, site, how), site, coefficient)
+                steer = Steer(what, site, coefficient)
                 logits = model.unembed(check_stream(model.stream(ids, resolve(model, steer, rows).adds(positions))))
-                log_p = logits.float().log_softmax(-1)
-                for of, x in ((kls, metrics.kl(logits, plain)), (entropies, -(log_p.exp() * log_p).sum(-1))):
-                    of.append([row[mask].mean().item() for row, mask in zip(x.cpu(), real, strict=True)])
-                perplexities.append(metrics.perplexity(logits, ids, real).tolist())
-            for i, row in enumerate(some):
+                log_p = logits[counted].float().log_softmax(-1)
+                for of, x in ((kls, metrics.kl(logits[counted], plain)), (entropies, -(log_p.exp() * log_p).sum(-1))):
+                    of.append([part.mean().item() for part in x.cpu().split(counts)])
+                perplexities.append(metrics.perplexity(logits, ids, counted).tolist())
+            for i, row in enumerate(these):
                 for name, values in (("kl", kls), ("perplexity", perplexities), ("entropy", entropies)):
                     row[name].append([by_text[i] for by_text in values])
-        found += some
+        found += these
     return found
+
+
+def _alike(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids two prompts end in alike: what is said before a text can change how its first word is cut into tokens."""
+    return next((n for n, (x, y) in enumerate(zip(a[::-1], b[::-1])) if x != y), min(len(a), len(b)))
+
+
+def _last(positions: Tensor, counts: Sequence[int]) -> Tensor:
+    """Where the last so many tokens of each row are, (texts, T)."""
+    ends = positions.amax(1, keepdim=True)  # padding has positions below 0
+    return positions > ends - torch.tensor(counts)[:, None]
 
 
 def _best(logits: Tensor, prompt: int) -> Tensor:

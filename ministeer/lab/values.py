@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ministeer import extract
-from ministeer.lab import data, figures
-from ministeer.lab.answers import answers, log_probabilities
+from ministeer.lab import data, figures, protocol
+from ministeer.lab.answers import answers, disturbance, log_probabilities
 from ministeer.lab.claims import MOVES, evidence
 from ministeer.lab.experiment import Experiment
 from ministeer.lab.protocol import Item, beside, felt, sites, tenth
@@ -25,6 +25,7 @@ from ministeer.vectors import SteeringVector
 VALUES = ("honesty", "fairness", "kindness", "caution", "responsibility", "nonviolence")
 LEVELS = ("plain", "short", "complex")
 ENDS = (-1.0, 1.0)
+LOUD = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # multipliers among which that of equal disturbance lies
 # where the two texts of a pair differ, and at which token they are read
 READINGS = {"context": "last", "answer": "answer", "end of the answer": "last"}
 # vectors of either reading move training scenarios of SmolLM2 further so than from the last token on
@@ -173,14 +174,90 @@ def slopes(
     return steerability(multipliers, differences(lab, rows, vector, layer, multipliers, frame))
 
 
-def told(lab: Experiment, value: str, rows: Sequence[Item], form: str) -> Array:
-    """By how much the value said as an instruction moves each item, (N,): half the difference between its two poles, in nats."""
-    good, bad = (
-        data.read("contexts.tsv", kind=f"instruction {value}", split="train", pole=pole)[0]["text"]
-        for pole in ("positive", "negative")
-    )
-    plus, minus = (moved(lab, rows, None, form=form, system=text)[:, 0, 0, 0] for text in (good, bad))
-    return (plus - minus) / 2
+def sayings(value: str) -> list[tuple[str, str]]:
+    """Ways to say a value and its opposite: instructions, and what is true of the person, `{N}`, whom a scenario is about."""
+
+    def said(kind: str) -> list[tuple[str, str]]:
+        poles = (
+            data.read("contexts.tsv", kind=f"{kind} {value}", split="train", pole=p) for p in ("positive", "negative")
+        )
+        return [(good["text"], bad["text"]) for good, bad in zip(*poles, strict=True)]
+
+    return [*said("instruction"), said("trait")[0]]
+
+
+def told(lab: Experiment, saying: tuple[str, str], rows: Sequence[Item], form: str) -> Array:
+    """By how much the value said in words moves each item, (N,): half the difference between its two poles, in nats.
+
+    An instruction is the chat's system message, or stands before the plain prompt; what is true of a person stands before the prompt.
+    """
+
+    def differences(text: str) -> Array:
+        if "{N}" not in text:
+            return moved(lab, rows, None, form=form, system=text)[:, 0, 0, 0]
+        known = [{**row, "prompt": f"{text.replace('{N}', row['person'])} {row['prompt']}"} for row in rows]
+        return moved(lab, known, None, form=form)[:, 0, 0, 0]
+
+    plus, minus = map(differences, saying)
+    found: Array = (plus - minus) / 2
+    return found
+
+
+def said_best(lab: Experiment, value: str, form: str) -> tuple[str, str]:
+    """The saying that moves training scenarios most."""
+    rows = first(items(lab, value, "train"))[::2]
+    return max(sayings(value), key=lambda saying: float(told(lab, saying, rows, form).mean()))
+
+
+def as_loud(lab: Experiment, saying: tuple[str, str], vector: SteeringVector, layer: int, form: str) -> dict[str, Any]:
+    """The multiplier at which the vector, added and subtracted, changes unrelated text as much as a saying and its opposite do: on straight
+    lines between logarithms, or the largest tried. A row, with the KL of the saying, of a neutral sentence and of a multiplier of 1, in nats a token."""
+    known = {"texts": data.passages(), "form": form}
+    person = data.read("values.tsv")[0]["person"]
+    neutral = data.read("contexts.tsv", kind="distractor")[0]["text"]
+    words = {}
+    for text in (*saying, neutral):
+        said = {"before": text.replace("{N}", person)} if "{N}" in saying[0] else {"system": text}
+        words[text] = float(np.mean([row["kl"] for row in lab.cell(disturbance, **said, **known)]))
+    of_saying = (words[saying[0]] + words[saying[1]]) / 2
+    doses = [sign * c for c in LOUD for sign in ENDS]
+    found = lab.cell(disturbance, vectors={"vector": vector}, layer=layer, coefficients=doses, **known)
+    by_dose = np.mean([row["kl"] for row in found], axis=(0, 1)).reshape(len(LOUD), 2).mean(1)
+    by_dose = np.maximum(by_dose, 1e-9)  # a vector of zeros costs nothing
+    dose = float(np.exp(np.interp(np.log(of_saying), np.log(by_dose), np.log(LOUD))))
+    costs = {
+        "KL of saying it": of_saying,
+        "KL of a neutral sentence": words[neutral],
+        "KL of a tenth": float(by_dose[LOUD.index(1.0)]),
+    }
+    return {"said": saying[0], **costs, "dose of equal KL": dose}
+
+
+def halves(
+    lab: Experiment,
+    rows: Sequence[Item],
+    vectors: Mapping[str, SteeringVector],
+    layer: int,
+    form: str = "plain",
+    dose: float = 1.0,
+    **settings: Any,
+) -> Array:
+    """Half the difference between the vector added and subtracted, of each item and vector, (N, V): at a dose of 1 the slope."""
+    ends = [end * dose for end in ENDS]
+    found: Array = moved(lab, rows, vectors, [layer], ends, form=form, **settings)[:, :, 0] @ [-0.5, 0.5]
+    return found
+
+
+def chance(
+    lab: Experiment, value: str, rows: Sequence[Item], vector: SteeringVector, layer: int
+) -> list[dict[str, Any]]:
+    """`tidy` slopes of items by random vectors in the place of the vector, "random 0" ...: of each that is drawn, and of its opposite, which
+    is as likely to be drawn and has the same slope with the other sign."""
+    drawn = protocol.randoms(lab, [row["prompt"] for row in items(lab, value, "train")])
+    drawn["count"] = (drawn["count"] + 1) // 2
+    slopes = halves(lab, rows, {"vector": vector}, layer, randoms=drawn)
+    both = np.concatenate([slopes, -slopes], 1)
+    return tidy(rows, [f"random {i}" for i in range(both.shape[1])], both)
 
 
 def tidy(rows: Sequence[Item], names: Sequence[str], slopes: Array, form: str = "plain") -> list[dict[str, Any]]:
@@ -192,9 +269,10 @@ def tidy(rows: Sequence[Item], names: Sequence[str], slopes: Array, form: str = 
 def claims_of(rows: Sequence[Row], seeds: Sequence[int], form: str) -> dict[str, Any]:
     """The evidence for the claims on values.
 
-    rows: a dict for each item, vector and form: "value", "level", "scenario", "prompt", "form", "vector" ("own 0" by seed, "valence", the
-    name of another value, "random 0" ... for one phrasing of plain items, "told" as an instruction), its "slope", nats for a tenth of
-    the stream's norm, and "group", what it is resampled in. form: that in which the model is told, "chat" where it has a template.
+    rows: a dict for each item, vector and form: "value", "level", "scenario", "prompt", "form", "vector" ("own 0" by seed, "valence", and of
+    plain items the name of another value, and "random 0" ... for one phrasing), its "slope", nats for a tenth of the stream's norm, and
+    "group", what it is resampled in. Of "told", the value said in words, and of "loud 0" by seed, the vector at the dose that changes
+    unrelated text as much, the slope is the whole shift. form: that in which the model is told, "chat" where it has a template.
     """
     table: dict[tuple[str, str], dict[tuple[str, str], Row]] = {}
     for row in rows:
@@ -232,7 +310,7 @@ def claims_of(rows: Sequence[Row], seeds: Sequence[int], form: str) -> dict[str,
         "inconsistent_complex": evidence(
             wrong["complex"], groups(level["complex"]), minus=wrong["plain"], minus_groups=groups(plain), void=still),
         "prompting": evidence(
-            {s: of(f"own {s}", everything, form) - of("told", everything, form) for s in seeds}, groups(everything)),
+            {s: of(f"loud {s}", everything, form) - of("told", everything, form) for s in seeds}, groups(everything)),
         "chat": evidence(
             {s: of(f"own {s}", everything, form) - of(f"own {s}", everything) / 2 for s in seeds}, groups(everything),
             void=still if form == "chat" else "nothing to compare: the model has no chat template"),

@@ -152,3 +152,28 @@ def test_unrelated_text_is_disturbed_as_each_text_alone_is():
         assert row["kl"][0][1] > 0.01
         for found, logits in zip(row["perplexity"][0], (plain, steered), strict=True):
             assert found == pytest.approx(float(metrics.perplexity(logits, ids)), rel=1e-4)
+
+
+@pytest.mark.parametrize("how", [{"system": "Be kind."}, {"before": "Be kind."}])
+def test_what_is_said_before_a_text_disturbs_it_as_much_as_its_own_tokens_show(how):
+    text = "The tower stands on a hill near the town."
+    (row,) = disturbance(MODEL, TOKENIZER, texts=[text], **how)
+    alone, said = TOKENIZER.prompt(text), TOKENIZER.prompt(f"Be kind. {text}")
+    alike = next(n for n, (x, y) in enumerate(zip(alone[::-1], said[::-1])) if x != y)
+    alike = min(alike, len(TOKENIZER.encode(text)))
+    assert 0 < len(said) - len(alone) and alike >= len(TOKENIZER.encode(text)) - 1
+    with torch.no_grad():
+        plain, told = (MODEL(torch.tensor([ids]))[0, -alike:] for ids in (alone, said))
+    assert row["kl"] == [[pytest.approx(float(metrics.kl(told, plain).mean()), rel=1e-4)]]
+    assert row["kl"][0][0] > 0.001
+    (nothing,) = disturbance(MODEL, TOKENIZER, texts=[text])
+    assert nothing["kl"] == [[pytest.approx(0, abs=1e-6)]]
+
+
+def test_texts_of_any_length_are_disturbed_as_each_alone():
+    texts = ["The lamp is blue.", "The farmer has a cow and six sheep. The street is wide and has many shops."]
+    settings = {"vectors": {"v": vector()}, "layer": 3, "coefficients": [1.0], "system": "Never lie."}
+    together = disturbance(MODEL, TOKENIZER, texts=texts, **settings)
+    for row, text in zip(together, texts, strict=True):
+        (alone,) = disturbance(MODEL, TOKENIZER, texts=[text], **settings)
+        assert {k: v[0] for k, v in row.items()} == {k: pytest.approx(v[0], rel=1e-4) for k, v in alone.items()}

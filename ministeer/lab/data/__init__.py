@@ -60,6 +60,12 @@ def accepted(word: str) -> set[str]:
     return set(row["answers"].split())
 
 
+def passages() -> list[str]:
+    """Unrelated text, three sentences each."""
+    sentences = [row["text"] for row in read("contexts.tsv", kind="distractor")]
+    return [" ".join(sentences[i : i + 3]) for i in range(0, len(sentences), 3)]
+
+
 def group_prompts(axis: str, split: str) -> list[dict[str, Any]]:
     """Prompts of an axis of `groups.tsv`, `[{"prompt", "words", "subject"}]`, the words its two answers: each subject in each template
     of the split, subject by subject."""
