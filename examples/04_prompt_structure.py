@@ -14,7 +14,7 @@ from ministeer.lab import antonyms, data, figures, protocol, values
 from ministeer.lab.antonyms import SHOWN
 from ministeer.lab.experiment import Experiment
 
-SHOTS, ASKED, VALUE, EVERY = 5, 48, "honesty", 4  # random vectors take every fourth pair, others in each structure
+SHOTS, ASKED, VALUE = 5, 48, "honesty"
 lab = Experiment.from_command_line("04_prompt_structure")
 SEEDS = list(lab.part(range(3)))
 kinds = {}  # four structures of nano's training text and four others
@@ -30,19 +30,19 @@ counted = known or list(kinds)  # where none is known they are shown, but are no
 # %% Layer and dose on training pairs in the first of them; then vectors of each in each: a row for each pair
 layer, dose = antonyms.setting(lab, counted[0], antonyms.vector(lab, counted[0], protocol.sites(lab), seed=0))
 made = {(s, seed): antonyms.vector(lab, s, [("pre", layer)], seed=seed) for s in counted for seed in SEEDS}
-for k, s in enumerate(lab.progress(counted, "vectors")):
+for s in lab.progress(counted, "vectors"):
     vectors = {f"{t} {seed}": antonyms.dosed(lab, vector, s) for (t, seed), vector in made.items()}
     of = {f"{t} {seed}": {"vector": "own" if t == s else "another's", "from": t, "seed": seed} for t, seed in made}
     measured = antonyms.measured(lab, bare[s], vectors, [layer], dose)
     rows += [{**row, **of[row["vector"]], "structure": s} for row in measured]
-    some, randoms = bare[s][k % EVERY :: EVERY], antonyms.randoms(lab, s)
-    gain = antonyms.gain(lab, some, {"own": vectors[f"{s} 0"]}, [layer], [dose], randoms)[:, :, 0, 0]
+    randoms = antonyms.randoms(lab, s)
+    gain = antonyms.gain(lab, bare[s], {"own": vectors[f"{s} 0"]}, [layer], [dose], randoms)[:, :, 0, 0]
     random = [{"structure": s, "vector": "random", "from": i} for i in range(gain.shape[1])]
-    rows += figures.tidy(gain, "gain", item=some, of=random)
+    rows += figures.tidy(gain, "gain", item=bare[s], of=random)
 
 # %% The same for a value: frames around scenarios
 frames = {row["frame"]: row["text"].replace("\\n", "\n") for row in data.read("frames.tsv")}
-train, held = (values.first(values.items(lab, VALUE, split)) for split in ("train", "heldout"))
+train, held = (values.first(values.items(lab, VALUE, split))[::2] for split in ("train", "heldout"))
 at, framed, moved = values.layer(lab, VALUE, values.vector(lab, VALUE, seed=0)), {}, []
 for name, frame in frames.items():
     pairs = [[frame.replace("{p}", text) for text in pair] for pair in values.contrasts(VALUE, train, "context")]
@@ -50,7 +50,7 @@ for name, frame in frames.items():
 for name, frame in frames.items():
     texts = [frame.replace("{p}", row["prompt"]) for row in train]
     there = {source: protocol.tenth(lab, vector, texts) for source, vector in framed.items()}
-    slope = values.moved(lab, held, there, [at], values.ENDS, frame=frame)[:, :, 0] @ [-0.5, 0.5]  # (items, vectors)
+    slope = values.halves(lab, held, there, at, frame=frame)  # (items, vectors)
     moved += figures.tidy(slope[None], "slope", frame=[name], item=held, of=[{"from": t} for t in framed])
 
 

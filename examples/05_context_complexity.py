@@ -15,7 +15,7 @@ import numpy as np
 
 from ministeer.lab import antonyms, data, figures, protocol
 from ministeer.lab.antonyms import SHOWN, VECTOR
-from ministeer.lab.complexity import LEVELS, complexity_claim, complicated, falls
+from ministeer.lab.complexity import LEVELS, complexity_claims, complicated, falls
 from ministeer.lab.experiment import Experiment
 from ministeer.metrics import interval
 
@@ -67,8 +67,8 @@ lab.save(
     question="When the context grows more complex, does the effect of a vector fall, and does the model itself fail there too?",
     protocol=f"{len(queries)} held-out pairs, drawn from all, in contexts of {len(LEVELS)} kinds; within a kind only the level changes. Gain: log p(opposite) less that of the word alone in the same context. The vector is "
     f"from plain lists, {dose:g} tenths of the stream's norm at layer {layer}, chosen on training pairs without context. {len(SEEDS)} draws of the lists. Intervals over pairs.",
-    finding="Nats of the gain that are lost from the lowest to the highest level, mean of the kinds: " + "; ".join(f"{way} {interval(lost[way].mean(0))}" for way in ways)
-    + ". By kind, the vector's loss less that of demonstrations: " + "; ".join(f"{kind} {interval(beyond[kind])}" for kind in LEVELS) + ".",
+    finding="Nats of the gain that the vector loses from the lowest to the highest level, less what demonstrations lose: " + "; ".join(f"{kind} {interval(beyond[kind])}" for kind in LEVELS)
+    + ". The kinds pull apart; their mean, " + "; ".join(f"{way} {interval(lost[way].mean(0))}" for way in ways) + ", says little.",
     receipt=protocol.receipt(lab, plain, made["0"], layer, dose),
     figures=[
         figures.lines(lab.folder / f"05_{kind}", [r for r in rows if r["kind"] == kind], x="level", y="gain", by="way", over="pair", xlabel=f"level of {kind}", ylabel="gain in log p(opposite), nats",
@@ -76,5 +76,5 @@ lab.save(
     ],
     tables=[figures.table([{"kind": kind, "way": way, "lowest level": told(kind, way, 0), "highest level": told(kind, way, -1)} for kind in LEVELS for way in ways],
                           caption="Gain in log p(opposite), nats; right: the likeliest token begins an opposite.")],
-    evidence=complexity_claim(rows, SEEDS),
+    evidence=complexity_claims(rows, SEEDS),
 )  # fmt: skip

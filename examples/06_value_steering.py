@@ -14,8 +14,6 @@ from ministeer.lab import figures, protocol, values
 from ministeer.lab.experiment import Experiment
 from ministeer.lab.values import LEVELS, VALUES, tidy
 
-MULTIPLIERS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)  # as Tan et al. 2024, here in tenths of the stream's norm
-
 lab = Experiment.from_command_line("06_value_steering")
 SEEDS = list(lab.part(range(3)))
 form = "chat" if lab.tokenizer.chat_template else "plain"  # of the text; the level "plain" is of the scenario
@@ -23,25 +21,28 @@ rows, chosen, turned, words = [], {}, [], []
 for value in lab.progress(VALUES, "values"):
     reading, layer = chosen[value] = values.setting(lab, value)
     held = values.items(lab, value, "heldout")
-    plain = [row for row in held if row["level"] == "plain"]
+    plain, once = [row for row in held if row["level"] == "plain"], values.first(held)
     own = {f"own {seed}": values.vector(lab, value, seed=seed, reading=reading) for seed in SEEDS}
-    d = values.differences(lab, held, own["own 0"], layer, MULTIPLIERS)  # (items, multipliers)
-    rows += tidy(held, ["own 0"], metrics.steerability(MULTIPLIERS, d)[:, None])
-    turned += [x[-1] > 0 for x in d if x[MULTIPLIERS.index(0.0)] < 0]  # whose negative answer was preferred
-    # all others at multipliers -1 and 1 alone: half the difference is the slope
-    compared = {"valence": values.valence(lab, value, reading), **{name: own[name] for name in own if name != "own 0"}}
-    rows += tidy(held, compared, values.halves(lab, held, compared, layer))
+    before = values.moved(lab, held, None)[:, 0, 0, 0]  # (items,)
+    ends = values.moved(lab, held, own, [layer], values.ENDS)[:, :, 0]  # (items, vectors, 2)
+    rows += tidy(held, own, ends @ [-0.5, 0.5])  # half the difference is the slope
+    turned += list(ends[before < 0, 0, 1] > 0)  # of those whose negative answer was preferred
+
+    # its controls: pleasant words, other values, random vectors
+    rows += tidy(held, ["valence"], values.halves(lab, held, {"": values.valence(lab, value, reading)}, layer))
     others = {v: values.vector(lab, v, seed=0, reading=reading) for v in VALUES if v != value}
     rows += tidy(plain, others, values.halves(lab, plain, others, layer))
     rows += values.chance(lab, value, values.first(plain), own["own 0"], layer)
+
     # the value said in words, and the vector at the dose that changes unrelated text as much
     said = values.said_best(lab, value, form)
     words.append({"value": value, **values.as_loud(lab, said, own["own 0"], layer, form)})
-    loud = values.halves(lab, held, own, layer, form, words[-1]["dose of equal KL"])
-    rows += tidy(held, [name.replace("own", "loud") for name in own], loud, form)
-    for f in dict.fromkeys(("plain", form)):
-        rows += tidy(held, ["told"], values.told(lab, said, held, f)[:, None], f)
-        rows += tidy(held, own, values.halves(lab, held, own, layer, f), f) if f == "chat" else []
+    loud = values.halves(lab, once, own, layer, form, words[-1]["dose of equal KL"])
+    rows += tidy(once, [name.replace("own", "loud") for name in own], loud, form)
+    rows += tidy(held, ["told"], values.told(lab, said, held, "plain")[:, None])
+    if form == "chat":
+        rows += tidy(once, ["told"], values.told(lab, said, once, form)[:, None], form)
+        rows += tidy(once, own, values.halves(lab, once, own, layer, form), form)
 
 
 # %% Show it
@@ -60,12 +61,12 @@ columns = {"vector": "own 0", "valence": "valence", "other values": "others", "i
 lab.save(
     title="6. Value steering",
     question="How far do value vectors move plain statements, short scenarios and complex ones, is it the value, and which items go the wrong way?",
-    protocol="Steerability: slope of log p(positive answer) - log p(negative answer), whole answers, against the multiplier, in tenths of the stream's norm, added at every "
+    protocol="Steerability: half the difference in log p(positive answer) - log p(negative answer), whole answers, between a tenth of the stream's norm and minus a tenth, added at every "
     f"token. Reading and layer: {', '.join(f'{v} {r}, {i}' for v, (r, i) in chosen.items())}. {len(SEEDS)} draws of the pairs. Controls: other values, valence, random vectors of "
     "the stream's covariance, each with both signs, and the value said in words (half the difference of its poles; of four sentences the one that moves training scenarios most). Intervals over scenarios.",
     finding="Nats for a tenth of the stream, mean of six values that differ much: " + "; ".join(f"{level} {of('own 0', level)}" for level in LEVELS)
     + f". All items by valence {of('valence')}; plain ones by other values' vectors {of('others', 'plain')}, by single random ones {single['plain'][1]:.2f} to {single['plain'][2]:.2f}. "
-    f"Of {len(turned)} items whose negative answer was likelier, {sum(turned) / max(1, len(turned)):.0%} turn at {MULTIPLIERS[-1]:g} tenths. "
+    f"Of {len(turned)} items whose negative answer was likelier, {sum(turned) / max(1, len(turned)):.0%} turn at a tenth. "
     f"{'In the chat template, w' if form == 'chat' else 'W'}here both change unrelated text as much, the vector moves items by {of('loud 0', form=form)} nats, words by {of('told', form=form)}.",
     receipt=f"{value}: {protocol.receipt(lab, held, own['own 0'], layer, where=values.WHERE)}",  # the last one; the others likewise
     figures=[figures.strips(lab.folder / "06_items", [{**r, "which": f"{r['value']}, {r['level']}"} for r in rows if (r["vector"], r["form"]) == ("own 0", "plain")],

@@ -196,8 +196,7 @@ def structure_claims(rows: Sequence[Row], known: Sequence[str], void: str) -> di
     """The evidence for the claims on structures, of those that the model knows.
 
     rows: "structure" of the prompt, "pair", "gain" in log p(opposite), and by which vector: "own", the structure's, "another's" or "random";
-    "from" which structure, or which random one; and "seed" of extraction. Random ones may have been tried on a part of the prompts.
-    void: why nothing can be told where none is known.
+    "from" which structure, or which random one; and "seed" of extraction. void: why nothing can be told where none is known.
     """
     if not known:
         return {claim: evidence({}, void=void) for claim in ("structure_own", "structure_other")}
@@ -207,21 +206,21 @@ def structure_claims(rows: Sequence[Row], known: Sequence[str], void: str) -> di
             which = row["from" if row["vector"] == "random" else "seed"]
             at = gains[row["vector"]].setdefault(which, {}).setdefault((row["structure"], row["pair"]), [])
             at.append(row["gain"])
-    drawn = [{at: one[0] for at, one in of.items()} for of in gains["random"].values()]
-    tried, everywhere = list(drawn[0]), list(next(iter(gains["own"].values())))
-    groups = [pair for _, pair in tried]
-    chance = np.array([[one[at] for at in tried] for one in drawn])  # (random vectors, prompts)
+    prompts = list(next(iter(gains["own"].values())))
+    groups = [pair for _, pair in prompts]
+    chance = np.array([[one[at][0] for at in prompts] for one in gains["random"].values()])  # (random vectors, prompts)
     # where random vectors make the opposite less likely, no vector at all is the better rival
-    rival = max(chance.mean(0), np.zeros(len(tried)), key=lambda gain: group_means(gain, groups).mean())
-    own = {seed: np.array([of[at][0] for at in tried]) - rival for seed, of in gains["own"].items()}
-    return {
+    rival = max(chance.mean(0), np.zeros(len(prompts)), key=lambda gain: group_means(gain, groups).mean())
+    own = {seed: np.array([of[at][0] for at in prompts]) for seed, of in gains["own"].items()}
+    beyond = {seed: of - rival for seed, of in own.items()}
+    found = {
         "structure_own": evidence(
-            own, groups,
-            controls=[float(group_means(one - rival, groups).mean()) for one in chance],
-        ),
-        "structure_other": evidence(
-            {seed: [of[at][0] - np.mean(gains["another's"][seed][at]) for at in everywhere] for seed, of in gains["own"].items()},
-            [pair for _, pair in everywhere],
-            void=nothing_to_fall(float(np.mean(list(own.values())))),
-        ) if len(known) > 1 else evidence({}, void=f"the model knows the task in one structure only, {known[0]}"),
-    }  # fmt: skip
+            beyond, groups, controls=[float(group_means(one - rival, groups).mean()) for one in chance]
+        )
+    }
+    if len(known) == 1:
+        void = f"the model knows the task in one structure only, {known[0]}"
+        return found | {"structure_other": evidence({}, void=void)}
+    others = {seed: [np.mean(gains["another's"][seed][at]) for at in prompts] for seed in own}
+    void = nothing_to_fall(float(np.mean(list(beyond.values()))))
+    return found | {"structure_other": evidence({s: own[s] - others[s] for s in own}, groups, void=void)}

@@ -78,23 +78,22 @@ def falls(rows: Sequence[Mapping[str, Any]], way: str, seed: int = 0) -> dict[st
     return {kind: {pair: of[min(of)][pair] - of[max(of)][pair] for pair in of[min(of)]} for kind, of in gains.items()}
 
 
-def complexity_claim(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, dict[str, Evidence]]:
-    """The evidence for the claim: of each pair, by how much more the vector's gain falls than that of demonstrations, mean of the kinds.
+def complexity_claims(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, dict[str, Evidence]]:
+    """The evidence for a claim of each kind: of each pair, by how much more the vector's gain falls than that of demonstrations.
 
     rows: as for `falls`, of the vector by every seed, and of demonstrations with "right", whether their likeliest token begins an answer.
+    What the model can do and what the vector is worth is asked at the kind's lowest level.
     """
-    lowest = {kind: min(row["level"] for row in rows if row["kind"] == kind) for kind in {row["kind"] for row in rows}}
-    plain = [row for row in rows if row["level"] == lowest[row["kind"]]]
-    able = [row for row in plain if row["way"] == SHOWN]
-    worth = float(np.mean([row["gain"] for row in plain if row["way"] == VECTOR]))
-    void = unknown(able) or nothing_to_fall(worth)
-    model = falls(rows, SHOWN)
-    pairs = list(next(iter(model.values())))
+    model, mine = falls(rows, SHOWN), {seed: falls(rows, VECTOR, seed) for seed in seeds}
     found = {}
-    for seed in seeds:
-        mine = falls(rows, VECTOR, seed)
-        found[seed] = [float(np.mean([mine[kind][pair] - model[kind][pair] for kind in mine])) for pair in pairs]
-    return {"complexity": evidence(found, pairs, void=void)}
+    for kind, of_model in model.items():
+        here = [row for row in rows if row["kind"] == kind]
+        lowest = min(row["level"] for row in here)
+        able, worth = ([r for r in here if (r["way"], r["level"]) == (way, lowest)] for way in (SHOWN, VECTOR))
+        void = unknown(able) or nothing_to_fall(float(np.mean([row["gain"] for row in worth])))
+        values = {seed: [mine[seed][kind][pair] - fall for pair, fall in of_model.items()] for seed in seeds}
+        found[f"complexity_{kind}"] = evidence(values, list(of_model), void=void)
+    return found
 
 
 def _clauses(level: int, rng: random.Random) -> str:

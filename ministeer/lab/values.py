@@ -89,32 +89,36 @@ def vector(
 
 
 def setting(lab: Experiment, value: str) -> tuple[str, int]:
-    """The reading and the layer at which the vector from every other training scenario moves the scenarios between them most: first among
-    every other layer, then among the best one's neighbours. The vector never saw what it is tried on: an answer would teach its own words.
-    """
+    """The reading and the layer at which the vector from every other training scenario moves the scenarios between them most. The vector
+    never saw what it is tried on: an answer would teach its own words."""
     train = items(lab, value, "train")
     seen = set(list(dict.fromkeys(row["scenario"] for row in train))[::2])
     known, unseen = ([row for row in train if (row["scenario"] in seen) == which] for which in (True, False))
     best: tuple[float, str, int] = (-np.inf, "", 0)
     for reading in READINGS:
         made = vector(lab, value, seed=0, reading=reading, rows=known)
-        at = felt(lab, made)
-
-        def tried(layers: Sequence[int], reading: str = reading, made: SteeringVector = made) -> tuple[float, str, int]:
-            slopes = moved(lab, first(unseen), {"vector": made}, layers, ENDS) @ [-0.5, 0.5]  # (N, 1, L)
-            return max((float(s), reading, i) for s, i in zip(slopes.mean((0, 1)), layers, strict=True))
-
-        coarse = tried(at[::2])
-        around = beside(at, coarse[2])
-        best = max(best, coarse, tried(around) if around else coarse)
+        gain, at = _best(lab, first(unseen), made)
+        best = max(best, (gain, reading, at))
     return best[1:]
 
 
 def layer(lab: Experiment, value: str, vector: SteeringVector) -> int:
     """Where a vector moves the training scenarios most."""
+    return _best(lab, first(items(lab, value, "train")), vector)[1]
+
+
+def _best(lab: Experiment, rows: Sequence[Item], vector: SteeringVector) -> tuple[float, int]:
+    """The steerability of the rows at the layer where the vector moves them most, and that layer: first every other one is tried, from the
+    first quarter on, then those beside the best."""
     at = felt(lab, vector)
-    slopes = moved(lab, first(items(lab, value, "train")), {"vector": vector}, at, ENDS) @ [-0.5, 0.5]
-    return at[int(slopes.mean((0, 1)).argmax())]
+
+    def tried(layers: Sequence[int]) -> list[tuple[float, int]]:
+        slopes = moved(lab, rows, {"vector": vector}, layers, ENDS) @ [-0.5, 0.5]  # (N, 1, L)
+        return [(float(slope), i) for slope, i in zip(slopes.mean((0, 1)), layers, strict=True)]
+
+    coarse = tried(at[len(at) // 4 :: 2])
+    around = beside(at, max(coarse)[1])
+    return max(coarse + (tried(around) if around else []))
 
 
 def moved(
@@ -212,7 +216,7 @@ def said_best(lab: Experiment, value: str, form: str) -> tuple[str, str]:
 def as_loud(lab: Experiment, saying: tuple[str, str], vector: SteeringVector, layer: int, form: str) -> dict[str, Any]:
     """The multiplier at which the vector, added and subtracted, changes unrelated text as much as a saying and its opposite do: on straight
     lines between logarithms, or the largest tried. A row, with the KL of the saying, of a neutral sentence and of a multiplier of 1, in nats a token."""
-    known = {"texts": data.passages(), "form": form}
+    known = {"texts": data.passages()[::2], "form": form}
     person = data.read("values.tsv")[0]["person"]
     neutral = data.read("contexts.tsv", kind="distractor")[0]["text"]
     words = {}
@@ -272,7 +276,8 @@ def claims_of(rows: Sequence[Row], seeds: Sequence[int], form: str) -> dict[str,
     rows: a dict for each item, vector and form: "value", "level", "scenario", "prompt", "form", "vector" ("own 0" by seed, "valence", and of
     plain items the name of another value, and "random 0" ... for one phrasing), its "slope", nats for a tenth of the stream's norm, and
     "group", what it is resampled in. Of "told", the value said in words, and of "loud 0" by seed, the vector at the dose that changes
-    unrelated text as much, the slope is the whole shift. form: that in which the model is told, "chat" where it has a template.
+    unrelated text as much, the slope is the whole shift. form: that in which the model is told, "chat" where it has a template; in it, and
+    of "loud", one phrasing is enough.
     """
     table: dict[tuple[str, str], dict[tuple[str, str], Row]] = {}
     for row in rows:
@@ -297,6 +302,7 @@ def claims_of(rows: Sequence[Row], seeds: Sequence[int], form: str) -> dict[str,
     rival = max(others, of("valence", plain), key=np.mean)
     wrong = {which: {s: of(f"own {s}", some) < -ROUNDING for s in seeds} for which, some in level.items()}
     everything = [item for which in LEVELS for item in level[which]]
+    once = [item for item in everything if item in table[form, "loud 0"]]
     mean = float(np.mean([of(f"own {s}", everything) for s in seeds]))
     still = None if mean >= MOVES else f"nothing to steer: the vectors move items by {mean:.2g} nats a tenth on average"
     found = {
@@ -309,10 +315,9 @@ def claims_of(rows: Sequence[Row], seeds: Sequence[int], form: str) -> dict[str,
             {s: np.concatenate([wrong[which][s] for which in LEVELS]) for s in seeds}, groups(everything), void=still),
         "inconsistent_complex": evidence(
             wrong["complex"], groups(level["complex"]), minus=wrong["plain"], minus_groups=groups(plain), void=still),
-        "prompting": evidence(
-            {s: of(f"loud {s}", everything, form) - of("told", everything, form) for s in seeds}, groups(everything)),
+        "prompting": evidence({s: of(f"loud {s}", once, form) - of("told", once, form) for s in seeds}, groups(once)),
         "chat": evidence(
-            {s: of(f"own {s}", everything, form) - of(f"own {s}", everything) / 2 for s in seeds}, groups(everything),
+            {s: of(f"own {s}", once, form) - of(f"own {s}", once) / 2 for s in seeds}, groups(once),
             void=still if form == "chat" else "nothing to compare: the model has no chat template"),
     }  # fmt: skip
     return found

@@ -108,9 +108,9 @@ def test_a_model_knows_the_task_by_its_answers_or_by_a_nat(gain: float, right: f
 
 
 def rows(own: float = 0.0, other: float = 0.0, chance: float = 0.0, pairs: int = 60) -> list[dict[str, object]]:
-    """Gains of three structures' vectors in three structures, and of 199 random ones on every fourth pair of each."""
+    """Gains of three structures' vectors in three structures, and of 199 random ones."""
     rng, found = random.Random(0), []
-    for k, structure in enumerate(KNOWN):
+    for structure in KNOWN:
         for pair in range(pairs):
             easy = rng.gauss(0, 0.3)  # some pairs gain more than others, by whatever vector
             at = {"structure": structure, "pair": f"pair {pair}"}
@@ -121,10 +121,9 @@ def rows(own: float = 0.0, other: float = 0.0, chance: float = 0.0, pairs: int =
                     found.append(
                         {**at, "vector": "own" if mine else "another's", "from": source, "seed": seed, "gain": gain}
                     )
-            if pair % 4 == k:
-                found += [
-                    {**at, "vector": "random", "from": i, "gain": chance + easy + rng.gauss(0, 0.3)} for i in range(199)
-                ]
+            found += [
+                {**at, "vector": "random", "from": i, "gain": chance + easy + rng.gauss(0, 0.3)} for i in range(199)
+            ]
             found.append({**at, "vector": antonyms.SHOWN, "from": "", "gain": 3.0})
     return found
 

@@ -7,9 +7,9 @@ import pytest
 
 from ministeer.lab import claims, data
 from ministeer.lab.antonyms import SHOWN, VECTOR
-from ministeer.lab.complexity import LEVELS, complexity_claim, complicated
+from ministeer.lab.complexity import LEVELS, complexity_claims, complicated
 
-SEEDS = (0, 1, 2)
+SEEDS, CLAIMS = (0, 1, 2), {claim.key: claim for claim in claims.CLAIMS}
 
 PAIRS = [("hot", "cold"), ("up", "down"), ("in", "out"), ("wet", "dry"), ("big", "small")]
 OTHERS = [("dog", "animal"), ("red", "color"), ("run", "move"), ("sad", "feeling")]
@@ -118,16 +118,29 @@ def rows(vector: tuple[float, float], shown: tuple[float, float], right: float =
         ((2.0, 1.0), (0.5, 0.5), claims.SUPPORTED),  # it knows the task by its answers
     ],
 )
-def test_the_claim_is_the_fall_beyond_the_models_own(
+def test_the_claims_are_of_the_fall_beyond_the_models_own(
     vector: tuple[float, float], shown: tuple[float, float], word: str
 ) -> None:
-    found = complexity_claim(rows(vector, shown), SEEDS)
-    (claim,) = (claim for claim in claims.CLAIMS if claim.key == "complexity")
-    assert claims.judge(claim, found["complexity"]).word == word
+    found = complexity_claims(rows(vector, shown), SEEDS)
+    assert [*found] == ["complexity_clauses", "complexity_negation"]
+    assert {claims.judge(CLAIMS[key], evidence).word for key, evidence in found.items()} == {word}
+
+
+def test_a_kind_is_judged_by_itself() -> None:
+    """The kinds pull apart: what one takes from the vector, another's gain does not give back, and a vector that is worth nothing in one
+    has nothing to lose there."""
+    falls, stays, worthless = rows((2.0, 1.0), (3.0, 3.0)), rows((2.0, 3.0), (3.0, 3.0)), rows((0.0, 0.0), (3.0, 3.0))
+    for other, word in ((stays, claims.NOT_SUPPORTED), (worthless, claims.CANNOT)):
+        mixed = [row for row in falls if row["kind"] == "clauses"] + [row for row in other if row["kind"] == "negation"]
+        words = [claims.judge(CLAIMS[key], found).word for key, found in complexity_claims(mixed, SEEDS).items()]
+        assert words == [claims.SUPPORTED, word]
+
+
+def test_there_is_a_claim_for_each_kind() -> None:
+    assert {f"complexity_{kind}" for kind in LEVELS} == {key for key in CLAIMS if key.startswith("complexity_")}
 
 
 def test_a_model_without_the_task_is_told_nothing_of() -> None:
-    found = complexity_claim(rows((2.0, 1.0), (0.5, 0.5), right=0.2), SEEDS)
-    (claim,) = (claim for claim in claims.CLAIMS if claim.key == "complexity")
-    verdict = claims.judge(claim, found["complexity"])
-    assert verdict.word == claims.CANNOT and "does not know the task" in verdict.reason
+    for key, found in complexity_claims(rows((2.0, 1.0), (0.5, 0.5), right=0.2), SEEDS).items():
+        verdict = claims.judge(CLAIMS[key], found)
+        assert verdict.word == claims.CANNOT and "does not know the task" in verdict.reason
