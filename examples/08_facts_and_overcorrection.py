@@ -2,74 +2,68 @@
 
     python examples/08_facts_and_overcorrection.py --model nano     (`make reproduce` runs it; 20 seconds on nano)
 
-The steering of experiment 7, on what should stay as it is: facts ("The capital of France is"), and nouns whose meaning fixes the pronoun ("The
-queen thought that"). A dose says little, so costs are read where a quarter, and where half, of the spread between occupations is gone. Random
-vectors act at the dose of the quarter; each one's cost is measured, then averaged. On nano facts lose nothing, and queens .015 of their "she" at a quarter,
-four times as much at half.
+The stronger steering of experiment 7, at its dose, on what should stay as it is: facts ("The capital of France is"), and nouns whose meaning fixes
+the pronoun ("The queen thought that"), others than the direction of gender is made from. Random vectors act at the same layer and dose; each one's cost
+is measured, then averaged. A dose says little, so costs stand also where a quarter, and where half, of the spread between occupations is gone.
+On nano that dose removes nine tenths of the spread; facts lose .002, and queens .46 of their "she", which is .05 where half is gone.
 """
 
-# %% The steering of experiment 7, and the doses that remove a quarter and half of the spread
-from ministeer.lab import claims, facts, figures, pronouns, tradeoff, values
+# %% The steering of experiment 7 that removes more, at its dose: what each draw of the vector removes of the spread
+from ministeer.lab import claims, facts, figures, pronouns, tradeoff
 from ministeer.lab.experiment import Experiment
-from ministeer.lab.protocol import tenth
 from ministeer.metrics import interval
 
 lab = Experiment.from_command_line("08_facts_and_overcorrection")
 SEEDS, SHARES = lab.part(range(3)), (0.25, 0.5)
-chosen, added = pronouns.choose(lab), pronouns.choose(lab, pronouns.WAYS[:1])
-removed, doses = {}, {}  # by draw of the vector's texts
-for seed in SEEDS:
-    removed[seed], doses[seed] = tradeoff.doses(lab, chosen, SHARES, seed=seed)
+chosen = pronouns.choose(lab)
+removed = {seed: float(tradeoff.removed(lab, chosen, [chosen.dose], seed=seed)[0]) for seed in SEEDS}
 
-# %% What it costs there: each draw of the vector at its own doses, random vectors at those of the first
-asked = {"truth": facts.prompts(lab, each=4), "pronoun": pronouns.definitional(lab, "heldout", kinds=["plain"])}
+# %% What it costs there, and what random vectors cost in its place
+asked = {
+    "truth": facts.prompts(lab, most=24),
+    "pronoun": pronouns.definitional(lab, pronouns.nouns()[1], "heldout", kinds=["plain"]),
+}
 groups = {"truth": [i["relation"] for i in asked["truth"]], "pronoun": [i["subject"] for i in asked["pronoun"]]}
 before = {name: pronouns.plainly(lab, items) for name, items in asked.items()}  # (I, W) log-probabilities of answers
-randoms = chosen.settings(chosen.way.make(lab, 0), doses[0][:1]) | {"randoms": pronouns.placebos(lab)}
+randoms = chosen.settings(chosen.way.make(lab, 0)) | {"randoms": pronouns.placebos(lab)}
 lost, random, chance = {}, {}, {}
 for name, items in asked.items():
     random[name] = pronouns.asked(lab, items, **randoms)[:, :, 0, 0]  # (I, vectors, W)
     chance[name] = facts.lost(before[name], random[name], groups[name])  # (groups, vectors)
-    lost[name] = {s: chosen.asked(lab, items, doses[s], seed=s) for s in SEEDS}  # (I, doses, W)
-    lost[name] = {s: facts.lost(before[name], logp, groups[name]) for s, logp in lost[name].items()}  # (groups, doses)
+    after = {s: chosen.asked(lab, items, seed=s)[:, 0] for s in SEEDS}  # (I, W)
+    lost[name] = {s: facts.lost(before[name], logp, groups[name]) for s, logp in after.items()}  # (groups,)
 count = len(chance["truth"][0])
 
-# %% A row for each way and share; the vectors of values beside, two tenths of the stream long
-table = []
-for way in [chosen] if chosen.way == added.way else [chosen, added]:
-    table += tradeoff.costs(lab, way, SHARES, asked, before)
+# %% A row for each way at its dose and for each share, this one's first
+others = [way for way in pronouns.WAYS if way != chosen.way and not pronouns.missing(lab, way)]
+table = tradeoff.costs(lab, chosen, SHARES, asked, before)
 each = [facts.costs(before, {name: logp[:, v] for name, logp in random.items()}) for v in range(count)]
-table.append({"steered": f"random, mean of {count}", "dose": doses[0][0], **facts.averaged(each)})
-texts = [item["prompt"] for item in asked["truth"]]
-vectors = {value: tenth(lab, values.vector(lab, value, seed=0), texts) for value in values.VALUES}
-told = {"vectors": vectors, "layers": [added.layer], "coefficients": [2.0]}
-logps = {name: pronouns.asked(lab, items, **told)[:, :, 0, 0] for name, items in asked.items()}  # (I, values, W)
-for i, value in enumerate(vectors):
-    costs = facts.costs(before, {name: logp[:, i] for name, logp in logps.items()})
-    table.append({"steered": f"value: {value}", "dose": 2.0, **costs})
+table.append({"steered": f"random, mean of {count}", "dose": chosen.dose, **facts.averaged(each)})
+for way in others:
+    table += tradeoff.costs(lab, pronouns.choose(lab, [way]), SHARES, asked, before)
 
 # %% Show it
-dots = []
+dots, grid = [], [0.0, *chosen.way.doses]
+curve = tradeoff.removed(lab, chosen, grid)
 for name, by in (("truth", "facts"), ("pronoun", "definitional nouns")):
-    kept = facts.truth(chosen.asked(lab, asked[name], [0.0, *chosen.way.doses])).mean(0)
-    dots += [{"removed": r, "kept": k, "by": by} for r, k in zip(removed[0], kept)]
-known = facts.prompts(lab)
-said = {name: f"{interval(lost[name][0][:, 0], 3)} (random {chance[name].mean():.3f})" for name in asked}
-void = pronouns.void(lab) or facts.void(list(removed.values()), SHARES[0])
+    kept = facts.truth(chosen.asked(lab, asked[name], grid)).mean(0)
+    dots += [{"removed": r, "kept": k, "by": by} for r, k in zip(curve, kept)]
+said = {name: f"{interval(lost[name][0], 3)} (random {chance[name].mean():.3f})" for name in asked}
+void = pronouns.void(lab) or tradeoff.void(list(removed.values()))
 lab.save(
     title="8. Facts and overcorrection",
     question="What does it cost to make pronouns more alike?",
-    protocol=f"The steering of experiment 7 ({chosen}) at the doses that remove {' and '.join(f'{s:.0%}' for s in SHARES)} of the spread of the tested occupations (straight lines between doses), {len(SEEDS)} draws. "
-    f"Truth: the probability of the true answer among it and three false ones, scored whole, of {len(asked['truth'])} facts. Pronoun: that of the right one of he and she after {len(asked['pronoun'])} prompts of definitional nouns. "
-    f"{count} random vectors with the stream's covariance, at the dose for {SHARES[0]:.0%}. Facts are grouped by relation, prompts by noun.",
-    finding=f"Where {min(SHARES[0], removed[0].max()):.0%} of the spread is gone, {said['truth']} of the probability of the truth is lost, and {said['pronoun']} of that of the right pronoun of definitional nouns, from which the direction of gender is made. Experiment 7's own dose removes more, and costs more (below).",
+    protocol=f"Of the two ways of experiment 7 the one that removes more of the spread of the occupations it is chosen on ({chosen}), at that dose, {len(SEEDS)} draws. "
+    f"Truth: the probability of the true answer among it and three false ones, scored whole, of {len(asked['truth'])} facts, of each relation those with the shortest answers. Pronoun: that of the right one of he and she after {len(asked['pronoun'])} prompts of definitional nouns, none of "
+    f"those that the direction of gender is made from. {count} random vectors with the stream's covariance, at the same layer and dose. Facts are grouped by relation, prompts by noun.",
+    finding=f"At that dose {removed[0]:.0%} of the spread of the tested occupations is gone, {said['truth']} of the probability of the truth is lost, and {said['pronoun']} of that of the right pronoun of definitional nouns.",
     receipt=chosen.receipt(lab, asked["truth"]),
     figures=[figures.dots(lab.folder / "08_trade_off", dots, x="removed", y="kept", by="by", joined=True, xlabel="share of the spread removed", ylabel="probability of what is right",
                           caption=f"Doses from 0 to {chosen.way.doses[-1]:g}. What stays level costs nothing.")],
     tables=[
-        figures.table(table, digits=3, caption="Truth and pronoun: lost is the fall of the right answer's probability, flipped the share of items of which another becomes the likeliest. Unrelated text, steered at every token: KL (nats), "
-                      f"the factor of perplexity, the change of entropy (nats). {facts.why_lower(facts.unrelated(lab, chosen.settings(chosen.way.make(lab, 0), [0.0]))[0])}"),
-        figures.table(facts.accuracy(known, pronouns.plainly(lab, known)), caption="What the model knows unsteered: how often the true answer is the likeliest of four, and its mean probability."),
+        figures.table(table, digits=3, caption=f"Each way at its dose, then where {' and '.join(f'{s:.0%}' for s in SHARES)} of the spread are removed (straight lines between doses), or the most that ever is. Truth and pronoun: lost is the fall of the right answer's probability, flipped the share of "
+                      f"items of which another becomes the likeliest. Unrelated text, steered at every token: KL (nats), the factor of perplexity, the change of entropy (nats). {facts.why_lower(facts.unrelated(lab, chosen.settings(chosen.way.make(lab, 0), [0.0]))[0])}"),
+        figures.table(facts.accuracy(asked["truth"], before["truth"]), caption="What the model knows of these facts unsteered: how often the true answer is the likeliest of four, and its mean probability."),
     ],
-    evidence={claim: claims.evidence(**facts.evidence({s: x[:, 0] for s, x in lost[name].items()}, chance[name], void)) for claim, name in (("truth", "truth"), ("overcorrection", "pronoun"))},
+    evidence={claim: claims.evidence(**facts.evidence(lost[name], chance[name], void)) for claim, name in (("truth", "truth"), ("overcorrection", "pronoun"))},
 )  # fmt: skip

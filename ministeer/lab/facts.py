@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,23 @@ from ministeer.lab.protocol import Item
 from ministeer.metrics import Array, group_means
 
 
-def prompts(lab: Experiment, each: int | None = None) -> list[Item]:
-    """The facts that this model can be asked as prompts, the true answer first among four; of each relation all, or so many."""
-    rows = data.facts(lab.tokenizer)
-    if each is not None:
+def prompts(lab: Experiment, most: int | None = None) -> list[Item]:
+    """The facts that this model can be asked as prompts, the true answer first among four; of each relation all, or those with
+    the shortest answers, which are soon scored: as many as have `most` tokens of answers together, and two at least."""
+    rows, words = data.facts(lab.tokenizer), ("right", "wrong1", "wrong2", "wrong3")
+
+    def tokens(row: Mapping[str, str]) -> int:
+        return sum(len(lab.tokenizer.encode(f" {row[k]}")) for k in words)
+
+    if most is not None:
         rng = random.Random(0)
         of: dict[str, list[dict[str, str]]] = {}
         for row in rows:
             of.setdefault(row["relation"], []).append(row)
-        rows = [row for some in of.values() for row in rng.sample(some, min(each, len(some)))]
-    words = ("right", "wrong1", "wrong2", "wrong3")
+        rows = []
+        for some in of.values():
+            shortest = sorted(rng.sample(some, len(some)), key=tokens)
+            rows += shortest[: max(2, sum(total <= most for total in accumulate(map(tokens, shortest))))]
     return [
         {"prompt": row["prompt"], "words": [f" {row[k]}" for k in words], "relation": row["relation"]}
         for row in lab.part(rows)
@@ -123,12 +131,6 @@ def evidence(lost: Mapping[int, Array], chance: Array, void: str | None) -> dict
     (groups, V); and each random vector in its place."""
     usual, each = chance.mean(1), chance.mean(0)
     return {"values": {seed: of - usual for seed, of in lost.items()}, "controls": each - each.mean(), "void": void}
-
-
-def void(removed: Sequence[Array], share: float) -> str | None:
-    """Why costs at a share of the spread removed cannot be told, of what each draw removes by dose; None where they can."""
-    least = min(float(of.max()) for of in removed)
-    return None if least >= share else f"no dose removes {share:.0%} of the spread; the most is {max(least, 0.0):.0%}"
 
 
 def lost(before: Array, after: Array, groups: Sequence[object]) -> Array:

@@ -110,13 +110,20 @@ def halves(lab: Experiment) -> tuple[dict[str, float], dict[str, float]]:
     return dict(ordered[::2]), dict(ordered[1::2])
 
 
-def definitional(lab: Experiment, split: str, part: slice = slice(None), **settings: Any) -> list[Item]:
-    """`prompts` of nouns whose meaning fixes the pronoun, of a part of them; the right one is the first of the words."""
-    nouns = {row["noun"]: row["gender"] for row in lab.part(data.read("definitional.tsv", strict="yes"))[part]}
+def nouns() -> tuple[dict[str, str], dict[str, str]]:
+    """The nouns whose meaning fixes the pronoun, with their gender, in two halves: every second one. What is made of nouns, the direction
+    of gender and a gate, is made of the first; what nouns pay is measured on the second."""
+    gender_of = {row["noun"]: row["gender"] for row in data.read("definitional.tsv", strict="yes")}
+    ordered = list(gender_of.items())
+    return dict(ordered[::2]), dict(ordered[1::2])
+
+
+def definitional(lab: Experiment, gender_of: Mapping[str, str], split: str, **settings: Any) -> list[Item]:
+    """`prompts` of nouns whose meaning fixes the pronoun; the right one is the first of the words."""
     turn = {"male": 1, "female": -1}
     return [
-        {**item, "words": item["words"][:: turn[nouns[item["subject"]]]]}
-        for item in prompts(list(nouns), split, **settings)
+        {**item, "words": item["words"][:: turn[gender_of[item["subject"]]]]}
+        for item in prompts(lab.part(list(gender_of)), split, **settings)
     ]
 
 
@@ -136,14 +143,15 @@ def equality(lab: Experiment, seed: int) -> SteeringVector:
 
 
 def gender(lab: Experiment, seed: int) -> SteeringVector:
-    """The direction of gender: prompts of nouns whose meaning says male, minus such that say female, 60 pairs in training templates."""
+    """The direction of gender: prompts of nouns whose meaning says male, minus such that say female, 60 pairs in training templates, of
+    the first half of `nouns`."""
     rng = random.Random(seed)
-    nouns = {g: [r["noun"] for r in data.read("definitional.tsv", strict="yes", gender=g)] for g in ("male", "female")}
+    known = {g: [noun for noun, gender in nouns()[0].items() if gender == g] for g in ("male", "female")}
     templates = [row["template"] for row in data.read("pronoun_templates.tsv", split="train", kind="plain")]
     texts = []
     for _ in range(60):
         template = rng.choice(templates)
-        texts.append(tuple(template.replace("{X}", rng.choice(nouns[g])) for g in ("male", "female")))
+        texts.append(tuple(template.replace("{X}", rng.choice(known[g])) for g in ("male", "female")))
     return lab.vector(extract.contrastive, pairs=texts, token="last", sites=sites(lab))
 
 
@@ -246,14 +254,21 @@ def search(lab: Experiment, **steered: Any) -> dict[str, Array]:
     return found | {"score": np.where(kept, found["spread"], 1e6 * (1 + kl))}
 
 
+def missing(lab: Experiment, way: Way) -> str | None:
+    """Why a way cannot be tried; None where it can."""
+    found = any(bool(tensor.any()) for tensor in way.make(lab, 0).tensors.values())
+    return None if found or way.how != "project_out" else "there is no direction to project out"
+
+
 def choose(lab: Experiment, ways: Sequence[Way] = WAYS) -> Chosen:
-    """The way, layer and dose with the lowest score: of each way every other layer is tried, then those beside the best."""
+    """The way, layer and dose with the lowest score: of each way every other layer is tried, then those beside the best. A way that is
+    `missing` is left out; there must be another."""
     tried: list[dict[str, Any]] = []
     for way in ways:
+        if missing(lab, way):
+            continue
         vector = way.make(lab, 0)
         layers = felt(lab, vector)
-        if way.how == "project_out" and not vector["pre", layers[0]].any():
-            continue  # no direction to project out
         mine = _tried(lab, way, vector, layers[::2])
         tried += mine + _tried(lab, way, vector, beside(layers, min(mine, key=_score)["layer"]))
     first = min(tried, key=_score)
@@ -313,6 +328,38 @@ def at_their_doses(
         logp = asked(lab, items, **chosen.settings(vector, [dose]), randoms={**random, "only": only})
         found |= dict(zip(only, logp[:, :, 0, 0].swapaxes(0, 1), strict=True))
     return np.array([found[i] for i in range(len(doses))])
+
+
+class Outcome(NamedTuple):
+    """What the best of a way of steering does to occupations, and random vectors in its place."""
+
+    chosen: Chosen
+    after: dict[int, Array]  # log-odds (N,) by draw of the vector's texts
+    falls: dict[int, Array]  # (N,) by draw: how much nearer each occupation comes, as a share of the spread
+    chance: Array  # the same under random vectors, (V, N), each at its own best dose
+    search: dict[str, Array]  # what these doses were chosen by
+
+    @property
+    def by_vector(self) -> Array:
+        """The share of the spread that each random vector removes, (V,)."""
+        found: Array = self.chance.mean(1)
+        return found
+
+    def evidence(self, void: str | None) -> dict[str, Any]:
+        """For `claims.evidence`: the falls less what random vectors do to the same occupation; and each random vector in the tested
+        one's place."""
+        values = {seed: of - self.chance.mean(0) for seed, of in self.falls.items()}
+        return {"values": values, "controls": self.by_vector - self.by_vector.mean(), "void": void}
+
+
+def outcome(lab: Experiment, way: Way, items: Sequence[Item], seeds: Sequence[int]) -> Outcome:
+    """A way at the layer and dose that are best for it, on items of other occupations than those it is chosen on."""
+    chosen, before = choose(lab, [way]), odds(plainly(lab, items), items)
+    after = {seed: odds(chosen.asked(lab, items, seed=seed)[:, 0], items) for seed in seeds}
+    recipe, doses, search = controls(lab, chosen)
+    each = at_their_doses(lab, items, chosen, recipe, doses)
+    chance = np.array([falls(before, odds(logp, items)) for logp in each])
+    return Outcome(chosen, after, {seed: falls(before, l) for seed, l in after.items()}, chance, search)
 
 
 def told(lab: Experiment, items: Sequence[Item], **settings: Any) -> list[Array]:

@@ -17,11 +17,11 @@ import numpy as np
 
 from ministeer.lab import facts
 from ministeer.lab.experiment import Experiment
-from ministeer.lab.pronouns import Chosen, by_subject, falls, halves, odds, prompts
+from ministeer.lab.pronouns import Chosen, by_subject, falls, halves, odds, plainly, prompts
 from ministeer.lab.protocol import Item
 from ministeer.metrics import Array
 
-LEAST = 0.1  # share of the spread that a gated vector must remove, else nothing can be told of the gate
+LEAST = 0.1  # share of the spread that steering must remove, else nothing can be told of its price or of a gate
 
 
 def at(gains: Sequence[float] | Array, along: Sequence[float] | Array, gain: float) -> Array:
@@ -35,13 +35,13 @@ def at(gains: Sequence[float] | Array, along: Sequence[float] | Array, gain: flo
     return found
 
 
-def doses(lab: Experiment, way: Chosen, shares: Sequence[float], *, seed: int = 0) -> tuple[Array, list[float]]:
-    """What a draw of a vector removes of the spread at no dose and at each of its way's, (C,), in held-out templates of the half of the
-    occupations that nothing was chosen on; and the doses that remove these shares, or the most that is ever removed."""
-    jobs, grid = prompts(list(halves(lab)[1]), "heldout"), [0.0, *way.way.doses]
-    log_odds = odds(way.asked(lab, jobs, grid, seed=seed), jobs)  # (N, C)
-    removed: Array = falls(log_odds[:, :1], log_odds).mean(0)
-    return removed, [float(at(removed, grid, share)) for share in shares]
+def removed(lab: Experiment, way: Chosen, doses: Sequence[float], *, seed: int = 0) -> Array:
+    """The share of the spread that a draw of a vector removes at these doses, (C,), in held-out templates of the half of the occupations
+    that nothing was chosen on."""
+    jobs = prompts(list(halves(lab)[1]), "heldout")
+    before = odds(plainly(lab, jobs), jobs)
+    found: Array = falls(before[:, None], odds(way.asked(lab, jobs, doses, seed=seed), jobs)).mean(0)
+    return found
 
 
 def costs(
@@ -51,19 +51,23 @@ def costs(
     asked: Mapping[str, Sequence[Item]],
     before: Mapping[str, Array],
 ) -> list[dict[str, Any]]:
-    """What a way of steering costs where it removes these shares of the spread: a row of `facts.costs` and `facts.unrelated` each."""
-    removed, wanted = doses(lab, way, shares)
-    logp = {name: way.asked(lab, items, wanted) for name, items in asked.items()}  # (I, C, W)
-    text = facts.unrelated(lab, way.settings(way.way.make(lab, 0), [0.0, *wanted]))[1:]
+    """What a way of steering costs at its own dose, then where it removes these shares of the spread, or the most that it ever does: a row
+    of `facts.costs` and `facts.unrelated` each."""
+    grid = [0.0, *way.way.doses]
+    curve = removed(lab, way, grid)
+    doses = [way.dose, *(float(at(curve, grid, share)) for share in shares)]
+    gone = [float(curve[grid.index(way.dose)]), *(min(share, float(curve.max())) for share in shares)]
+    logp = {name: way.asked(lab, items, doses) for name, items in asked.items()}  # (I, C, W)
+    text = facts.unrelated(lab, way.settings(way.way.make(lab, 0), [0.0, *doses]))[1:]
     return [
         {
             "steered": way.way.name,
-            "removed": min(share, float(removed.max())),
+            "removed": gone[k],
             "dose": dose,
             **facts.costs(before, {name: x[:, k] for name, x in logp.items()}),
             **text[k],
         }
-        for k, (share, dose) in enumerate(zip(shares, wanted, strict=True))
+        for k, dose in enumerate(doses)
     ]
 
 
@@ -130,10 +134,7 @@ def by_chance(opens: Mapping[str, Array], count: int) -> list[dict[str, Array]]:
 
 
 def void(removed: Sequence[float]) -> str | None:
-    """Why nothing can be told of a gate that lets so little through, by draw of the vector; None where something can."""
-    least = min(removed)
-    return (
-        None
-        if least >= LEAST
-        else f"the gated vector removes {least:.2f} of the spread, less than {LEAST:g}: it hardly steers"
-    )
+    """Why nothing can be told of the price of steering, or of a gate, where so little of the spread goes, by draw of the vector; None
+    where something can."""
+    told = f"the steering removes {min(removed):.2f} of the spread, less than {LEAST:g}: it hardly steers"
+    return told if min(removed) < LEAST else None

@@ -1,5 +1,6 @@
 """Bias, what its removal costs, and gates: on numbers made up for the purpose, and on nano."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -98,6 +99,73 @@ def test_the_fairness_vector_is_a_tenth_of_the_stream(lab):
     assert float(v["pre", 4].norm()) == pytest.approx(np.mean(norms) / 10, rel=1e-3)
 
 
+def test_nouns_of_the_direction_and_nouns_that_pay_do_not_overlap(lab, whole, monkeypatch):
+    made, paying = pronouns.nouns()
+    everyone = {row["noun"] for row in data.read("definitional.tsv", strict="yes")}
+    assert not set(made) & set(paying) and set(made) | set(paying) == everyone
+    for half in (made, paying):
+        for some in (whole, lab):
+            asked = [half[noun] for noun in some.part(list(half))]
+            assert {"male", "female"} == set(asked) and abs(asked.count("male") - asked.count("female")) <= 1
+    assert {item["subject"] for item in pronouns.definitional(whole, paying, "heldout")} == set(paying)
+    for some in (whole, lab):
+        drawn = []
+        monkeypatch.setattr(some, "vector", lambda make, pairs, drawn=drawn, **settings: drawn.extend(pairs))
+        pronouns.gender(some, 0)
+        said = {text.split()[1].strip(",") for pair in drawn for text in pair}
+        assert len(drawn) == 60 and said <= set(made) and len(said) > 12
+        assert all(made[a.split()[1].strip(",")] == "male" for a, _ in drawn)
+
+
+def test_the_right_pronoun_of_a_noun_is_the_first_of_its_words(lab):
+    for item in pronouns.definitional(lab, pronouns.nouns()[1], "heldout"):
+        he = pronouns.nouns()[1][item["subject"]] == "male"
+        assert item["words"] == ([" he", " she"] if he else [" she", " he"])
+
+
+def test_a_way_without_a_direction_is_missing_and_left_out(lab):
+    def zeros(lab, seed):
+        vector = pronouns.gender(lab, seed)
+        return replace(vector, tensors={site: torch.zeros_like(t) for site, t in vector.tensors.items()})
+
+    nothing = pronouns.Way("nothing projected out", "project_out", (1.0,), zeros)
+    assert "no direction" in pronouns.missing(lab, nothing)
+    assert [pronouns.missing(lab, way) for way in pronouns.WAYS] == [None, None]
+    added = pronouns.WAYS[0]
+    assert pronouns.choose(lab, [nothing, added])[:3] == pronouns.choose(lab, [added])[:3]
+
+
+@pytest.mark.parametrize("way", pronouns.WAYS, ids=lambda way: way.how)
+def test_an_outcome_is_that_of_the_way_alone_beside_random_vectors(lab, way):
+    items = pronouns.prompts(list(pronouns.halves(lab)[1]), "heldout", ["plain"])
+    found = pronouns.outcome(lab, way, items, [0, 1])
+    alone = pronouns.choose(lab, [way])
+    assert found.chosen[:3] == alone[:3] and found.chosen.way == way
+    before = pronouns.odds(pronouns.plainly(lab, items), items)
+    for seed in (0, 1):
+        after = pronouns.odds(alone.asked(lab, items, seed=seed)[:, 0], items)
+        np.testing.assert_allclose(found.falls[seed], pronouns.falls(before, after))
+    random, doses, _ = pronouns.controls(lab, alone)
+    each = pronouns.at_their_doses(lab, items, alone, random, doses)
+    np.testing.assert_allclose(found.chance[3], pronouns.falls(before, pronouns.odds(each[3], items)))
+    assert found.chance.shape == (random["count"], len(before))
+
+
+@pytest.mark.parametrize("key", ["bias_added", "bias_erased"])
+def test_a_planted_fall_is_found_and_one_like_random_vectors_is_not(key):
+    def word(fall):
+        chance = 0.1 + RNG.normal(scale=0.05, size=(199, 24))
+        falls = {seed: fall + RNG.normal(scale=0.1, size=24) for seed in range(3)}
+        outcome = pronouns.Outcome(None, {}, falls, chance, {})
+        found = outcome.evidence(None)
+        assert np.mean(found["controls"]) == pytest.approx(0)
+        assert found["values"][1].mean() == pytest.approx(falls[1].mean() - chance.mean())
+        return claims.judge(CLAIM[key], claims.evidence(**found)).word
+
+    assert word(0.6) == claims.SUPPORTED
+    assert word(0.1) == claims.NOT_SUPPORTED, "which random vectors do too"
+
+
 @pytest.mark.parametrize("way", pronouns.WAYS, ids=lambda way: way.how)
 def test_random_vectors_get_the_same_search_and_their_own_doses(lab, way):
     chosen = pronouns.choose(lab, [way])
@@ -188,10 +256,38 @@ def test_the_evidence_is_what_the_vector_loses_beyond_random_ones_and_each_of_th
     assert np.mean(found["controls"]) == pytest.approx(0)
 
 
-def test_costs_that_cannot_be_read_are_said_to_be_so():
-    assert facts.void([np.array([0, 0.1, 0.3]), np.array([0, 0.4, -2.0])], 0.25) is None
-    assert "the most is 20%" in facts.void([np.array([0, 0.2]), np.array([0, 0.4])], 0.25)
-    assert "the most is 0%" in facts.void([np.array([-0.1, -0.2])], 0.25)
+def test_nothing_can_be_told_of_steering_that_hardly_steers():
+    assert tradeoff.void([0.5, tradeoff.LEAST]) is None
+    assert "removes 0.04 of the spread, less than 0.1" in tradeoff.void([0.5, 0.04])
+
+
+def test_costs_stand_at_the_ways_own_dose_then_where_shares_are_removed(lab, chosen):
+    chosen = chosen._replace(dose=chosen.way.doses[1])  # not the one that removes most
+    asked = {"pronoun": pronouns.definitional(lab, pronouns.nouns()[1], "heldout", kinds=["plain"])}
+    before = {"pronoun": pronouns.plainly(lab, asked["pronoun"])}
+    own, quarter, all_of_it = tradeoff.costs(lab, chosen, [0.25, 2.0], asked, before)
+    jobs = pronouns.prompts(list(pronouns.halves(lab)[1]), "heldout")
+    log_odds = [pronouns.odds(logp, jobs) for logp in (pronouns.plainly(lab, jobs), chosen.asked(lab, jobs)[:, 0])]
+    assert own["dose"] == chosen.dose and own["removed"] == pytest.approx(pronouns.falls(*log_odds).mean())
+    assert own["removed"] == pytest.approx(tradeoff.removed(lab, chosen, [chosen.dose])[0])
+    lost = facts.truth(before["pronoun"]) - facts.truth(chosen.asked(lab, asked["pronoun"])[:, 0])
+    assert own["pronoun lost"] == pytest.approx(lost.mean())
+    assert tradeoff.removed(lab, chosen, [0.0, quarter["dose"]]) == pytest.approx([0, 0.25], abs=0.05)
+    assert quarter["removed"] == 0.25 and own["removed"] <= all_of_it["removed"] < 1.01, "the most that ever is"
+
+
+def test_of_each_relation_the_facts_with_the_shortest_answers_are_taken():
+    lab = SimpleNamespace(tokenizer=SimpleNamespace(encode=str.split), part=list)
+    everything, some = facts.prompts(lab), facts.prompts(lab, most=12)
+
+    def words(item):
+        return sum(len(word.split()) for word in item["words"])
+
+    for relation in {item["relation"] for item in everything}:
+        mine = [words(item) for item in some if item["relation"] == relation]
+        rest = [words(item) for item in everything if item["relation"] == relation and item not in some]
+        assert len(mine) == 2 or len(mine) > 2 and sum(mine) <= 12
+        assert not rest or max(mine) <= min(rest) and sum(mine) + min(rest) > 12
 
 
 def test_the_models_own_accuracy_is_told_by_relation(lab):
@@ -200,7 +296,7 @@ def test_the_models_own_accuracy_is_told_by_relation(lab):
     rows = facts.accuracy(items, logp)
     assert sum(row["facts"] for row in rows[:-1]) == rows[-1]["facts"] == len(items)
     assert rows[-1]["right"] == pytest.approx(np.mean([row[0] == max(row) for row in logp.tolist()]))
-    some = facts.prompts(lab, each=4)
+    some = facts.prompts(lab, most=16)
     assert {item["prompt"] for item in some} <= {row["prompt"] for row in data.facts(lab.tokenizer)}
 
 
@@ -272,7 +368,7 @@ def test_gates_by_chance_open_for_as_many_items():
 def test_on_nano_neither_a_shut_gate_nor_half_a_dose_helps(whole, chosen):
     items = {
         "jobs": pronouns.prompts(list(pronouns.halves(whole)[1]), "heldout"),
-        "nouns": pronouns.definitional(whole, "heldout"),
+        "nouns": pronouns.definitional(whole, pronouns.nouns()[1], "heldout"),
     }
     tried = tradeoff.measured(whole, chosen, items, [chosen.dose * d for d in DOSES], 0)
     removed, kept = tried.curve()
