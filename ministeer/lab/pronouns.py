@@ -156,7 +156,7 @@ def gender(lab: Experiment, seed: int) -> SteeringVector:
 
 
 WAYS = (
-    Way("fairness vector added", "add", (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0), equality),
+    Way("fairness vector added", "add", (1.0, 2.0, 4.0, 8.0, 12.0), equality),
     Way("gender projected out", "project_out", (0.25, 0.5, 0.75, 1.0, 1.25, 1.5), gender),
 )
 
