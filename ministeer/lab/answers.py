@@ -271,7 +271,7 @@ def disturbance(
                 logits = model.unembed(check_stream(model.stream(ids, resolve(model, steer, rows).adds(positions))))
                 log_p = logits[counted].float().log_softmax(-1)
                 for of, x in ((kls, metrics.kl(logits[counted], plain)), (entropies, -(log_p.exp() * log_p).sum(-1))):
-                    of.append([part.mean().item() for part in x.cpu().split(counts)])
+                    of.append([part.mean().item() for part in torch.split(x.cpu(), counts)])
                 perplexities.append(metrics.perplexity(logits, ids, counted).tolist())
             for i, row in enumerate(these):
                 for name, values in (("kl", kls), ("perplexity", perplexities), ("entropy", entropies)):

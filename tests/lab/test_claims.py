@@ -267,5 +267,7 @@ def test_every_claim_names_an_experiment_that_saves_evidence_for_it(claim: Claim
     root = Path(__file__).parents[2]
     script = (root / "examples" / f"{claim.experiment}.py").read_text("utf-8")
     rooms = [path for path in (root / "ministeer" / "lab").glob("*.py") if path.stem in script]  # those that it uses
-    assert any(f'"{claim.key}"' in source for source in (script, *(path.read_text("utf-8") for path in rooms)))
+    names = [f'"{claim.key}"', f'f"{claim.key.split("_")[0]}_{{kind}}"']
+    sources = (script, *(path.read_text("utf-8") for path in rooms))
+    assert any(name in source for source in sources for name in names)
     assert len({one.key for one in CLAIMS}) == len(CLAIMS)

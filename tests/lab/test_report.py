@@ -122,7 +122,7 @@ EVIDENCE = {
         "extraction 0": {"values": [1.0, 1.1, 0.9, 1.2] * 9, "controls": [0.0] * 199},
         "extraction 1": {"values": [1.0, 1.3, 0.9, 1.2] * 9, "controls": [0.0] * 199},
     },
-    "bias": {"extraction 0": {"values": [0.0, 0.01] * 9}},
+    "bias_erased": {"extraction 0": {"values": [0.0, 0.01] * 9}},
 }
 OTHER = {"values": {"extraction 0": {"values": [-0.5, -0.2, -0.1] * 9}}}
 
@@ -130,7 +130,7 @@ OTHER = {"values": {"extraction 0": {"values": [-0.5, -0.2, -0.1] * 9}}}
 def test_verdicts_come_first_with_effect_and_interval(tmp_path):
     folder = results(tmp_path / "nano")
     found = report.verdicts(EVIDENCE)
-    assert [(v.claim.key, v.word) for v in found] == [("values", "supported"), ("bias", "not supported")]
+    assert [(v.claim.key, v.word) for v in found] == [("values", "supported"), ("bias_erased", "not supported")]
     shown = report.report(report.load_results(folder), folder, found)
     assert shown.index("Value steering works on plain prompts") < shown.index("A title")
     assert shown.index("Value steering works on plain prompts") < shown.index("<details")
