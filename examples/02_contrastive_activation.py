@@ -2,11 +2,10 @@
 
     python examples/02_contrastive_activation.py --model nano     (`make reproduce` runs it; a minute on nano)
 
-The vector is a mean difference over pairs of texts, read in two ways: at the answer in which they differ (CAA as published),
-and at the last token of a prompt whose context differs, where the answer is still to come. A third is a control: the
-answers alone, without any scenario, since training and held-out scenarios share answer words.
-Expected on nano: in the upper half of the layers the contrast in the context moves every item, the one in the answer, which is
-read one token later than it is added, a sixth as much; the answers alone and random vectors do nothing of the kind.
+The vector is a mean difference over pairs of texts, read in two ways: at the answer in which they differ (CAA as published), and at the last token
+of a prompt whose context differs, where the answer is still to come. A third is a control: the answers alone, without any scenario, since training
+and held-out scenarios share answer words. Expected on nano: in the upper half of the layers the contrast in the context moves every item, the one
+in the answer, which is read one token later than it is added, a sixth as much; the answers alone and random vectors do nothing of the kind.
 """
 
 # %% Vectors, in three readings and at random
@@ -50,15 +49,11 @@ def differences(items, vectors, label):
     return np.stack([log_probabilities(rows)[:, :, 0] @ [1.0, -1.0] for rows in cells])
 
 
-def slopes(found):
-    """Steerability (layers, items, vectors)."""
-    return metrics.steerability(MULTIPLIERS, found.reshape(-1, len(MULTIPLIERS))).reshape(found.shape[:-1])
-
-
-chosen = slopes(differences(train, readings, "training items")).mean(1).argmax(0)  # held-out ones stay unseen
+trained = metrics.steerability(MULTIPLIERS, differences(train, readings, "training items"))  # (layers, items, readings)
+chosen = trained.mean(1).argmax(0)  # held-out ones stay unseen
 best = {name: layers[i] for name, i in zip(readings, chosen, strict=True)}
 found, layer = differences(held_out, vectors, "held-out items"), best[CONTEXT]
-rows = figures.tidy(slopes(found), "slope", layer=layers, item=held_out, vector=vectors)
+rows = figures.tidy(metrics.steerability(MULTIPLIERS, found), "slope", layer=layers, item=held_out, vector=vectors)
 doses = figures.tidy(found, "difference", layer=layers, item=held_out, vector=vectors, multiplier=MULTIPLIERS)
 
 # %% Show it

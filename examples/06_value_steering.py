@@ -5,7 +5,8 @@
 A vector for each value, from contrast pairs of training scenarios, is added while the model says how a held-out scenario goes on: plain
 statements, short scenarios, complex ones in which two values are in conflict. Beside it, at the same share of the stream's norm: the
 other values' vectors, one of pleasant and unpleasant words (is it the value, or does everything get nicer?), and random ones.
-Expected on nano: every item moves the right way, but other values' vectors do most of the same work; an instruction moves more.
+Expected on nano: every item moves the right way, but other values' vectors do most of the same work. Words move more than a tenth of the
+stream does, and less than the vector at the dose that changes unrelated text as much.
 """
 
 # %% For each value: how its vector is read and at which layer it is added, chosen on training scenarios; then what moves held-out ones
@@ -67,7 +68,7 @@ lab.save(
     finding="Nats for a tenth of the stream, mean of six values that differ much: " + "; ".join(f"{level} {of('own 0', level)}" for level in LEVELS)
     + f". All items by valence {of('valence')}; plain ones by other values' vectors {of('others', 'plain')}, by single random ones {single['plain'][1]:.2f} to {single['plain'][2]:.2f}. "
     f"Of {len(turned)} items whose negative answer was likelier, {sum(turned) / max(1, len(turned)):.0%} turn at a tenth. "
-    f"{'In the chat template, w' if form == 'chat' else 'W'}here both change unrelated text as much, the vector moves items by {of('loud 0', form=form)} nats, words by {of('told', form=form)}.",
+    f"{'In the chat template, at' if form == 'chat' else 'At'} the dose that changes unrelated text as much as words do, nats: the vector {of('loud 0', form=form)}; words {of('told', form=form)}.",
     receipt=f"{value}: {protocol.receipt(lab, held, own['own 0'], layer, where=values.WHERE)}",  # the last one; the others likewise
     figures=[figures.strips(lab.folder / "06_items", [{**r, "which": f"{r['value']}, {r['level']}"} for r in rows if (r["vector"], r["form"]) == ("own 0", "plain")],
                             x="slope", by="which", xlabel="nats for a tenth of the stream's norm",

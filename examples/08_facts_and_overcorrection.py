@@ -56,7 +56,7 @@ lab.save(
     protocol=f"Of the two ways of experiment 7 the one that removes more of the spread of the occupations it is chosen on ({chosen}), at that dose, {len(SEEDS)} draws. "
     f"Truth: the probability of the true answer among it and three false ones, scored whole, of {len(asked['truth'])} facts, of each relation those with the shortest answers. Pronoun: that of the right one of he and she after {len(asked['pronoun'])} prompts of definitional nouns, none of "
     f"those that the direction of gender is made from. {count} random vectors with the stream's covariance, at the same layer and dose. Facts are grouped by relation, prompts by noun.",
-    finding=f"At that dose {removed[0]:.0%} of the spread of the tested occupations is gone, {said['truth']} of the probability of the truth is lost, and {said['pronoun']} of that of the right pronoun of definitional nouns.",
+    finding=f"At the dose of experiment 7 {removed[0]:.0%} of the spread of the tested occupations is gone, {said['truth']} of the probability of the truth is lost, and {said['pronoun']} of that of the right pronoun of nouns whose meaning fixes it.",
     receipt=chosen.receipt(lab, asked["truth"]),
     figures=[figures.dots(lab.folder / "08_trade_off", dots, x="removed", y="kept", by="by", joined=True, xlabel="share of the spread removed", ylabel="probability of what is right",
                           caption=f"Doses from 0 to {chosen.way.doses[-1]:g}. What stays level costs nothing.")],

@@ -8,11 +8,8 @@ The table has a row for each model whose results lie in the same folder (run `ma
 """
 
 # %% Three vectors, and what each is measured on
-from pathlib import Path
-
 from ministeer import extract
-from ministeer.files import read_json
-from ministeer.lab import antonyms, claims, data, figures, pronouns, protocol, values
+from ministeer.lab import antonyms, data, figures, pronouns, protocol, record, values
 from ministeer.lab.experiment import Experiment
 
 STRUCTURE, VALUE, ASKED, ENDS = "question_answer", "honesty", 40, [-1.0, 1.0]
@@ -65,16 +62,7 @@ for what, unit in UNITS.items():
     mine += [f"{mean:.2f} [{low:.2f}, {high:.2f}]", f"{depth:.2f}"]
     told.append(f"{what} at most {mine[-2]}, at relative depth {mine[-1]}")
 columns = ["model", "layers", "width", "heads", *(f"{name}{more}" for name in UNITS for more in ("", ", at depth"))]
-others = [read_json(p)["page"] for p in sorted(lab.folder.parent.glob("*/10_architecture.json")) if p != lab.path]
-beside = Path(data.__file__).parents[3] / "weights" / lab.model_name
-kept = [*sorted(beside.glob("seed-*.json")), *sorted(beside.glob("size-*.json"))]
-models = [[lab.folder.name, config.n_layer, config.width, config.n_head, *mine]]
-models += [page["tables"][0]["rows"][0] for page in others if page and page["tables"][0]["columns"] == columns]
-evidence = [read_json(path) for path in kept]
-models += [
-    row for one in evidence if one.get("claims") == claims.frozen() for row in one["architecture"]
-]  # in these units
-models = list({row[0]: row for row in models}.values())  # one that was trained here may also be kept
+models = record.models_beside(lab, [lab.folder.name, config.n_layer, config.width, config.n_head, *mine], columns)
 lab.save(
     title="10. Architecture",
     question="At which depth do vectors work, and in which models?",

@@ -7,99 +7,49 @@ Activation addition of " weddings": the perplexity of a text about weddings and 
 of digits.
 """
 
-# %% What is measured: perplexity without the injected positions, and sampled text
-import json
-import re
+# %% The vector, at the layers that lie as deep as the published ones
 import sys
-from pathlib import Path
 
 import numpy as np
-import torch
 
-from ministeer import Steer, extract, generate, metrics
-from ministeer.lab import data, figures, protocol
+from ministeer import extract
+from ministeer.lab import figures, protocol, published
 from ministeer.lab.experiment import Experiment
-from ministeer.prompts import pad
-from ministeer.steer import resolve
 
-DATA, TOPICS = Path(data.__file__).parent, ("weddings", "shipping")
-WORDS = ("wedding", "weddings", "wed", "bride", "groom", "marry", "married", "marriage", "bridesmaid", "honeymoon")
 COEFFICIENTS, PROMPT = [-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0], "I went up to my friend and said"
-THEIRS = [0, 2, 4, 6, 10, 16, 20, 30, 40]  # layers, of 48
-SAMPLED = {"max_new_tokens": 40, "top_p": 0.3, "frequency_penalty": 1.0}
+THEIRS, DEPTH = [0, 2, 4, 6, 10, 16, 20, 30, 40], 48  # layers of GPT-2 XL, of so many
 
-
-@torch.no_grad()
-def perplexities(model, tokenizer, *, vector, layer, texts):
-    """Perplexity of each text at each coefficient; the first tokens, where the vector lies, do not count."""
-    prompts = [tokenizer.prompt(text) for text in texts]
-    ids, positions = pad(prompts)
-    ids, counted, found = ids.to(model.device), positions >= len(vector["pre", layer]), []
-    for c in COEFFICIENTS:
-        adds = resolve(model, Steer(vector, ("pre", layer), c, "front"), prompts).adds(positions)
-        found.append(metrics.perplexity(model(ids, adds=adds), ids, counted.to(ids.device)).tolist())
-    return [{"perplexity": list(of_text)} for of_text in zip(*found, strict=True)]
-
-
-def completions(model, tokenizer, *, vector, layer, coefficient, prompt, seeds):
-    """Texts sampled as in the paper, one a seed, 50 at a time."""
-    rows, ids, steer = [], tokenizer.prompt(prompt), Steer(vector, ("pre", layer), coefficient, "front")
-    for some in (seeds[i : i + 50] for i in range(0, len(seeds), 50)):
-        draws = [torch.Generator().manual_seed(seed) for seed in some]
-        texts = generate(model, [ids] * len(some), steer=steer, generator=draws, stop=tokenizer.stop, **SAMPLED)
-        rows += [{"text": tokenizer.decode(text[len(ids) :])} for text in texts]
-    return rows
-
-
-# %% Measure it, and set each number beside the published one of the layer at the same depth: a row each
 lab = Experiment.from_command_line("11_published_numbers")
 if lab.model.config.vocab_size < 50257:
     print(f"{lab.name}: not run, it needs GPT-2's vocabulary, which {lab.model_name} does not have")
     sys.exit()
-published = json.loads((DATA / "published_actadd_perplexity.json").read_text("utf-8"))
-texts = [(DATA / f"passage_{topic}.txt").read_text("utf-8") for topic in TOPICS]
-layers = {at: round(at * lab.model.config.n_layer / 48) for at in THEIRS}
-vector = lab.vector(extract.activation_addition, positive=" weddings", negative="", sites=sorted({("pre", i) for i in layers.values()}))  # fmt: skip
-rows = []
-for at, i in lab.progress(layers.items(), "layers"):
-    curves = published["by_coeff"].get(f"layer_{at}", {})
-    for topic, found in zip(TOPICS, lab.cell(perplexities, vector=vector, layer=i, texts=texts), strict=True):
-        by_coefficient = dict(zip(*(curves[topic][k] for k in ("coeff", "ratio")), strict=True)) if curves else {}
-        by_coefficient[1.0] = published["by_layer_at_coeff_1"][topic][at]
-        for c, p in zip(COEFFICIENTS, found["perplexity"], strict=True):
-            here = {
-                "topic": topic,
-                "layer": i,
-                "theirs": at,
-                "coefficient": c,
-                "here": p / found["perplexity"][COEFFICIENTS.index(0.0)],
-            }
-            rows += [here | {"published": by_coefficient[c]}] if c and c in by_coefficient else []
-settings = {"vector": vector, "layer": layers[6], "prompt": PROMPT, "seeds": [*lab.part(range(200))]}
-spoken = {c: lab.cell(completions, coefficient=c, **settings) for c in lab.progress((0.0, 1.0), "completions")}
-told = re.compile(rf"\b({'|'.join(WORDS)})\b")
-share = {c: np.mean([bool(told.search(row["text"].lower())) for row in some]) for c, some in spoken.items()}
+layers = {theirs: round(theirs * lab.model.config.n_layer / DEPTH) for theirs in THEIRS}
+sites = sorted({("pre", i) for i in layers.values()})
+vector = lab.vector(extract.activation_addition, positive=" weddings", negative="", sites=sites)
+
+# %% Perplexity by layer and coefficient, a row for each that was published too
+rows, settings = [], {"vector": vector, "texts": published.texts(), "coefficients": COEFFICIENTS}
+for theirs, i in lab.progress(layers.items(), "layers"):
+    measured = lab.cell(published.perplexities, layer=i, **settings)
+    for topic, found in zip(published.TOPICS, measured, strict=True):
+        known, here = published.ratios(topic, theirs), dict(zip(COEFFICIENTS, found["perplexity"], strict=True))
+        at = {"topic": topic, "layer": i, "theirs": theirs}
+        rows += [
+            {**at, "coefficient": c, "published": known[c], "here": p / here[0.0]}
+            for c, p in here.items() if c and c in known
+        ]  # fmt: skip
+
+# %% How many completions speak of weddings
+asked = {"vector": vector, "layer": layers[6], "prompt": PROMPT, "seeds": [*lab.part(range(200))]}
+spoken = {c: lab.cell(published.completions, coefficient=c, **asked) for c in lab.progress((0.0, 1.0), "completions")}
+share = {c: np.mean([published.about_weddings(row["text"]) for row in some]) for c, some in spoken.items()}
 
 # %% Show it
-dots = [
-    {"line": f"{row['topic']}, here", "depth": row["theirs"] / 48, "ratio": row["here"]}
-    for row in rows
-    if row["coefficient"] == 1
-]
-dots += [{"line": f"{topic}, published for GPT-2 XL", "depth": at / 48, "ratio": ratio}
-         for topic in TOPICS for at, ratio in enumerate(published["by_layer_at_coeff_1"][topic])]  # fmt: skip
-numbers = [
-    (
-        f"perplexity ratio, {r['topic']}, layer {r['layer']} (theirs {r['theirs']}), c {r['coefficient']:g}",
-        r["published"],
-        r["here"],
-    )
-    for r in rows
-]
-numbers += [
-    (f"completions about weddings, layer {layers[6]} (theirs 6), c {c:g}", theirs, share[c])
-    for c, theirs in ((1.0, 0.90), (0.0, 0.02))
-]
+dots = [{"line": f"{r['topic']}, here", "depth": r["theirs"] / DEPTH, "ratio": r["here"]} for r in rows if r["coefficient"] == 1]  # fmt: skip
+dots += [{"line": f"{topic}, published for GPT-2 XL", "depth": at / DEPTH, "ratio": ratio}
+         for topic in published.TOPICS for at, ratio in published.ratios(topic).items()]  # fmt: skip
+table = [{"what": f"perplexity ratio, {r['topic']}, layer {r['layer']} (theirs {r['theirs']}), c {r['coefficient']:g}", "published": r["published"], "here": r["here"]} for r in rows]  # fmt: skip
+table += [{"what": f"completions about weddings, layer {layers[6]} (theirs 6), c {c:g}", "published": theirs, "here": share[c]} for c, theirs in published.SPOKEN.items()]  # fmt: skip
 lab.save(
     title="11. Published numbers",
     question="Does this code measure on GPT-2 checkpoints what others published?",
@@ -110,7 +60,8 @@ lab.save(
     receipt=protocol.receipt(lab, [{"prompt": PROMPT}], vector, layers[6], where="front"),
     figures=[figures.dots(lab.folder / "11_perplexity", dots, x="depth", y="ratio", by="line", joined=True, xlabel="relative depth of the layer", ylabel="perplexity, steered / unsteered",
                           caption='" weddings" less "", coefficient 1. The published texts are other texts on the same topics.')],
-    tables=[{"caption": "Published, here, and the difference.", "columns": ["what", "published", "here", "difference"],
-             "rows": [[name, f"{theirs:.3f}", f"{ours:.3f}", f"{ours - theirs:+.3f}"] for name, theirs, ours in numbers]},
-            {"caption": "Completions without and with the vector.", "columns": ["without", "with"], "rows": [[a["text"], b["text"]] for a, b in zip(*(some[:8] for some in spoken.values()))]}],
+    tables=[
+        figures.table([{**row, "difference": float(row["here"] - row["published"])} for row in table], digits=3, caption="Published, here, and the difference."),
+        {"caption": "Completions without and with the vector.", "columns": ["without", "with"], "rows": [[a["text"], b["text"]] for a, b in zip(*(some[:8] for some in spoken.values()))]},
+    ],
 )  # fmt: skip

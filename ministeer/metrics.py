@@ -102,16 +102,16 @@ def perplexity(logits: Tensor, ids: Tensor, counted: Tensor | None = None) -> Te
 
 
 def steerability(multipliers: Sequence[float], differences: npt.ArrayLike) -> Array:
-    """Slope of each item's logit difference against the multiplier, `(N,)`, by least squares (Tan et al. 2024, section 3).
+    """Slope of each item's logit difference against the multiplier, `(..., N)`, by least squares (Tan et al. 2024, section 3).
 
-    differences: `(N, M)`. Units: nats (or logits) per unit of the multiplier; negative is anti-steerable.
+    differences: `(..., N, M)`. Units: nats (or logits) per unit of the multiplier; negative is anti-steerable.
     """
     x, y = _numbers(multipliers), _numbers(differences)
-    if y.ndim != 2 or y.shape[1] != len(x) or len(set(x.tolist())) < 2:
+    if y.ndim < 2 or y.shape[-1] != len(x) or len(set(x.tolist())) < 2:
         raise ValueError(f"expected (N, {len(x)}) differences for two or more multipliers, got {y.shape} for {list(x)}")
     centred = x - x.mean()
     # less the first column: the same slopes, and exactly 0 where nothing changes
-    slopes: Array = (y - y[:, :1]) @ centred / (centred @ centred)  # (N, M) @ (M,) -> (N,)
+    slopes: Array = (y - y[..., :1]) @ centred / (centred @ centred)  # (..., N, M) @ (M,) -> (..., N)
     return slopes
 
 

@@ -210,6 +210,8 @@ def test_steerability_is_the_line_of_least_squares(seed: int) -> None:
     )
     tensor = torch.tensor(differences)
     np.testing.assert_array_equal(steerability(MULTIPLIERS, tensor), steerability(MULTIPLIERS, differences))
+    stacked = np.stack([differences, 2 * differences])  # (2, N, M)
+    np.testing.assert_allclose(steerability(MULTIPLIERS, stacked)[1], 2 * steerability(MULTIPLIERS, differences))
 
 
 def test_what_curves_evenly_has_no_slope() -> None:

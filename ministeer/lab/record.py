@@ -10,15 +10,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ministeer.files import make_folder, read_json, write_text
 from ministeer.lab import page
 from ministeer.lab.claims import Verdict, frozen
+from ministeer.lab.experiment import Experiment
 from ministeer.lab.report import by_training, verdicts
 
 KEPT = ("report.html", "summary.md", "evidence.json", "forest.svg")
 FIGURES = "[0-9][0-9]_*.svg"
 FOLDER = Path("docs/results")
+WEIGHTS = Path(__file__).parents[2] / "weights"
 TABLE = "models.md"
 TOLD = """# Models side by side
 
@@ -54,6 +57,20 @@ def record(run: Path, folder: Path) -> str:
     table = side_by_side({model: verdicts(e["this training"]) for model, e in kept.items() if e["claims"] == frozen()})
     write_text(folder / TABLE, f"{TOLD}\n{table}\n")
     return table
+
+
+def models_beside(lab: Experiment, mine: list[Any], columns: Sequence[str]) -> list[list[Any]]:
+    """A row of an experiment's first table for this model, then one for each other model whose results lie in the same folder, and one for
+    each other seed and size of training whose evidence lies beside the weights. Those with other columns or claims are left out."""
+    rows = [mine]
+    for path in sorted(lab.folder.parent.glob(f"*/{lab.path.name}")):
+        page = read_json(path)["page"] if path != lab.path else None
+        rows += [page["tables"][0]["rows"][0]] if page and page["tables"][0]["columns"] == list(columns) else []
+    beside = WEIGHTS / lab.model_name
+    for path in [*sorted(beside.glob("seed-*.json")), *sorted(beside.glob("size-*.json"))]:
+        kept = read_json(path)
+        rows += kept["architecture"] if kept.get("claims") == frozen() else []
+    return list({row[0]: row for row in rows}.values())  # one that was trained here may also be kept
 
 
 def main() -> None:
