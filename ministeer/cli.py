@@ -126,7 +126,8 @@ def steered(options: argparse.Namespace) -> str:
             runs.append({"coefficient": c, "text": said(plain), "done": "nothing was added"})
             continue
         for steer, push in zip(scaled, pushes, strict=True):
-            finite = bool((steer.coeff * steer.content).to(model.dtype).isfinite().all())
+            added: Any = steer.coeffs[0] * steer.content  # type: ignore[operator]
+            finite = bool(added.to(model.dtype).isfinite().all())
             wanted, got = (
                 f"a --coeff whose vector {model.dtype} can hold",
                 f"{steer.coeff:g} times that of {push.source}",

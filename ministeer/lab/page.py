@@ -6,6 +6,7 @@ What it says folds: the first screen shows what was found, each fold what that r
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,9 @@ def forest_svg(found: Sequence[Verdict]) -> str:
     parts, left, width, step = [], 545.0, 230.0, 30
     for i, v in enumerate(found):
         y = 18 + i * step
-        parts.append(f"<text x='0' y='{y + 5}'>{html.escape(v.claim.sentence)}</text>")
+        lines = textwrap.wrap(v.claim.sentence, 70)
+        first = y + 5 - 8 * (len(lines) - 1)
+        parts += [f"<text x='0' y='{first + 16 * k}'>{html.escape(line)}</text>" for k, line in enumerate(lines)]
         parts.append(f"<text x='790' y='{y + 5}' class='{sign(v)}'>{html.escape(v.word)}</text>")
         if sign(v) == "void":
             continue

@@ -1,5 +1,6 @@
 """The page's pieces: where a claim stands on its row, what each verdict looks like, and that nothing is lost or let in."""
 
+import dataclasses
 import re
 from xml.etree import ElementTree
 
@@ -74,6 +75,14 @@ def test_the_plot_as_a_file_says_the_same():
     bars = [tuple(map(float, bar)) for bar in re.findall(r"M([\d.]+) \d+H([\d.]+)", text)]
     line = float(re.search(r"M([\d.]+) \d+v20", text)[1])
     assert bars[0][0] > line and bars[1][1] < line and bars[2][0] < line < bars[2][1]
+
+
+def test_no_sentence_of_the_plot_reaches_its_bars():
+    """Letters of this size are seven wide, and the bars begin at 545."""
+    long = dataclasses.replace(verdict(SUPPORTED).claim, sentence=10 * "a sentence of words ")
+    root = ElementTree.fromstring(page.forest_svg([dataclasses.replace(verdict(SUPPORTED), claim=long)]))
+    lines = [node.text for node in root.iter() if node.tag.endswith("text") and node.attrib["x"] == "0"]
+    assert " ".join(lines) == long.sentence.strip() and max(map(len, lines)) * 7 < 545
 
 
 def test_samples_name_the_strength_beside_each_text_for_a_phone():

@@ -50,6 +50,8 @@ def test_completions_are_one_a_seed() -> None:
     assert len(texts) == 60 and len(set(texts)) > 1
 
 
-@pytest.mark.parametrize(("text", "about"), [("Her Wedding day", True), ("He wed her.", True), ("It rained on Wednesday", False)])
+@pytest.mark.parametrize(
+    ("text", "about"), [("Her Wedding day", True), ("He wed her.", True), ("It rained on Wednesday", False)]
+)
 def test_what_is_about_weddings(text: str, about: bool) -> None:
     assert published.about_weddings(text) is about
