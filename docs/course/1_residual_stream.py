@@ -1,0 +1,222 @@
+# %% [markdown]
+# # 1. The residual stream, by hand
+#
+# A transformer keeps one vector for each token. Every block reads these vectors and adds something to them. At the end
+# the vector of the last token is turned into a prediction of the next word. The vectors are called the **residual
+# stream**. Steering adds one more vector to them, so this is what we look at first.
+#
+# You need PyTorch and half an hour. The model is `nano`: a small GPT-2 trained on sentences that a program wrote. It
+# knows a few thousand words and runs in seconds on a laptop. Read [`model.py`](../../ministeer/model.py) beside this
+# lesson: all that happens here is in it.
+#
+# To see this lesson on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What
+# differs there: more blocks, a vocabulary in which a word can be several tokens, and no vector for the position, since
+# positions enter inside attention.
+
+# %%
+import torch
+from check import check, show
+
+import ministeer
+
+model, tok = ministeer.load("nano")
+depth, width = model.config.n_layer, model.config.width
+print(f"{depth} blocks on a stream that is {width} numbers wide")
+
+# %% [markdown]
+# ## From text to stream
+#
+# `tok.prompt` gives the ids of a text. It puts one special token first, because that is how the model's training texts
+# began. Letters for shapes: B texts, T tokens, D width, V vocabulary.
+
+# %%
+text = "The capital of France is"
+ids = torch.tensor([tok.prompt(text)])  # (B, T), here with B = 1
+print([tok.decode([i]) for i in ids[0].tolist()])
+
+x = model.embed(ids)  # (B, T) -> (B, T, D)
+print("the stream that enters block 0:", tuple(x.shape))
+
+# %% [markdown]
+# ## The whole model is a loop
+#
+# Nothing is hidden in these five lines: embed, run each block on the stream, unembed. The result equals `model(ids)`
+# to the last bit.
+
+# %%
+x = model.embed(ids)
+for block in model.blocks:
+    x = block(x)  # (B, T, D) -> (B, T, D)
+logits = model.unembed(x)  # (B, T, D) -> (B, T, V)
+
+assert torch.equal(logits, model(ids))
+print(text, "->", tok.decode([int(logits[0, -1].argmax())]))
+
+# %% [markdown]
+# ## Reading the stream early
+#
+# `unembed` takes any stream, not only the last one. So we can ask after each block: if the model had to answer now,
+# what would it say? This is known as the logit lens.
+#
+# **Predict first.** After how many of its blocks does the model know that the answer is Paris? And what does the stream
+# say before the first block, when each token knows only itself?
+
+
+# %%
+def lens(text):
+    """The likeliest next word at each depth: before block 0, before block 1, ..., after the last block."""
+    x = model.embed(torch.tensor([tok.prompt(text)]))
+    said = [tok.decode([int(model.unembed(x)[0, -1].argmax())])]
+    for block in model.blocks:
+        x = block(x)
+        said.append(tok.decode([int(model.unembed(x)[0, -1].argmax())]))
+    return said
+
+
+for some in (text, "The opposite of hot is", "The queen said that"):
+    print(some)
+    for i, word in enumerate(lens(some)):
+        print(f"   pre {i}: {word}")
+
+# %% [markdown]
+# Before block 0 the stream mostly says the token that was read: the embedding also unembeds. Then come words that only
+# fit the grammar. The answer appears at once, where some block moves it here from the word that decides it, "France",
+# "hot" or "queen". Which block that is differs from text to text.
+#
+# ## Names for places
+#
+# A place in the stream is called a **site**. `("pre", i)` is the stream that enters block i, so `("pre", 0)` is the
+# embedding and `("pre", n_layer)` leaves the last block. `("mid", i)` lies inside block i, between its attention and its
+# MLP. What other libraries call the output of block i is `("pre", i + 1)` here.
+#
+# A **tape** records the stream at the sites you ask for; an empty one records all of them.
+
+# %%
+tape = {}
+model(ids, tape=tape)
+print(len(tape), "sites:", list(tape)[:4], "...", list(tape)[-1])
+
+by_hand = model.blocks[0](model.embed(ids))
+assert torch.equal(tape["pre", 1], by_hand)
+
+# %% [markdown]
+# ## What is in it
+#
+# **Predict first.** Take the last token of two texts that have nothing in common. How alike are their streams? A cosine
+# of 1 means the same direction, 0 means unrelated ones.
+
+# %%
+one, other = "The capital of France is", "I think you are"
+tapes = []
+for some in (one, other):
+    tapes.append({})
+    model(torch.tensor([tok.prompt(some)]), tape=tapes[-1])
+print("site     length  cosine")
+for i in range(depth + 1):
+    a, b = (t["pre", i][0, -1] for t in tapes)
+    print(f"pre {i}   {a.norm():7.1f}  {torch.cosine_similarity(a, b, dim=0):+.2f}")
+
+# %% [markdown]
+# The first block makes the stream many times longer, and what it adds is much the same in every text. Low in the model,
+# most of a stream's length says nothing about the text; only further up do two texts part. So a stream is seldom looked
+# at by itself. We look at the **difference** of two streams: what they share cancels, and what tells the texts apart is
+# left. All of steering begins there.
+#
+# ## Who hears what
+#
+# Attention is causal: a token reads those before it, never those after it.
+#
+# **Predict first.** We replace "France" by "Germany". At which positions will the last stream be another one?
+
+# %%
+swapped = torch.tensor([tok.prompt("The capital of Germany is")])
+assert swapped.shape == ids.shape
+differs = (model.stream(ids) - model.stream(swapped)).norm(dim=-1)[0]  # (T,)
+for token, d in zip(ids[0].tolist(), differs.tolist()):
+    print(f"{tok.decode([token]):>15} {d:8.2f}")
+
+# %% [markdown]
+# From the changed word on, and never before it. Remember this when you choose where to add a vector: what is added to a
+# token reaches that token and all later ones.
+#
+# ## A figure of your own
+#
+# The **logit difference** of two answers is the logit of one minus that of the other. It is also the difference of
+# their log-probabilities, because the normalising constant cancels. Its unit is the **nat**, the unit of natural
+# logarithms: one nat makes the first answer e = 2.7 times likelier against the second.
+
+# %%
+import matplotlib.pyplot as plt
+
+right, wrong = tok.single(" Paris"), tok.single(" Rome")
+difference = []
+for i in range(depth + 1):
+    at = model.unembed(tape["pre", i])[0, -1]  # (V,)
+    difference.append(float(at[right] - at[wrong]))
+
+figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+axes.plot(range(depth + 1), difference, marker="o")
+axes.axhline(0, color="grey", linewidth=0.8)
+axes.set_xlabel('depth i of the site ("pre", i)')
+axes.set_ylabel("logit of Paris - logit of Rome (nats)")
+axes.set_title(text)
+show()
+
+# %% [markdown]
+# ## Exercises
+#
+# Write your lines below each docstring and run the cell and the one after it, which says "right" or what is wrong so
+# far. Solutions are in `solutions.py`; try for ten minutes before you look.
+
+
+# %% exercise 1.1
+def stream_at(model, ids, i):
+    """The stream (B, T, D) at the site ("pre", i), without a tape: embed, then run the blocks below it."""
+    # your lines here
+
+
+# %%
+@check(stream_at)
+def _(stream_at):
+    for i in (0, 3, depth):
+        found, wanted = stream_at(model, ids, i), model.stream(ids, depth=i)
+        assert found.shape == wanted.shape, f"expected the shape {tuple(wanted.shape)}, got {tuple(found.shape)}"
+        assert torch.equal(found, wanted), f"another stream than that at ('pre', {i}): how many blocks have run there?"
+
+
+# %% exercise 1.2
+def writes(model, ids):
+    """What each block adds to the stream of the last token: a tensor (n_layer, D). Of one text, ids (1, T)."""
+    # your lines here
+
+
+# %%
+@check(writes)
+def _(writes):
+    found = writes(model, ids)
+    assert found.shape == (depth, width), f"expected the shape {(depth, width)}, got {tuple(found.shape)}"
+    total = model.embed(ids)[0, -1] + found.sum(0)
+    assert torch.allclose(total, model.stream(ids)[0, -1], atol=1e-3), (
+        "the embedding plus all that the blocks add should be the last stream; is each one the stream after a block "
+        "minus the stream before it?"
+    )
+
+
+# %% exercise 1.3
+def settled(said):
+    """From which depth on a lens says its last word: the smallest i such that said[i], said[i + 1], ... are all alike."""
+    # your lines here
+
+
+# %%
+@check(settled)
+def _(settled):
+    for said, wanted in ((lens(text), None), (["a", "b", "b"], 1), (["b", "a", "b"], 2), (["a", "a"], 0)):
+        i = settled(said)
+        assert 0 <= i < len(said) and set(said[i:]) == {said[-1]}, f"from {i} on, {said} does not say the same"
+        assert i == 0 or said[i - 1] != said[-1], f"{said} says its last word before {i} already"
+        assert wanted in (None, i), f"expected {wanted} for {said}, got {i}"
+
+
+# %% [markdown]
+# Next: [`2_adding_a_vector.py`](2_adding_a_vector.py). You have read the stream; now you write to it.

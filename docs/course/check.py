@@ -1,0 +1,45 @@
+"""What the lessons share: `check` says whether an exercise is solved and never stops a lesson, `show` shows a figure."""
+
+from collections.abc import Callable
+from typing import Any
+
+tests: dict[str, Callable[[Callable[..., Any]], None]] = {}  # of each exercise met so far, by its function's name
+
+
+def mistake(yours: Callable[..., Any], test: Callable[[Callable[..., Any]], None]) -> str:
+    """What is wrong with an answer, in words; empty where the test passes."""
+
+    def called(*given: Any) -> Any:
+        found = yours(*given)
+        assert found is not None, "it returns nothing so far"
+        return found
+
+    try:
+        test(called)
+    except AssertionError as error:
+        return str(error) or "the check fails"
+    except Exception as error:  # noqa: BLE001 - whatever a student's lines raise, the lesson goes on
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def check(yours: Callable[..., Any]) -> Callable[[Callable[[Callable[..., Any]], None]], None]:
+    """A decorator for the test of an exercise: it runs the test on your function and prints what came of it."""
+
+    def run(test: Callable[[Callable[..., Any]], None]) -> None:
+        tests[yours.__name__] = test
+        wrong = mistake(yours, test)
+        print(f"{yours.__name__}: " + (f"not yet: {wrong}" if wrong else "right"))
+
+    return run
+
+
+def show() -> None:
+    """The figure drawn last, in a notebook or on a screen; without either, a line that says so."""
+    import matplotlib.pyplot as plt
+
+    if plt.get_backend().lower() == "agg":
+        print("(a figure was drawn; there is no screen to show it on)")
+    else:
+        plt.show()
+    plt.close("all")

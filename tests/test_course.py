@@ -1,0 +1,101 @@
+"""docs/course: every lesson runs with its exercises unsolved and solved, and each check knows a wrong answer."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("matplotlib")
+
+COURSE = Path(__file__).parents[1] / "docs" / "course"
+LESSONS = sorted(COURSE.glob("[1-9]_*.py"))
+sys.path.insert(0, str(COURSE))
+import check
+import solutions
+
+ANSWERS = {name: f for name, f in vars(solutions).items() if isinstance(f, FunctionType)}
+
+
+def run(lesson: Path, answers: dict[str, Any]) -> None:
+    """A lesson as a script, with these functions in the place of its own of the same name."""
+    tree = ast.parse(lesson.read_text(encoding="utf-8"), str(lesson))
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name in answers)]
+    exec(compile(tree, str(lesson), "exec"), {"__name__": "__main__", **answers})  # noqa: S102
+
+
+def exercises(lesson: Path) -> list[str]:
+    return re.findall(r"^# %% exercise \d\.\d\ndef (\w+)", lesson.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")
+    monkeypatch.setattr(check, "tests", {})
+
+
+# one or more wrong answers to each exercise, and a word of what the check then says
+WRONG = {
+    "stream_at": [
+        (lambda model, ids, i: solutions.stream_at(model, ids, i + 1), "how many blocks"),
+        (lambda model, ids, i: model.embed(ids)[0], "shape"),
+    ],
+    "writes": [
+        (lambda model, ids: torch.zeros(model.config.n_layer, model.config.width), "minus the stream before"),
+        (lambda model, ids: torch.stack([b(model.embed(ids))[0, -1] for b in model.blocks]), "minus the stream before"),
+    ],
+    "settled": [
+        (lambda said: said.index(said[-1]), "does not say the same"),
+        (lambda said: len(said) - 1, "already"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_it_runs_unsolved_and_says_so(lesson: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(lesson, {})
+    said = capsys.readouterr().out
+    assert 2 <= len(exercises(lesson)) <= 3
+    for name in exercises(lesson):
+        assert f"{name}: not yet: it returns nothing so far" in said
+    assert "a figure was drawn" in said
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_the_solutions_are_right_and_wrong_answers_are_not(lesson: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = exercises(lesson)
+    run(lesson, {name: ANSWERS[name] for name in names})
+    said = capsys.readouterr().out
+    assert "not yet" not in said
+    for name in names:
+        assert f"{name}: right" in said
+        for wrong, words in WRONG[name]:
+            found = check.mistake(wrong, check.tests[name])
+            assert words in found, f"{name}: expected the check to say {words!r}, got {found!r}"
+
+
+def test_every_solution_belongs_to_an_exercise() -> None:
+    assert sorted(ANSWERS) == sorted(name for lesson in LESSONS for name in exercises(lesson))
+    assert sorted(WRONG) == sorted(ANSWERS)
+
+
+def test_whatever_an_answer_does_the_lesson_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken() -> float:
+        return 1 / 0
+
+    @check.check(broken)
+    def _(broken: Any) -> None:
+        broken()
+
+    assert capsys.readouterr().out == "broken: not yet: ZeroDivisionError: division by zero\n"
+
+
+def test_the_page_lists_the_lessons_that_there_are() -> None:
+    page = (COURSE / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| \d \| \[.+?\]\((\w+\.py)\)", page, re.MULTILINE) == [lesson.name for lesson in LESSONS]
