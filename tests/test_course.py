@@ -54,6 +54,20 @@ WRONG = {
         (lambda said: said.index(said[-1]), "does not say the same"),
         (lambda said: len(said) - 1, "already"),
     ],
+    "difference": [
+        (lambda model, tok, plus, minus, i: solutions.difference(model, tok, minus, plus, i), "the other way"),
+        (lambda model, tok, plus, minus, i: solutions.difference(model, tok, plus, minus, i)[1:], "tok.prompt"),
+        (lambda model, tok, plus, minus, i: solutions.difference(model, tok, plus, minus, i + 1), "another vector"),
+    ],
+    "steered_logits": [
+        (lambda model, ids, v, i, c: model(ids), "unsteered"),
+        (lambda model, ids, v, i, c: model(ids, adds={("pre", i): c * v[-1]}), "every token"),
+        (lambda model, ids, v, i, c: solutions.steered_logits(model, ids, v, i + 1, c), "before block"),
+    ],
+    "coefficient_for": [
+        (lambda v, x, share: share * x.norm(dim=-1).mean(), "your coefficient makes it"),
+        (lambda v, x, share: share, "your coefficient makes it"),
+    ],
 }  # fmt: skip
 
 

@@ -40,8 +40,8 @@ print("the stream that enters block 0:", tuple(x.shape))
 # %% [markdown]
 # ## The whole model is a loop
 #
-# Nothing is hidden in these five lines: embed, run each block on the stream, unembed. The result equals `model(ids)`
-# to the last bit.
+# Nothing is hidden in these five lines: embed, run each block on the stream, unembed. The result equals `model(ids)` to
+# the last bit.
 
 # %%
 x = model.embed(ids)
@@ -86,8 +86,8 @@ for some in (text, "The opposite of hot is", "The queen said that"):
 # ## Names for places
 #
 # A place in the stream is called a **site**. `("pre", i)` is the stream that enters block i, so `("pre", 0)` is the
-# embedding and `("pre", n_layer)` leaves the last block. `("mid", i)` lies inside block i, between its attention and its
-# MLP. What other libraries call the output of block i is `("pre", i + 1)` here.
+# embedding and `("pre", n_layer)` leaves the last block. `("mid", i)` lies inside block i, between its attention and
+# its MLP. What other libraries call the output of block i is `("pre", i + 1)` here.
 #
 # A **tape** records the stream at the sites you ask for; an empty one records all of them.
 
@@ -204,7 +204,7 @@ def _(writes):
 
 # %% exercise 1.3
 def settled(said):
-    """From which depth on a lens says its last word: the smallest i such that said[i], said[i + 1], ... are all alike."""
+    """From which depth on a lens says its last word: the smallest i from which on all of said is alike."""
     # your lines here
 
 
@@ -219,4 +219,4 @@ def _(settled):
 
 
 # %% [markdown]
-# Next: [`2_adding_a_vector.py`](2_adding_a_vector.py). You have read the stream; now you write to it.
+# Next: `2_adding_a_vector.py`. You have read the stream; now you write to it.

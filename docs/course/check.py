@@ -1,4 +1,4 @@
-"""What the lessons share: `check` says whether an exercise is solved and never stops a lesson, `show` shows a figure."""
+"""For all lessons: `check` says whether an exercise is solved and never stops a lesson, `show` shows a figure."""
 
 from collections.abc import Callable
 from typing import Any

@@ -25,3 +25,22 @@ def settled(said):
     while i > 0 and said[i - 1] == said[-1]:
         i -= 1
     return i
+
+
+# ---- 2. Adding a vector
+def difference(model, tok, plus, minus, i):
+    streams = [model.stream(torch.tensor([tok.prompt(text)]), depth=i)[0] for text in (plus, minus)]
+    return streams[0] - streams[1]
+
+
+def steered_logits(model, ids, v, i, c):
+    x = model.embed(ids)
+    for j, block in enumerate(model.blocks):
+        if j == i:
+            x[:, : len(v)] = x[:, : len(v)] + c * v
+        x = block(x)
+    return model.unembed(x)
+
+
+def coefficient_for(v, x, share):
+    return share * x.norm(dim=-1).mean() / v.norm()
