@@ -18,6 +18,8 @@ sys.path.insert(0, str(COURSE))
 import check
 import solutions
 
+from ministeer import metrics
+
 ANSWERS = {name: f for name, f in vars(solutions).items() if isinstance(f, FunctionType)}
 
 
@@ -30,6 +32,19 @@ def run(lesson: Path, answers: dict[str, Any]) -> None:
 
 def exercises(lesson: Path) -> list[str]:
     return re.findall(r"^# %% exercise \d\.\d\ndef (\w+)", lesson.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def uncentred(x: Any, length: float, seed: int) -> Any:
+    """A random mix of streams, instead of their deviations from the mean."""
+    mix = torch.randn(len(x), generator=torch.Generator().manual_seed(seed)) @ x
+    return mix * length / mix.norm()
+
+
+def too_narrow(values: Any, groups: list[Any], seed: int) -> tuple[float, float, float]:
+    """An interval as wide as that over items, around the mean over groups."""
+    mean = solutions.interval_over(values, groups, seed)[0]
+    _, low, high = metrics.bootstrap(values, seed=seed)
+    return mean, mean - (high - low) / 2, mean + (high - low) / 2
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +83,65 @@ WRONG = {
         (lambda v, x, share: share * x.norm(dim=-1).mean(), "your coefficient makes it"),
         (lambda v, x, share: share, "your coefficient makes it"),
     ],
+    "contrast": [
+        (lambda x: -solutions.contrast(x), "the other way"),
+        (lambda x: (x[:, 0] - x[:, 1]).sum(0), "times as long"),
+        (lambda x: x[:, 0] - x[:, 1], "shape"),
+    ],
+    "random_within": [
+        (lambda x, length, seed: 3 * solutions.random_within(x, length, seed), "asked for a length"),
+        (lambda x, length, seed: solutions.random_within(x, length, 0), "another seed"),
+        (lambda x, length, seed: uncentred(x, length, seed), "was the mean subtracted"),
+    ],
+    "rank": [
+        (lambda effect, random: sum(r >= effect for r in random) / len(random), "expected 0.25"),
+        (lambda effect, random: (1 + sum(r > effect for r in random)) / (1 + len(random)), "expected 0.75"),
+    ],
+    "task_vector": [
+        (lambda mine, others: mine.mean(0) - torch.cat(others).mean(0), "mean of the means"),
+        (lambda mine, others: mine.mean(0), "minus the mean of the others"),
+    ],
+    "strongest": [
+        (lambda effects, k: solutions.strongest(-effects, k), "expected"),
+        (lambda effects, k: solutions.strongest(effects, k)[:1], "asked for 5"),
+    ],
+    "patched": [
+        (lambda model, ids, layer, head, mean: model(ids)[0, -1], "yours changes it"),
+        (lambda model, ids, layer, head, mean: model(ids, adds={("mid", layer): mean})[0, -1], "yours changes it"),
+    ],
+    "slope": [
+        (lambda x, y: y.mean(1), "does not move"),
+        (lambda x, y: (y[:, -1] - y[:, 0]) / (x[-1] - x[0]), "the first and the last"),
+    ],
+    "interval_over": [
+        (lambda values, groups, seed: metrics.bootstrap(values, seed=seed), "mean of the groups"),
+        (lambda values, groups, seed: too_narrow(values, groups, seed), "is the group the unit"),
+    ],
+    "at_most": [
+        (lambda n, level=0.95: 1 / n, "has probability"),
+        (lambda n, level=0.95: 3 / n, "has probability"),
+    ],
+    "divergence": [
+        (lambda steered, plain: metrics.kl(plain, steered), "KL(steered || plain)"),
+        (lambda steered, plain: (plain.softmax(-1) * (plain - steered)).sum(-1), ""),
+    ],
+    "without": [
+        (lambda x, v, share: x - share * (x @ v)[:, None] * v, "does the length of v matter"),
+        (lambda x, v, share: x * (1 - share), "does not lie along v"),
+    ],
+    "threshold": [
+        (lambda inside, outside: 0.0, "another threshold"),
+        (lambda inside, outside: (sum(inside) + sum(outside)) / len(inside + outside), "another threshold"),
+    ],
+    "verdict": [
+        (lambda low, high, threshold, as_much: "supported" if low > threshold else "not supported", "expected"),
+        (lambda low, high, threshold, as_much: solutions.verdict(low, high, threshold, 0.0), "expected 'inconclusive'"),
+    ],
+    "my_pairs": [
+        (lambda: solutions.my_pairs()[:3], "eight pairs"),
+        (lambda: [(plus, minus + " not") for plus, minus in solutions.my_pairs()], "end differently"),
+        (lambda: [pair[:: (-1) ** i] for i, pair in enumerate(solutions.my_pairs())], "no site"),
+    ],
 }  # fmt: skip
 
 
@@ -91,7 +165,7 @@ def test_the_solutions_are_right_and_wrong_answers_are_not(lesson: Path, capsys:
         assert f"{name}: right" in said
         for wrong, words in WRONG[name]:
             found = check.mistake(wrong, check.tests[name])
-            assert words in found, f"{name}: expected the check to say {words!r}, got {found!r}"
+            assert found and words in found, f"{name}: expected the check to say {words!r}, got {found!r}"
 
 
 def test_every_solution_belongs_to_an_exercise() -> None:

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 
 
@@ -44,3 +45,92 @@ def steered_logits(model, ids, v, i, c):
 
 def coefficient_for(v, x, share):
     return share * x.norm(dim=-1).mean() / v.norm()
+
+
+# ---- 3. Contrast, and why a random vector comes first
+def contrast(x):
+    return (x[:, 0] - x[:, 1]).mean(0)
+
+
+def random_within(x, length, seed):
+    away = x - x.mean(0)
+    mix = torch.randn(len(x), generator=torch.Generator().manual_seed(seed)) @ away
+    return mix * length / mix.norm()
+
+
+def rank(effect, random):
+    return (1 + sum(r >= effect for r in random)) / (1 + len(random))
+
+
+# ---- 4. Function vectors, and the heads that write them
+def task_vector(mine, others):
+    return mine.mean(0) - torch.stack([other.mean(0) for other in others]).mean(0)
+
+
+def strongest(effects, k):
+    mean = effects.mean(0)  # (L, H)
+    order = mean.flatten().argsort(descending=True)[:k].tolist()
+    return [divmod(i, mean.shape[1]) for i in order]
+
+
+def patched(model, ids, layer, head, mean):
+    tape = [("head", layer)]
+    model(ids, tape=tape)
+    delta = torch.zeros(*ids.shape, len(mean))  # (1, T, D)
+    delta[0, -1] = mean - tape[0][0, -1, head]
+    return model(ids, adds={("mid", layer): delta})[0, -1]
+
+
+# ---- 5. Is it real?
+def slope(multipliers, differences):
+    x = multipliers - multipliers.mean()
+    return differences @ x / (x @ x)
+
+
+def interval_over(values, groups, seed):
+    labels = np.array(groups)
+    means = np.array([values[labels == label].mean() for label in dict.fromkeys(groups)])
+    drawn = means[np.random.default_rng(seed).integers(0, len(means), (2000, len(means)))].mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return means.mean(), low, high
+
+
+def at_most(n, level=0.95):
+    return 1 - (1 - level) ** (1 / n)
+
+
+# ---- 6. The price
+def divergence(steered, plain):
+    p, q = plain.log_softmax(-1), steered.log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def without(x, v, share):
+    u = v / v.norm()
+    return x - share * (x @ u)[:, None] * u
+
+
+def threshold(inside, outside):
+    def told(t):
+        return sum(c > t for c in inside) / len(inside) + sum(c <= t for c in outside) / len(outside)
+
+    return max([min(inside) - 1, *inside, *outside], key=told)
+
+
+# ---- 7. Your own behaviour, from pairs to a verdict
+def verdict(low, high, threshold, as_much):
+    if low > threshold and as_much <= 0.01:
+        return "supported"
+    if high <= threshold or as_much > 0.05:
+        return "not supported"
+    return "inconclusive"
+
+
+def my_pairs():
+    people = ("Luke", "David", "Susan", "Emma", "Grace", "James", "Nina", "Ben", "Mark", "Sarah")
+    endings = ("People say that {} is", "The voice of {} is")
+    return [
+        (f"{name} is a kind person. {end.format(name)}", f"{name} is a cruel person. {end.format(name)}")
+        for i, name in enumerate(people)
+        for end in endings[i % 2 :][:1]
+    ]

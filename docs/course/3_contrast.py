@@ -1,0 +1,237 @@
+# %% [markdown]
+# # 3. Contrast, and why a random vector comes first
+#
+# One pair of words was luck. Contrastive activation addition (Panickssery et al. 2024) takes many pairs of texts that
+# differ in one thing, and adds the mean of their differences. This lesson makes such a vector for honesty. But first it
+# asks what a vector does that nobody chose, because a result is only as good as what it is compared with.
+#
+# To see this lesson on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What
+# differs there: less moves. Over six values and other scenarios, a vector a tenth as long as the stream moves plain
+# items by 0.8 nats, though none of 199 random vectors does as much
+# ([summary.md](../results/smollm2-135m-instruct/summary.md)).
+
+# %%
+import torch
+from check import check, show
+
+import ministeer
+from ministeer import Steer, extract, interventions, metrics, prefill
+from ministeer.lab import data
+
+model, tok = ministeer.load("nano")
+SITE = ("pre", model.config.n_layer * 5 // 8)  # somewhat above the middle
+print(SITE)
+
+# %% [markdown]
+# ## What we measure
+#
+# Each item is the beginning of a sentence with two ways to end it, an honest one and a dishonest one, one token each.
+# We take the **logit difference**: the logit of the honest ending minus that of the other, in nats.
+
+# %%
+SIGNS = ("positive", "negative")
+items = data.read("values.tsv", value="honesty", split="heldout")
+items = [row for row in items if all(len(tok.encode(row[sign])) == 1 for sign in SIGNS)]
+prompts = [tok.prompt(row["prompt"]) for row in items]
+answers = [[tok.single(row[sign]) for row in items] for sign in SIGNS]
+for row in items[::6]:
+    print(f"{row['prompt']} ...{row['positive']} /{row['negative']}")
+
+
+def differences(steer=None):
+    """The logit difference of each item, (N,)."""
+    return metrics.logit_difference(prefill(model, prompts, steer=steer), *answers)
+
+
+plain = differences()
+print(f"{len(items)} items; unsteered {plain.mean():+.2f} nats, honest ending preferred in {(plain > 0).sum()}")
+
+# %% [markdown]
+# ## The same dose for every vector
+#
+# Vectors have different lengths, so equal coefficients are not equal doses. `interventions.relative(v)` adds along v
+# whatever its length: the coefficient is then the share of the stream's own length. From here on we add a tenth, at the
+# last token of the prompt.
+
+
+# %%
+def effect(v, share=0.1):
+    """By how much a vector moves each item, (N,), in nats."""
+    return differences(Steer(interventions.relative(v), SITE, share, where="last")) - plain
+
+
+# %% [markdown]
+# ## First, a random vector
+#
+# **Predict first.** We draw 30 directions at random and add each. They know nothing of honesty. How far do they move
+# the mean of the items: not at all, or by a hundredth, a tenth, or a whole nat?
+
+# %%
+random = []
+for seed in range(30):
+    drawn = torch.randn(model.config.width, generator=torch.Generator().manual_seed(seed))
+    random.append(float(effect(drawn).mean()))
+print(f"30 random vectors move the items by {min(random):+.2f} to {max(random):+.2f} nats")
+
+# %% [markdown]
+# Not zero. Any push moves the logits, and the items hang together: the same few endings occur in many of them, so a
+# push that favours one ending moves them all. An effect inside this range is no result, whatever you called the vector.
+#
+# ## Pairs
+#
+# Now texts that differ in one thing. What somebody did before says whether she is honest; then comes the same sentence.
+
+# %%
+pairs = data.context_pairs("honesty")
+print(len(pairs), "pairs")
+for plus, minus in pairs[:2]:
+    print("+", plus)
+    print("-", minus)
+
+# %% [markdown]
+# Both texts of a pair end alike. We read the stream at their last token, where the model is about to continue and has
+# to know whom it is talking about.
+#
+# **Predict first.** The last tokens are the same word. From which depth on can their streams tell honest from
+# dishonest?
+
+# %%
+sites = [("pre", i) for i in range(model.config.n_layer + 1)]
+read = extract.read(model, tok, pairs, sites, token="last")
+vector = extract.contrastive(read)
+print("site    norm  split-half     d'  agreement")
+for site in sites:
+    h = vector.health[site]
+    print(f"pre {site[1]:<3} {h.relative_norm:5.2f}  {h.split_half:10.2f}  {h.separability:5.2f}  {h.agreement:9.2f}")
+
+# %% [markdown]
+# These four numbers are the **health** of the vector at each site, known before anything is steered. *Norm*: how long
+# it is beside the stream. *Split-half*: the cosine of the vectors that two halves of the pairs give. *d'*: how far
+# apart the two kinds of text lie along it, in standard deviations. *Agreement*: the mean cosine between the differences
+# of two pairs. Low in the model the halves disagree: attention has not brought the news yet, and the difference there
+# is noise. A vector of noise can be added all the same, and looks like any other.
+#
+# By hand, the vector is one line:
+
+# %%
+x = read.streams[SITE]  # (N, 2, D), the positive text first
+v = (x[:, 0] - x[:, 1]).mean(0)
+assert torch.allclose(v, vector[SITE], atol=1e-4)
+
+# %% [markdown]
+# **Predict first.** Is its effect larger than that of all random vectors?
+
+# %%
+moved = effect(v)
+print(f"the vector moves the items by {moved.mean():+.2f} nats, {(moved > 0).sum()} of {len(items)} the right way")
+print(f"subtracted: {effect(-v).mean():+.2f} nats")
+
+# %% [markdown]
+# ## A harder control
+#
+# A direction drawn from all directions is an easy rival. The model's own states fill a few directions only, and a
+# vector that lies in none of them does little. A fairer rival lies where the streams lie: a random mix of how the
+# streams of the pairs deviate from their mean. It has the stream's **covariance**.
+#
+# **Predict first.** Will these reach further than the first 30? As far as the vector?
+
+# %%
+states = x.flatten(0, 1)  # (2N, D)
+away = states - states.mean(0)
+harder = []
+for seed in range(30):
+    mix = torch.randn(len(away), generator=torch.Generator().manual_seed(seed))
+    harder.append(float(effect(mix @ away).mean()))
+print(f"30 with the stream's covariance: {min(harder):+.2f} to {max(harder):+.2f} nats")
+
+# %%
+import matplotlib.pyplot as plt
+
+figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+bins = torch.linspace(-2, 2, 41).tolist()
+axes.hist(random, bins=bins, alpha=0.6, label="random")
+axes.hist(harder, bins=bins, alpha=0.6, label="random, with the stream's covariance")
+axes.axvline(float(moved.mean()), color="black", label="the vector")
+axes.set_xlabel("mean change of the logit difference (nats)")
+axes.set_ylabel("vectors")
+axes.legend(fontsize=8)
+show()
+
+# %% [markdown]
+# The harder rivals reach several times as far, and one of them may have passed for a discovery. We drew them from the
+# pairs' own streams, so honest against dishonest is part of what varies in them; no harder control is in use here. The
+# first question about any steering result is: beside which random vectors?
+#
+# ## How many pairs?
+#
+# **Predict first.** There are as many pairs as printed above. How much of the effect does a single pair give?
+
+# %%
+for n in (1, 4, 16, len(pairs)):
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))
+    few = (x[order[:n], 0] - x[order[:n], 1]).mean(0)
+    cosine = torch.cosine_similarity(few, v, dim=0)
+    print(f"{n:3} pairs: {effect(few).mean():+.2f} nats, cosine with the vector of all {cosine:.2f}")
+
+# %% [markdown]
+# Here one pair is nearly enough, which the agreement in the table foretold: the differences of all pairs point the same
+# way. That is a toy's luck. Where agreement is low, a mean over many pairs is all there is.
+#
+# ## Exercises
+
+
+# %% exercise 3.1
+def contrast(x):
+    """The contrastive vector (D,) of the streams of N pairs, (N, 2, D), the positive text first."""
+    # your lines here
+
+
+# %%
+@check(contrast)
+def _(contrast):
+    found = contrast(x)
+    assert found.shape == v.shape, f"expected the shape {tuple(v.shape)}, got {tuple(found.shape)}"
+    assert torch.cosine_similarity(found, v, dim=0) > -0.99, "it points the other way"
+    ratio = float(found.norm() / v.norm())
+    assert abs(ratio - 1) < 1e-3, f"it is {ratio:.3g} times as long as the mean of the differences"
+    assert torch.allclose(found, v, atol=1e-3), "it has the length of the mean of the differences, not its direction"
+
+
+# %% exercise 3.2
+def random_within(x, length, seed):
+    """A random vector (D,) of this length: a random mix, by the seed, of how the streams x, (N, D), deviate from their
+    mean."""
+    # your lines here
+
+
+# %%
+@check(random_within)
+def _(random_within):
+    few = states[:5]
+    found = random_within(few, 3.0, 0)
+    assert found.shape == v.shape, f"expected the shape {tuple(v.shape)}, got {tuple(found.shape)}"
+    assert abs(float(found.norm()) - 3) < 1e-3, f"asked for a length of 3, got {float(found.norm()):.3g}"
+    assert torch.equal(found, random_within(few, 3.0, 0)), "the same seed gives another vector"
+    assert not torch.allclose(found, random_within(few, 3.0, 1)), "another seed gives the same vector"
+    basis = torch.linalg.qr((few - few.mean(0)).T).Q[:, :4]  # five deviations, which sum to zero, span four directions
+    outside = float((found - basis @ (basis.T @ found)).norm())
+    assert outside < 0.03, f"a part of length {outside:.2g} is no mix of the deviations; was the mean subtracted?"
+
+
+# %% exercise 3.3
+def rank(effect, random):
+    """How seldom chance does as much: of the vector and the random ones together, the share whose effect is at least
+    the vector's. The vector itself counts, so it is never 0. effect: a number; random: a list of numbers."""
+    # your lines here
+
+
+# %%
+@check(rank)
+def _(rank):
+    for given, wanted in (((2.0, [0.0, 1.0, -3.0]), 1 / 4), ((1.0, [0.0, 1.0, 2.0]), 3 / 4), ((-1.0, [0.0]), 1.0)):
+        found = float(rank(*given))
+        assert abs(found - wanted) < 1e-6, f"expected {wanted} for rank{given}, got {found:.3g}"
+
+
+# %% [markdown]
+# Next: `4_function_vectors.py`. A vector can hold more than a mood: it can hold a task.

@@ -1,0 +1,253 @@
+# %% [markdown]
+# # 6. The price
+#
+# A vector that does what you want may do more than that. This lesson removes a bias, and then looks at everything else:
+# facts, other texts, and what should have stayed as it was. At the end it steers only where that is wanted.
+#
+# To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What differs there:
+# less of the bias goes, about half beyond what random directions remove. Where a quarter is removed, nouns like
+# "mother" lose 0.07 of the right pronoun's probability and facts nothing; whether a gate helps could not be told
+# ([summary.md](../results/smollm2-135m-instruct/summary.md)).
+
+# %%
+import torch
+from check import check, show
+
+import ministeer
+from ministeer import Steer, extract, interventions, metrics, prefill
+from ministeer.interventions import Gate
+from ministeer.lab import data
+
+model, tok = ministeer.load("nano")
+depth = model.config.n_layer
+SITE = ("pre", depth * 3 // 4)
+he, she = tok.single(" he"), tok.single(" she")
+
+# %% [markdown]
+# ## A bias, and a distinction that is none
+#
+# "The nurse thought that": he or she? For an occupation the word should not decide. For "queen" or "father" it should:
+# the meaning fixes the pronoun. We read the direction of gender from one half of such nouns, in training templates, and
+# keep the other half, and other templates, to measure on.
+
+# %%
+jobs = list(data.occupations("train"))
+strict = data.read("definitional.tsv", strict="yes")
+male, female = ([row["noun"] for row in strict if row["gender"] == g] for g in ("male", "female"))
+nouns = [*male[1::2], *female[1::2]]  # measured; the direction is read from the others
+sign = torch.tensor([1.0] * len(male[1::2]) + [-1.0] * len(female[1::2]))  # of he against she, where it is right
+
+
+def texts(subjects, split="heldout"):
+    """Each subject in three templates, subject by subject."""
+    templates = [row["template"] for row in data.read("pronoun_templates.tsv", kind="plain", split=split)][:3]
+    return [template.replace("{X}", subject) for subject in subjects for template in templates]
+
+
+def log_odds(subjects, steer=None):
+    """log p(he) - log p(she) of each subject, the mean over templates, (N,), in nats."""
+    logits = prefill(model, [tok.prompt(text) for text in texts(subjects)], steer=steer)
+    return (logits[:, he] - logits[:, she]).view(len(subjects), -1).mean(1)
+
+
+def spread(odds):
+    """How far subjects lie from their mean: 0 where all are treated alike."""
+    return float((odds - odds.mean()).abs().mean())
+
+
+def kept(odds):
+    """Of the nouns, the mean probability of the right pronoun against the other."""
+    return float((sign * odds).sigmoid().mean())
+
+
+before = log_odds(jobs)
+order = before.argsort()
+print("most she:", [jobs[i] for i in order[:4]], " most he:", [jobs[i] for i in order[-4:]])
+print(f"spread of {len(jobs)} occupations: {spread(before):.2f} nats; nouns right: {kept(log_odds(nouns)):.3f}")
+
+# %% [markdown]
+# ## Removing a direction
+#
+# Adding a vector pushes every occupation the same way and leaves the spread. Here we want a direction *gone*:
+# `project_out(v)` subtracts the stream's component along v. It is still a `+`: x = x - (x . u) u, with u = v / |v|.
+#
+# **Predict first.** With all of the direction removed at one site, how much of the spread goes? And what becomes of
+# "queen" and "father"?
+
+# %%
+pairs = [pair for m, f in zip(male[::2], female[::2]) for pair in zip(texts([m], "train"), texts([f], "train"))]
+gender = extract.contrastive(model, tok, pairs, SITE, token="last")[SITE]
+
+
+def erase(share, v=gender):
+    return Steer(interventions.project_out(v), SITE, share, where="last")
+
+
+print(f"spread {spread(before):.2f} -> {spread(log_odds(jobs, erase(1.0))):.2f} nats")
+print(f"right pronoun of nouns {kept(log_odds(nouns)):.3f} -> {kept(log_odds(nouns, erase(1.0))):.3f}")
+
+# %% [markdown]
+# The bias is nearly gone, and so is the queen's "she". One direction holds both, the stereotype and the meaning. This
+# is **overcorrection**, and no average over occupations would have shown it.
+#
+# ## What else it costs
+#
+# Ask three things of the same intervention. Are facts still answered right? How far do the predictions on them move, as
+# **KL divergence**: the mean of log p(unsteered) - log p(steered) over what the unsteered model says, in nats; 0 means
+# nothing changed? And what does it do to the nouns?
+#
+# **Predict first.** Which of them pays: the facts, the nouns, both?
+
+# %%
+ANSWERS = ("right", "wrong1", "wrong2", "wrong3")
+facts = [row for row in data.facts(tok)[::4] if all(len(tok.encode(" " + row[k])) == 1 for k in ANSWERS)]
+asked = [tok.prompt(row["prompt"]) for row in facts]
+options = torch.tensor([[tok.single(" " + row[k]) for k in ANSWERS] for row in facts])  # (N, 4), the first is true
+unsteered = prefill(model, asked)
+
+
+def measured(steer):
+    """(share of the spread removed, right pronoun kept, share of facts right, KL on facts in nats)."""
+    logits = prefill(model, asked, steer=steer)
+    true = (logits.gather(1, options).argmax(1) == 0).float().mean()
+    removed = 1 - spread(log_odds(jobs, steer)) / spread(before)
+    return removed, kept(log_odds(nouns, steer)), float(true), float(metrics.kl(logits, unsteered).mean())
+
+
+DOSES = [0.0, 0.25, 0.5, 0.75, 1.0]
+print("share   removed    kept   facts      KL")
+curve = [measured(erase(share)) for share in DOSES]
+for share, row in zip(DOSES, curve):
+    print(f"{share:5.2f}" + "".join(f"{number:9.3f}" for number in row))
+
+noise = [torch.randn(model.config.width, generator=torch.Generator().manual_seed(seed)) for seed in range(5)]
+rivals = [measured(erase(1.0, v)) for v in noise]
+print("five random directions, removed whole: of the spread", [round(row[0], 3) for row in rivals])
+
+# %% [markdown]
+# "Facts are unharmed" is true and says little: a direction of he and she has no business with capitals. A price has to
+# be looked for where it is likely, which is next to what you change.
+#
+# Note also that half of the direction removes about half of the spread and costs the nouns little. So whoever offers a
+# cleverer way has to beat a smaller dose.
+#
+# ## A gate
+#
+# Steer only where it is wanted. A **gate** looks at the unsteered stream of the prompt, takes its cosine with a
+# condition, here occupations minus nouns, and opens above a threshold. It is fitted on every other occupation and on
+# the nouns that the direction was read from, in training templates.
+#
+# **Predict first.** For how many of the measured nouns will it open? And does it beat a smaller dose without a gate?
+
+# %%
+inside, outside = texts(jobs[::2], "train"), texts([*male[::2], *female[::2]], "train")
+sites = [("pre", i) for i in range(depth // 2, depth)]
+condition = extract.contrastive(model, tok, list(zip(inside, outside)), sites, token="last")
+wanted, unwanted = ([tok.prompt(text) for text in some] for some in (inside, outside))
+fitted = [Gate.fit(model, wanted, unwanted, condition[site], site) for site in sites]
+gate = max(fitted, key=lambda gate: gate.accuracy)
+print(gate)
+
+
+def behind(gate, subjects, share=1.0):
+    """The direction removed, in the rows for which the gate opens."""
+    rows = gate.passes(model, [tok.prompt(text) for text in texts(subjects)]).tolist()
+    return Steer(interventions.project_out(gender), SITE, share, where="last", rows=rows)
+
+
+for name, subjects in (("occupations", jobs[1::2]), ("nouns", nouns)):
+    rows = behind(gate, subjects).rows
+    print(f"opens for {sum(rows)} of {len(rows)} prompts of {name} that it was not fitted on")
+half = log_odds(jobs[1::2])
+gated = (
+    1 - spread(log_odds(jobs[1::2], behind(gate, jobs[1::2]))) / spread(half),
+    kept(log_odds(nouns, behind(gate, nouns))),
+)
+print(f"gated: removed {gated[0]:.3f}, kept {gated[1]:.3f}")
+
+# %%
+import matplotlib.pyplot as plt
+
+free = [1 - spread(log_odds(jobs[1::2], erase(share))) / spread(half) for share in DOSES]  # the same occupations
+figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+axes.plot(free, [row[1] for row in curve], marker="o", label="everywhere, by dose")
+axes.plot(*gated, marker="s", linestyle="", label="behind the gate")
+axes.set_xlabel("share of the spread of occupations removed")
+axes.set_ylabel("probability of the right pronoun of nouns")
+axes.legend()
+show()
+
+# %% [markdown]
+# Compare the square with the line *above or below it*, at the same place from left to right, not with the line's end. A
+# gate that stayed shut would keep every noun and remove nothing, and would sit on the line too.
+#
+# ## Exercises
+
+
+# %% exercise 6.1
+def divergence(steered, plain):
+    """KL(plain || steered) of the next token, (N,), in nats, from logits (N, V) of both: the mean of log p(plain) - log
+    p(steered), weighted by p(plain)."""
+    # your lines here
+
+
+# %%
+@check(divergence)
+def _(divergence):
+    steered = prefill(model, asked[:6], steer=Steer(gender, ("pre", 2), 2.0, where="last"))
+    plain = unsteered[:6]
+    found, expected = divergence(steered, plain), metrics.kl(steered, plain)
+    assert found.shape == expected.shape, f"expected the shape {tuple(expected.shape)}, got {tuple(found.shape)}"
+    assert bool((found > -1e-5).all()), "a divergence is never below 0; is log taken of probabilities, not of logits?"
+    assert not torch.allclose(found, metrics.kl(plain, steered), atol=1e-4), "this is KL(steered || plain)"
+    assert torch.allclose(found, expected, atol=1e-4), f"expected {expected[0]:.4f} for the first, got {found[0]:.4f}"
+
+
+# %% exercise 6.2
+def without(x, v, share):
+    """The streams x, (N, D), with this share of their component along v, (D,), removed; v may have any length."""
+    # your lines here
+
+
+# %%
+@check(without)
+def _(without):
+    x = torch.randn(4, len(gender), generator=torch.Generator().manual_seed(0))
+    for v, share in ((gender, 1.0), (gender * 3, 1.0), (gender, 0.25)):
+        found = without(x, v, share)
+        assert found.shape == x.shape, f"expected the shape {tuple(x.shape)}, got {tuple(found.shape)}"
+        u = v / v.norm()
+        left, was = found @ u, x @ u
+        assert torch.allclose(left, (1 - share) * was, atol=1e-3), (
+            f"of a component of {was[0]:+.3f}, {left[0]:+.3f} is left where {(1 - share) * was[0]:+.3f} should be; "
+            "does the length of v matter?"
+        )
+        across = (found - left[:, None] * u) - (x - was[:, None] * u)
+        assert float(across.norm()) < 1e-2, "what does not lie along v was changed too"
+
+
+# %% exercise 6.3
+def threshold(inside, outside):
+    """The number that tells two lists of cosines apart best: the share of `inside` above it plus the share of `outside`
+    not above it is as large as it can be."""
+    # your lines here
+
+
+# %%
+@check(threshold)
+def _(threshold):
+    for some, others in (([0.5, 0.6, 0.2], [0.1, 0.3, -0.4]), ([0.9, 0.8], [0.1, 0.2, 0.85]), ([0.1], [-0.9])):
+        a, b = (torch.tensor(given, dtype=torch.float64) for given in (some, others))
+
+        def told(t, a=a, b=b):
+            return float((a > t).float().mean() + (b <= t).float().mean())
+
+        best = max(told(t) for t in [-2.0, *some, *others])
+        t = float(threshold(some, others))
+        assert abs(told(t) - best) < 1e-6, (
+            f"for {some} and {others}, {t:.3g} tells {told(t) / 2:.0%} apart, another threshold {best / 2:.0%}"
+        )
+
+
+# %% [markdown]
+# Next: `7_your_own.py`. You have every tool; now the behaviour is yours.

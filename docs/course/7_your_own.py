@@ -1,0 +1,216 @@
+# %% [markdown]
+# # 7. Your own behaviour, from pairs to a verdict
+#
+# This lesson is a form to fill in. It goes through one behaviour, a good mood, in seven steps; each step is a cell or
+# two that you can change for a behaviour of your own. What counts as a success is written down before the first
+# measurement.
+#
+# To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What differs there:
+# a behaviour can have any words, nano knows only those of its own sentences. And expect to be unsure: of the fourteen
+# claims tested on that model six came out inconclusive ([summary.md](../results/smollm2-135m-instruct/summary.md)).
+
+# %%
+import torch
+from check import check, show
+
+import ministeer
+from ministeer import Receipt, Steer, extract, interventions, metrics, prefill
+from ministeer.lab import data
+
+model, tok = ministeer.load("nano")
+depth = model.config.n_layer
+
+# %% [markdown]
+# ## Step 1. Say what would count
+#
+# The vector is a tenth as long as the stream. The effect is half the difference between adding and subtracting it. The
+# behaviour is *supported* as steerable if the whole interval of the effect lies above a quarter of a nat and at most
+# one random vector in a hundred does as much; *not supported* if the whole interval lies below, or one in twenty does
+# as much; else *inconclusive*.
+
+# %%
+SHARE, THRESHOLD = 0.1, 0.25
+
+# %% [markdown]
+# ## Step 2. Write the pairs
+#
+# Two lists of beginnings, of one mood and of the other, that differ in nothing else: as long, as grammatical, about the
+# same things. And prompts that go on after them. Some prompts are kept for the end and are never used to make or choose
+# anything.
+
+# %%
+GOOD = ["I love you because you are so kind.", "I love the river.", "I love the song.", "I feel happy."]
+BAD = ["I hate you because you are so cruel.", "I hate the river.", "I hate the song.", "I feel sad."]
+TRAIN = ["My life is", "Our home is", "This garden is", "We are", "This letter is", "I think you are"]
+HELD_OUT = ["The world is", "Today I am", "My job is", "You are", "This house is", "Our letter is", "They are"]
+assert not set(TRAIN) & set(HELD_OUT)
+
+pairs = [(f"{plus} {prompt}", f"{minus} {prompt}") for prompt in TRAIN for plus, minus in zip(GOOD, BAD)]
+words = {}
+for sign in ("1", "-1"):
+    encoded = [tok.encode(" " + row["word"]) for row in data.read("valence.tsv", sign=sign)]
+    words[sign] = [i[0] for i in encoded if len(i) == 1]
+print(len(pairs), "pairs, such as", pairs[0])
+
+
+def measured(texts, steer=None):
+    """log p(a pleasant word comes next) - log p(an unpleasant one), of each text, (N,), in nats."""
+    return metrics.log_odds(prefill(model, [tok.prompt(text) for text in texts], steer=steer), words["1"], words["-1"])
+
+
+# %% [markdown]
+# ## Step 3. Does the model know it?
+#
+# A vector cannot bring out what is not there. Put the beginnings before the training prompts: does the model itself go
+# on in the mood?
+#
+# **Predict first.** By how many nats do the beginnings move it? It is the most that you can hope for from a vector.
+
+# %%
+shown = measured([plus for plus, _ in pairs]) - measured([minus for _, minus in pairs])
+print(f"half the difference that the beginnings make: {metrics.interval(shown / 2)} nats")
+
+# %% [markdown]
+# ## Step 4. Read, and look at the health
+#
+# **Predict first.** From which depth on will the halves of the data agree?
+
+# %%
+sites = [("pre", i) for i in range(1, depth + 1)]
+read = extract.read(model, tok, pairs, sites, token="last")
+vector = extract.contrastive(read)
+for site in sites:
+    h = vector.health[site]
+    print(f"pre {site[1]:<3} split-half {h.split_half:+.2f}, d' {h.separability:+.2f}, agreement {h.agreement:+.2f}")
+
+# %% [markdown]
+# Agreement flatters here: many pairs share a beginning, and so its difference.
+#
+# ## Step 5. Choose the site on the training prompts
+
+
+# %%
+def effect(texts, v, site):
+    """Half the difference between adding and subtracting, of each text, (N,), in nats."""
+    steer = Steer(interventions.relative(v), site, [SHARE] * len(texts) + [-SHARE] * len(texts), where="all")
+    both = measured([*texts, *texts], steer)  # one run: a coefficient for each row
+    return (both[: len(texts)] - both[len(texts) :]) / 2
+
+
+by_site = {site: float(effect(TRAIN, vector[site], site).mean()) for site in sites}
+site = max(by_site, key=by_site.get)
+print("chosen:", site, {f"pre {i}": round(nats, 2) for (_, i), nats in by_site.items()})
+
+# %% [markdown]
+# ## Step 6. Measure what was held out, beside random vectors
+#
+# Half the difference of a random vector with its sign turned is minus that of the vector, so each one drawn stands for
+# two.
+#
+# **Predict first.** You saw the effect on the training prompts. Larger here, or smaller? And how many of the random
+# ones do as much?
+
+# %%
+found = effect(HELD_OUT, vector[site], site)
+mean, low, high = metrics.bootstrap(found, seed=0)
+away = read.streams[site].flatten(0, 1)
+away = away - away.mean(0)
+random = []
+for seed in range(50):
+    mix = torch.randn(len(away), generator=torch.Generator().manual_seed(seed)) @ away
+    nats = float(effect(HELD_OUT, mix, site).mean())
+    random += [nats, -nats]
+as_much = sum(nats >= mean for nats in random) / len(random)
+print(f"{mean:+.2f} nats [{low:+.2f}, {high:+.2f}]; {(found < 0).sum()} of {len(found)} prompts move the wrong way")
+print(f"of {len(random)} random vectors {as_much:.0%} do as much; the most is {max(random):+.2f}")
+
+# %%
+import matplotlib.pyplot as plt
+
+figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+axes.hist(random, bins=25, color="grey", label="random vectors")
+axes.axvspan(low, high, alpha=0.3, label="the vector, 95 % interval")
+axes.axvline(mean, label="the vector")
+axes.axvline(THRESHOLD, color="black", linestyle=":", label="to exceed")
+axes.set_xlabel("half the difference between adding and subtracting (nats)")
+axes.set_ylabel("vectors")
+axes.legend(fontsize=8)
+show()
+
+# %% [markdown]
+# ## Step 7. The price, and the receipt
+#
+# **Predict first.** The vector is added at every token. What does it do to capitals and colours?
+
+# %%
+facts = [row for row in data.facts(tok)[::4] if len(tok.encode(" " + row["right"])) == 1]
+asked = [tok.prompt(row["prompt"]) for row in facts]
+right = torch.tensor([tok.single(" " + row["right"]) for row in facts])
+plain, receipt = prefill(model, asked), Receipt()
+steered = prefill(model, asked, steer=Steer(interventions.relative(vector[site]), site, SHARE), receipt=receipt)
+shares = [float((logits.argmax(-1) == right).float().mean()) for logits in (plain, steered)]
+print(f"facts said right: {shares[0]:.0%} without the vector, {shares[1]:.0%} with it")
+print(f"KL on them: {float(metrics.kl(steered, plain).mean()):.3f} nats")
+print(receipt)
+
+# %% [markdown]
+# ## The verdict
+#
+# The rule of step 1 and the numbers of step 6 leave nothing to decide. Exercise 7.1 writes the rule down; apply it to
+# `low`, `high` and `as_much`.
+#
+# Whatever it says, write beside it what it is about: this model, these prompts, this dose. And what you did not test:
+# is it the mood, or does anything pleasant do it? Compare with a vector of another behaviour, as lesson 5 did with
+# kindness.
+#
+# ## Exercises
+
+
+# %% exercise 7.1
+def verdict(low, high, threshold, as_much):
+    """The rule: "supported" if the whole interval lies above the threshold and at most 0.01 of random ones do as much;
+    "not supported" if the whole interval lies at or below it, or more than 0.05 of them do as much; else
+    "inconclusive"."""
+    # your lines here
+
+
+# %%
+@check(verdict)
+def _(verdict):
+    for given, wanted in (
+        ((0.3, 0.9, 0.25, 0.0), "supported"),
+        ((0.3, 0.9, 0.25, 0.03), "inconclusive"),
+        ((0.3, 0.9, 0.25, 0.2), "not supported"),
+        ((0.1, 0.9, 0.25, 0.0), "inconclusive"),
+        ((-0.2, 0.25, 0.25, 0.0), "not supported"),
+    ):
+        found = verdict(*given)
+        assert found == wanted, f"expected {wanted!r} for verdict{given}, got {found!r}"
+    print(f"a good mood: {verdict(low, high, THRESHOLD, as_much)}")
+
+
+# %% exercise 7.2
+def my_pairs():
+    """Eight pairs or more, (positive text, negative text), for a behaviour of your own. The texts of a pair differ in
+    their beginning and end alike, in two words or more, before what is still to be said."""
+    # your lines here
+
+
+# %%
+@check(my_pairs)
+def _(my_pairs):
+    mine = [tuple(pair) for pair in my_pairs()]
+    assert len(mine) >= 8, f"expected eight pairs or more, got {len(mine)}"
+    assert all(len(pair) == 2 and pair[0] != pair[1] for pair in mine), "each pair is two texts that differ"
+    assert len(set(mine)) == len(mine), "a pair stands there twice"
+    unlike = [plus for plus, minus in mine if plus.split()[-2:] != minus.split()[-2:]]
+    assert not unlike, f"the two texts end differently in the pair of {unlike[0]!r}"
+    health = extract.contrastive(model, tok, mine, sites, token="last").health
+    best = max(health.values(), key=lambda h: h.agreement)
+    assert not best.weak, f"at no site do the pairs agree on a direction; at the best: {best}"
+    print(f"your pairs: {best}")
+
+
+# %% [markdown]
+# That is the course. From here: [one page per method](../methods.md), the [experiments](../../examples), and [what a
+# statistician would not sign](../results/smollm2-135m-instruct/NOTES.md) in ours.
