@@ -63,15 +63,15 @@ def effect(v, share=0.1):
 # %% [markdown]
 # ## First, a random vector
 #
-# **Predict first.** We draw 30 directions at random and add each. They know nothing of honesty. How far do they move
+# **Predict first.** We draw 20 directions at random and add each. They know nothing of honesty. How far do they move
 # the mean of the items: not at all, or by a hundredth, a tenth, or a whole nat?
 
 # %%
 random = []
-for seed in range(30):
+for seed in range(20):
     drawn = torch.randn(model.config.width, generator=torch.Generator().manual_seed(seed))
     random.append(float(effect(drawn).mean()))
-print(f"30 random vectors move the items by {min(random):+.2f} to {max(random):+.2f} nats")
+print(f"20 random vectors move the items by {min(random):+.2f} to {max(random):+.2f} nats")
 
 # %% [markdown]
 # Not zero. Any push moves the logits, and the items hang together: the same few endings occur in many of them, so a
@@ -133,16 +133,16 @@ print(f"subtracted: {effect(-v).mean():+.2f} nats")
 # vector that lies in none of them does little. A fairer rival lies where the streams lie: a random mix of how the
 # streams of the pairs deviate from their mean. It has the stream's **covariance**.
 #
-# **Predict first.** Will these reach further than the first 30? As far as the vector?
+# **Predict first.** Will these reach further than the first 20? As far as the vector?
 
 # %%
 states = x.flatten(0, 1)  # (2N, D)
 away = states - states.mean(0)
 harder = []
-for seed in range(30):
+for seed in range(20):
     mix = torch.randn(len(away), generator=torch.Generator().manual_seed(seed))
     harder.append(float(effect(mix @ away).mean()))
-print(f"30 with the stream's covariance: {min(harder):+.2f} to {max(harder):+.2f} nats")
+print(f"20 with the stream's covariance: {min(harder):+.2f} to {max(harder):+.2f} nats")
 
 # %%
 import matplotlib.pyplot as plt

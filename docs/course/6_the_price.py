@@ -120,9 +120,9 @@ curve = [measured(erase(share)) for share in DOSES]
 for share, row in zip(DOSES, curve):
     print(f"{share:5.2f}" + "".join(f"{number:9.3f}" for number in row))
 
-noise = [torch.randn(model.config.width, generator=torch.Generator().manual_seed(seed)) for seed in range(5)]
+noise = [torch.randn(model.config.width, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
 rivals = [measured(erase(1.0, v)) for v in noise]
-print("five random directions, removed whole: of the spread", [round(row[0], 3) for row in rivals])
+print("three random directions, removed whole: of the spread", [round(row[0], 3) for row in rivals])
 
 # %% [markdown]
 # "Facts are unharmed" is true and says little: a direction of he and she has no business with capitals. A price has to
