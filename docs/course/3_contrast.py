@@ -7,7 +7,7 @@
 #
 # To see this lesson on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What
 # differs there: less moves. Over six values and other scenarios, a vector a tenth as long as the stream moves plain
-# items by 0.8 nats, though none of 199 random vectors does as much
+# items by 0.7 nats, though none of 200 random vectors does as much
 # ([summary.md](../results/smollm2-135m-instruct/summary.md)).
 
 # %%

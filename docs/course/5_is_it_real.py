@@ -5,7 +5,7 @@
 # while the others went the wrong way? This lesson takes the vectors of lesson 3 and asks like a statistician.
 #
 # To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What differs there:
-# the vectors of six values push 30 % of the held-out items the wrong way, with an interval from 21 to 42 %
+# the vectors of six values push 31 % of the held-out items the wrong way, with an interval from 21 to 43 %
 # ([summary.md](../results/smollm2-135m-instruct/summary.md)). On nano hardly any.
 
 # %%

@@ -5,8 +5,8 @@
 # facts, other texts, and what should have stayed as it was. At the end it steers only where that is wanted.
 #
 # To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What differs there:
-# less of the bias goes, about half beyond what random directions remove. Where a quarter is removed, nouns like
-# "mother" lose 0.07 of the right pronoun's probability and facts nothing; whether a gate helps could not be told
+# less of the bias goes, about half beyond what random directions remove. There nouns like "mother" lose a third of the
+# right pronoun's probability and facts nothing; whether a gate helps could not be told
 # ([summary.md](../results/smollm2-135m-instruct/summary.md)).
 
 # %%

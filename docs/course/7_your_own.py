@@ -6,8 +6,8 @@
 # measurement.
 #
 # To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What differs there:
-# a behaviour can have any words, nano knows only those of its own sentences. And expect to be unsure: of the fourteen
-# claims tested on that model six came out inconclusive ([summary.md](../results/smollm2-135m-instruct/summary.md)).
+# a behaviour can have any words, nano knows only those of its own sentences. And expect to be unsure: of the nineteen
+# claims tested on that model eleven came out inconclusive ([summary.md](../results/smollm2-135m-instruct/summary.md)).
 
 # %%
 import torch
@@ -212,5 +212,5 @@ def _(my_pairs):
 
 
 # %% [markdown]
-# That is the course. From here: [one page per method](../methods.md), the [experiments](../../examples), and [what a
-# statistician would not sign](../results/smollm2-135m-instruct/NOTES.md) in ours.
+# That is the course. From here: [one page per method](../methods.md), the [experiments](../../examples), and [what
+# their verdicts do not say](../results/smollm2-135m-instruct/NOTES.md) in ours.
