@@ -75,6 +75,21 @@ def test_a_vector_of_a_file_of_pairs_is_that_of_the_pairs(
     assert str(wanted.health["pre", 2]) in two and five.startswith("pre   5  |")
 
 
+def test_pairs_in_a_chat_template_are_read_where_the_answer_begins(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("jinja2")
+    model, tok = ministeer.load("nano", dtype="float32")
+    tok.chat_template = "<|endoftext|>{% for m in messages %}You said {{ m.content }}. {% endfor %}I said"
+    monkeypatch.setattr(verbs, "load", lambda name, **_: (model, tok))
+    said(capsys, "extract", "pairs.jsonl", "--out", "v.safetensors", "--chat", "--layers", "5")
+    found = SteeringVector.load("v.safetensors", model)
+    ids = [[tok.chat([{"role": "user", "content": text}]) for text in pair] for pair in PAIRS]
+    texts = [[f"<|endoftext|>You said {text}. I said" for text in pair] for pair in PAIRS]
+    assert [[tok.prompt(text) for text in pair] for pair in texts] == ids
+    assert same(found, extract.contrastive(model, tok, texts, ("pre", 5), token="last"))
+
+
 @pytest.mark.parametrize("names", [("positive", "negative"), ("chosen", "rejected"), ("plus", "minus")])
 def test_pairs_come_by_name_and_from_standard_input_too(
     names: tuple[str, str], vector: SteeringVector, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
