@@ -2,11 +2,10 @@
 
     python examples/06_value_steering.py --model nano     (`make reproduce` runs it; a minute on nano)
 
-A vector for each value, from contrast pairs of training scenarios, is added while the model says how a held-out scenario goes on: plain
-statements, short scenarios, complex ones in which two values are in conflict. Beside it, at the same share of the stream's norm: the
-other values' vectors, one of pleasant and unpleasant words (is it the value, or does everything get nicer?), and random ones.
-Expected on nano: every item moves the right way, but other values' vectors do most of the same work. Words move more than a tenth of the
-stream does, and less than the vector at the dose that changes unrelated text as much.
+A vector for each value, from contrast pairs of training scenarios, is added while the model says how a held-out scenario goes on: plain statements,
+short scenarios, complex ones in which two values are in conflict. Beside it, at the same share of the stream's norm: the other values' vectors, one
+of pleasant and unpleasant words (is it the value, or does everything get nicer?), and random ones. Expected on nano: every item moves the right way,
+but other values' vectors do most of the same work. Words move more than a tenth of the stream does, and less than the vector at equal disturbance.
 """
 
 # %% For each value: how its vector is read and at which layer it is added, chosen on training scenarios; then what moves held-out ones
@@ -28,7 +27,6 @@ for value in lab.progress(VALUES, "values"):
     ends = values.moved(lab, held, own, [layer], values.ENDS)[:, :, 0]  # (items, vectors, 2)
     rows += tidy(held, own, ends @ [-0.5, 0.5])  # half the difference is the slope
     turned += list(ends[before < 0, 0, 1] > 0)  # of those whose negative answer was preferred
-
     # its controls: pleasant words, other values, random vectors
     rows += tidy(held, ["valence"], values.halves(lab, held, {"": values.valence(lab, value, reading)}, layer))
     others = {v: values.vector(lab, v, seed=0, reading=reading) for v in VALUES if v != value}

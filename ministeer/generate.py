@@ -87,7 +87,9 @@ def sample(
         ranked[:, top_k:] = -torch.inf
     p = ranked.softmax(-1)
     before = p.cumsum(-1) - p  # probability of all likelier tokens
-    reach = (p * (before < top_p)).cumsum(-1)
+    kept = before < top_p
+    kept[:, 0] = True  # also where top_p is below what float32 can hold
+    reach = (p * kept).cumsum(-1)
     u = _uniform(len(logits), generator).to(reach) * reach[:, -1]  # (B,)
     pick = (reach <= u[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
     chosen: Tensor = order.gather(-1, pick[:, None])[:, 0]  # (B,)

@@ -116,7 +116,7 @@ def steerability(multipliers: Sequence[float], differences: npt.ArrayLike) -> Ar
 
 
 def group_means(values: npt.ArrayLike, groups: Sequence[Any]) -> Array:
-    """The mean of the items of each group, of N values and N groups: the groups in sorted order, or where they have none as they come.
+    """The mean of the items of each group, of N values and N groups: the groups in sorted order, or where they have none by their types and texts.
 
     A group is a label that can stand in a set, a text, a number, a tuple or None: labels that are equal there are one group.
     """
@@ -136,8 +136,8 @@ def group_means(values: npt.ArrayLike, groups: Sequence[Any]) -> Array:
             )
     try:
         order = sorted(by_label)
-    except TypeError:
-        order = list(by_label)
+    except TypeError:  # not as they come, which can differ from seed to seed
+        order = sorted(by_label, key=lambda label: (type(label).__name__, repr(label)))
     return np.array([np.mean(by_label[label]) for label in order])
 
 

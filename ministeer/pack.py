@@ -219,6 +219,13 @@ def _check(model: Transformer, name: str) -> None:
 
 
 def _replace(model: Transformer, form: type[Held]) -> Transformer:
+    for where, child in model.named_modules():
+        if not isinstance(child, Linear):
+            continue
+        got = f"a {type(child).__name__}" if type(child) is not Linear else "one with a hook"
+        hooks = child._forward_hooks or child._forward_pre_hooks or child._backward_hooks
+        if type(child) is not Linear or hooks:  # what they do would be lost
+            raise ValueError(f"expected plain matrices, got {got} at {where}; merge it into the weight, or remove it")
     parents = [m for m in model.modules() if not isinstance(m, Linear)]  # a list of those would keep each till the end
     for module in parents:
         for name in list(module._modules):

@@ -729,3 +729,8 @@ def test_a_small_model_runs_a_few_tokens_on_one_thread_and_leaves_the_setting_as
         assert seen[:3] == [1, 1, 1] and seen[3] == 2 and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("top_p", [1e-45, 1e-46, 1e-300])
+def test_the_likeliest_token_is_kept_however_small_top_p_is(top_p: float) -> None:
+    assert sample(torch.tensor([[1.0, 5.0, 0.0, -9.0]]), top_p=top_p).tolist() == [1]

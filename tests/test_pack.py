@@ -238,3 +238,24 @@ def test_compiled_blocks_share_one_graph_which_steering_never_enters() -> None:
         found.append(counters["stats"]["unique_graphs"])
     assert found == [found[0]] * 4
     assert 1 <= found[0] <= 2  # one for a prompt and one for a token, whatever the number of blocks
+
+
+class Adapted(Linear):
+    """A matrix that computes more than its product, as adapters by subclass do."""
+
+
+@pytest.mark.parametrize("form", [pack, int8])
+@pytest.mark.parametrize("way", ["hook", "pre-hook", "subclass"])
+def test_what_a_matrix_does_beside_its_product_is_not_lost(
+    form: Callable[[Transformer], Transformer], way: str
+) -> None:
+    model = fresh(torch.float32)
+    matrix, part = inner(model), model.blocks[0].mlp
+    if way == "subclass":
+        name = next(name for name, child in part.named_children() if child is matrix)
+        setattr(part, name, Adapted(matrix.in_features, matrix.out_features))
+    else:
+        (matrix.register_forward_pre_hook if way == "pre-hook" else matrix.register_forward_hook)(lambda *_: None)
+    with pytest.raises(ValueError, match="expected plain matrices, got .* at blocks.0.mlp"):
+        form(model)
+    assert not any(isinstance(child, (Packed, Int8)) for child in model.modules())

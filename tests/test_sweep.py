@@ -437,3 +437,10 @@ def test_two_processes_find_what_one_does_and_a_lost_one_is_made_good(tmp_path):
     scored = [int((folder / f"calls.{rank}").read_text()) for folder, rank in ((both.parent, 0), (both.parent, 1))]
     assert min(scored) > 0.3 * sum(scored), "both had their share"
     assert int((lost.parent / "calls.0").read_text()) + int((lost.parent / "calls.1").read_text()) < sum(scored)
+
+
+def test_an_unembedding_of_ones_own_is_refused() -> None:
+    changed = copy.deepcopy(MODEL)
+    changed.unembed = lambda x: x  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="the unembedding that the models here have, got another one"):
+        sweep(changed, PROMPTS, first_two, {"v": direction(1)}, [1], [1.0])

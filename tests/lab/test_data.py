@@ -253,3 +253,7 @@ def test_scenarios_are_even_in_what_is_no_value() -> None:
 def test_the_card_shows_the_balance_that_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     main()
     assert capsys.readouterr().out in (data.HERE / "README.md").read_text(encoding="utf-8"), "copy what it prints"
+
+
+def test_a_column_called_name_can_be_asked_for() -> None:
+    assert [row["name"] for row in data.read("names.tsv", name="Tom")] == ["Tom"]

@@ -14,7 +14,7 @@ OPEN = 1.6  # tokens a word: an open vocabulary takes fewer
 MISCOUNTED = {"pathologist"}  # the share published for it is that of speech-language pathologists
 
 
-def read(name: str, **wanted: str) -> list[Row]:
+def read(name: str, /, **wanted: str) -> list[Row]:
     """The rows of one of the `.tsv` files here, by column name; with `column="value"`, those that have it there.
 
     Raises `ValueError` for a file, a column or a value that does not exist.
