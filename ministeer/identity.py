@@ -125,6 +125,8 @@ class _Telling:
             inner = () if isinstance(home, types.ModuleType) else (home,)
         elif isinstance(value, DESCRIPTORS):
             name, inner = f"{value.__objclass__.__qualname__}.{value.__name__}", ()
+        elif kind.__module__ == "torch._ops":  # one of torch's operators, which is its name
+            name, inner = f"torch.ops.{value}", ()
         elif isinstance(value, ContextVar):
             name, inner = value.name, (value.get(None),)
         elif isinstance(value, os.PathLike):

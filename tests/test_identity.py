@@ -262,3 +262,15 @@ def test_a_function_is_its_source_and_not_how_it_was_written_or_compiled(tmp_pat
         (function,) = (v for v in runpy.run_path(str(tmp_path / f"{name}.py")).values() if isinstance(v, FunctionType))
         found[name] = identity(function)
     assert found["plain"] == found["dressed"] != found["other"]
+
+
+def test_an_operator_of_torch_is_its_name() -> None:
+    def twice(x: Any, _: Any) -> Any:
+        return torch.ops.aten.mul(x, 2)
+
+    def added(x: Any, _: Any) -> Any:
+        return torch.ops.aten.add(x, 2)
+
+    assert identity(torch.ops.aten.mul) == identity(torch.ops.aten.mul) != identity(torch.ops.aten.add)
+    assert identity(torch.ops.aten.mul) != identity(torch.ops.aten.mul.Tensor)
+    assert identity(twice) != identity(added)

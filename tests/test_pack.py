@@ -4,6 +4,7 @@ import copy
 import io
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -259,3 +260,18 @@ def test_what_a_matrix_does_beside_its_product_is_not_lost(
     with pytest.raises(ValueError, match="expected plain matrices, got .* at blocks.0.mlp"):
         form(model)
     assert not any(isinstance(child, (Packed, Int8)) for child in model.modules())
+
+
+@pytest.mark.parametrize("form", [pack, int8])
+def test_a_sweep_of_a_packed_model_goes_on_where_it_was_cut_off(
+    form: Callable[[Transformer], Transformer], tmp_path: Path
+) -> None:
+    def done(model: Transformer) -> list[Any]:
+        vectors = {"v": random_tensor(model.config.width, scale=1.0)}
+        return sweep(model, [[1, 2, 3]], [[[5], [6]]], vectors, [1, 2], [0.0, 1.0], path=tmp_path / "rows.jsonl")
+
+    rows = done(form(fresh(torch.float32)))
+    assert done(form(fresh(torch.float32))) == rows and len((tmp_path / "rows.jsonl").read_text().splitlines()) == 4
+    other = fresh(torch.float32)
+    inner(other).weight.data[0, 0] += 1
+    assert not {row["key"] for row in done(form(other))} & {row["key"] for row in rows}
