@@ -69,8 +69,20 @@ def test_what_it_says_was_taught_is_what_the_recorded_run_found():
     pytest.importorskip("scipy")
     run = json.loads((ROOT / "docs" / "results" / "smollm2-135m-instruct" / "evidence.json").read_text())
     found = {v.claim.key: v for v in report.verdicts(run["this training"])}
-    words = {key: found[key].word for key in ("values", "inconsistent", "bias", "truth", "overcorrection")}
-    assert words.pop("truth") == claims.NOT_SUPPORTED and set(words.values()) == {claims.SUPPORTED}
-    assert f"by {found['values'].effect[0]:.1f} nats" in README
+    words = {
+        "inconsistent": claims.SUPPORTED,
+        "overcorrection": claims.SUPPORTED,
+        "complexity_distractors": claims.SUPPORTED,
+        "truth": claims.NOT_SUPPORTED,
+        "bias_added": claims.NOT_SUPPORTED,
+    }
+    assert {key: found[key].word for key in words} == words
+    effect, low, _ = found["values"].effect
+    assert f"by {effect:.1f} nats" in README and f"begins at {low:.2f}" in README
+    assert "none of 200 random vectors" in README and found["values"].claim.above == 0.25
     assert f"{100 * found['inconsistent'].effect[0]:.0f} % of the held-out items" in README
-    assert 0.45 < found["bias"].effect[0] < 0.55 and "halves the differences" in README
+    assert 0.45 < found["bias_erased"].effect[0] < 0.55 and "halves the differences" in README
+    assert 0.3 < found["overcorrection"].effect[0] < 0.37 and "a third of their right pronoun" in README
+    fairness = run["this training"]["bias_added"]["extraction 0"]["controls"]
+    assert sum(one >= found["bias_added"].effect[0] for one in fairness) > len(fairness) / 3
+    assert "more than a third of the random vectors do as much" in README
