@@ -250,7 +250,7 @@ def disturbance(
     """
     site: Site = ("pre", layer)
     found: list[Row] = []
-    nothing = torch.zeros(model.config.width)
+    nothing = torch.zeros(model.config.width, dtype=torch.float32)
     added = [nothing] if vectors is None else [content(vector, site, how) for vector in vectors.values()]
     for start in range(0, len(texts), TEXTS):
         some = texts[start : start + TEXTS]
