@@ -12,7 +12,7 @@ from ministeer import extract
 from ministeer.lab import antonyms, data, figures, pronouns, protocol, record, values
 from ministeer.lab.experiment import Experiment
 
-STRUCTURE, VALUE, ASKED, ENDS = "question_answer", "honesty", 40, [-1.0, 1.0]
+STRUCTURE, VALUE, ASKED = "question_answer", "honesty", 40
 ANTONYMS, HONESTY, FAIRNESS = "antonyms answered", "steerability of honesty", "spread removed"
 UNITS = {ANTONYMS: "share of answers", HONESTY: "nats per tenth of the stream", FAIRNESS: "share"}
 
@@ -39,7 +39,10 @@ def measured(kind, layer):
     steered = pronouns.odds(logp[:, 0, 0, 0], jobs)
     found = {
         ANTONYMS: (antonyms.right(lab, alone, {"antonym": of_antonyms}, [layer], [c])[:, 0, 0, 0], range(len(alone))),
-        HONESTY: (values.slopes(lab, items, of_honesty, layer, ENDS), [item["scenario"] for item in items]),
+        HONESTY: (
+            values.halves(lab, items, {"honesty": of_honesty}, layer)[:, 0],
+            [item["scenario"] for item in items],
+        ),
         FAIRNESS: (pronouns.falls(plain, steered), nouns),
     }
     return [

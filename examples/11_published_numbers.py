@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from ministeer import extract
-from ministeer.lab import figures, protocol, published
+from ministeer.lab import figures, protocol, published, texts
 from ministeer.lab.experiment import Experiment
 
 COEFFICIENTS, PROMPT = [-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0], "I went up to my friend and said"
@@ -40,8 +40,12 @@ for theirs, i in lab.progress(layers.items(), "layers"):
         ]  # fmt: skip
 
 # %% How many completions speak of weddings
-asked = {"vector": vector, "layer": layers[6], "prompt": PROMPT, "seeds": [*lab.part(range(200))]}
-spoken = {c: lab.cell(published.completions, coefficient=c, **asked) for c in lab.progress((0.0, 1.0), "completions")}
+asked = [[PROMPT, seed] for seed in lab.part(range(200))]
+fifties = [{"vector": vector, "layer": layers[6], "asked": asked[i : i + 50]} for i in range(0, len(asked), 50)]
+spoken = {
+    c: [row for some in fifties for row in lab.cell(texts.completions, coefficient=c, **some)]
+    for c in lab.progress((0.0, 1.0), "completions")
+}
 share = {c: np.mean([published.about_weddings(row["text"]) for row in some]) for c, some in spoken.items()}
 
 # %% Show it

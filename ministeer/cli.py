@@ -29,7 +29,6 @@ import torch
 from ministeer import hub, verbs
 from ministeer.checkpoint import load
 from ministeer.extract import activation_addition, contrastive
-from ministeer.formats import load_gguf
 from ministeer.generate import generate
 from ministeer.model import Site, Transformer, expect
 from ministeer.options import Parser, add_model, contents, joined, number, several, some, text
@@ -89,8 +88,7 @@ def steered(options: argparse.Namespace) -> str:
     last = _last(options, model)
     for push in pushes:
         expect(push.layer <= last, f"--layer from 0 to {last}, the model's layers", push.layer)
-    template = f"{options.model}, without a template"
-    expect(not options.chat or tokenizer.chat_template is not None, "a chat model for --chat", template, "leave out --chat")  # fmt: skip
+    verbs.check_chat(options, tokenizer)
     ids = tokenizer.prompt(prompt)
     expect(len(ids) > 1, "a prompt in characters that the model has tokens for", repr(prompt))
     if options.chat:
@@ -199,7 +197,7 @@ def _steer(options: argparse.Namespace, model: Transformer, tokenizer: Tokenizer
 
 def _of_file(options: argparse.Namespace, model: Transformer, site: Site) -> tuple[SteeringVector, Where]:
     file = options.vector
-    vector = load_gguf(file, model) if file.endswith(".gguf") else SteeringVector.load(file, model)
+    vector = verbs.read_vector(file, model)
     wanted = f"a vector of the model's width {model.config.width} in {file}"
     expect(vector.width == model.config.width, wanted, vector.width, "it was read from another model")
     words = {

@@ -105,7 +105,7 @@ def extracted(options: argparse.Namespace) -> str:
 
 
 def shown(options: argparse.Namespace) -> str:
-    return shown_vector(_vector(options.vector), options.json, options.vector)
+    return shown_vector(read_vector(options.vector), options.json, options.vector)
 
 
 def shown_vector(vector: SteeringVector, as_json: bool, name: str) -> str:
@@ -182,7 +182,7 @@ def calibrated(options: argparse.Namespace) -> str:
 
 
 def exported(options: argparse.Namespace) -> str:
-    vector, name = _vector(options.vector), options.vector
+    vector, name = read_vector(options.vector), options.vector
     if options.layer is not None:
         vector = vector.only(_at(vector, ("pre", options.layer), name))
     if options.gguf:
@@ -234,15 +234,19 @@ def _odds(scores: Sequence[float]) -> float:
     return first - top - math.log(sum(math.exp(other - top) for other in others))
 
 
-def _vector(file: str, model: Transformer | None = None) -> SteeringVector:
+def read_vector(file: str, model: Transformer | None = None) -> SteeringVector:
     return formats.load_gguf(file, model) if file.endswith(".gguf") else SteeringVector.load(file, model)
 
 
 def _loaded(options: argparse.Namespace) -> tuple[Transformer, Tokenizer, SteeringVector]:
     model, tokenizer = load(options.model, device=options.device, dtype="float32")
+    check_chat(options, tokenizer)
+    return model, tokenizer, read_vector(options.vector, model)
+
+
+def check_chat(options: argparse.Namespace, tokenizer: Tokenizer) -> None:
     template = f"{options.model}, without a template"
     expect(not options.chat or tokenizer.chat_template is not None, "a chat model for --chat", template, "leave out --chat")  # fmt: skip
-    return model, tokenizer, _vector(options.vector, model)
 
 
 def _ids(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:

@@ -238,9 +238,7 @@ ROOMS = {
     ),
     "play/server.py": Room({"model", "play.session"}, {"anyio", "starlette", "uvicorn"}),
     "lab/record.py": Room({"files", "lab.claims", "lab.experiment", "lab.page", "lab.report"}, set()),
-    "lab/published.py": Room(
-        {"generate", "metrics", "model", "prompts", "steer", "tokenizer", "vectors", "lab.data"}, {"torch"}
-    ),
+    "lab/published.py": Room({"metrics", "model", "prompts", "steer", "tokenizer", "vectors", "lab.data"}, {"torch"}),
 }
 # not installed with the package itself
 EXTRAS = {"matplotlib", "scipy", "tqdm", "IPython", "huggingface_hub", "transformers", "gguf", "jinja2", "tokenizers"}

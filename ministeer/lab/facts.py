@@ -101,8 +101,7 @@ def unrelated(lab: Experiment, settings: Mapping[str, Any]) -> list[dict[str, fl
     """What one vector, as `Chosen.settings` has it, does to unrelated text, steered at every token: a row for each dose, the first of which is 0,
     with "KL" in nats, "perplexity" and "entropy" compared with the first: a factor, and a difference in nats. The first row has
     instead the unsteered "loss" and "entropy" themselves, nats for each token."""
-    sentences = [row["text"] for row in data.read("contexts.tsv", kind="distractor", split="heldout")]
-    texts = [" ".join(sentences[i : i + 3]) for i in range(0, len(sentences), 3)]
+    texts = data.passages(split="heldout")
     (layer,) = settings["layers"]
     given = {name: settings[name] for name in ("vectors", "coefficients", "how")}
     found = lab.cell(disturbance, texts=texts, layer=layer, **given)

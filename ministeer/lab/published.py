@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from ministeer import metrics
-from ministeer.generate import generate
 from ministeer.lab import data
 from ministeer.model import Transformer
 from ministeer.prompts import pad
@@ -20,9 +19,7 @@ from ministeer.vectors import SteeringVector
 
 TOPICS = ("weddings", "shipping")
 WORDS = ("wedding", "weddings", "wed", "bride", "groom", "marry", "married", "marriage", "bridesmaid", "honeymoon")
-SAMPLED = {"max_new_tokens": 40, "top_p": 0.3, "frequency_penalty": 1.0}
 SPOKEN = {1.0: 0.90, 0.0: 0.02}  # share of completions about weddings at a coefficient, layer 6 of 48
-TOGETHER = 50  # completions sampled at a time
 
 
 def texts() -> list[str]:
@@ -58,25 +55,6 @@ def perplexities(
         adds = resolve(model, Steer(vector, ("pre", layer), c, "front"), prompts).adds(positions)
         found.append(metrics.perplexity(model(ids, adds=adds), ids, counted.to(ids.device)).tolist())
     return [{"perplexity": list(of_text)} for of_text in zip(*found, strict=True)]
-
-
-def completions(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    *,
-    vector: SteeringVector,
-    layer: int,
-    coefficient: float,
-    prompt: str,
-    seeds: Sequence[int],
-) -> list[dict[str, Any]]:
-    """Texts sampled as in the paper, one a seed."""
-    rows, ids, steer = [], tokenizer.prompt(prompt), Steer(vector, ("pre", layer), coefficient, "front")
-    for some in (seeds[i : i + TOGETHER] for i in range(0, len(seeds), TOGETHER)):
-        draws = [torch.Generator().manual_seed(seed) for seed in some]
-        made: Any = generate(model, [ids] * len(some), steer=steer, generator=draws, stop=tokenizer.stop, **SAMPLED)  # type: ignore[call-overload]
-        rows += [{"text": tokenizer.decode(text[len(ids) :])} for text in made]
-    return rows
 
 
 def about_weddings(text: str) -> bool:

@@ -18,7 +18,7 @@ from ministeer.lab.answers import answers, disturbance, log_probabilities
 from ministeer.lab.claims import MOVES, evidence
 from ministeer.lab.experiment import Experiment
 from ministeer.lab.protocol import Item, beside, felt, sites, tenth
-from ministeer.metrics import Array, steerability
+from ministeer.metrics import Array
 from ministeer.steer import Where
 from ministeer.vectors import SteeringVector
 
@@ -150,32 +150,6 @@ def moved(
     found = lab.cell(answers, items=asked, form=form, system=system, **steered)
     differences: Array = log_probabilities(found) @ [1.0, -1.0]
     return differences
-
-
-def differences(
-    lab: Experiment,
-    rows: Sequence[Item],
-    vector: SteeringVector | None = None,
-    layer: int = 0,
-    multipliers: Sequence[float] = (0.0,),
-    frame: str = "{p}",
-) -> Array:
-    """`moved` by one vector at one layer, (N, C)."""
-    one = None if vector is None else {"vector": vector}
-    found: Array = moved(lab, rows, one, [layer], multipliers, frame=frame)[:, 0, 0]
-    return found
-
-
-def slopes(
-    lab: Experiment,
-    rows: Sequence[Item],
-    vector: SteeringVector,
-    layer: int,
-    multipliers: Sequence[float],
-    frame: str = "{p}",
-) -> Array:
-    """Steerability of each item, (N,), in nats per unit of the multiplier."""
-    return steerability(multipliers, differences(lab, rows, vector, layer, multipliers, frame))
 
 
 def sayings(value: str) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ import torch
 
 from ministeer import Steer, extract, generate, metrics
 from ministeer.checkpoint import load
-from ministeer.lab import published
+from ministeer.lab import published, texts
 
 MODEL, TOKENIZER = load("nano")
 VECTOR = extract.activation_addition(MODEL, TOKENIZER, "Love", "Hate", [("pre", 1), ("pre", 3)])
@@ -23,9 +23,9 @@ def test_the_published_curves() -> None:
 
 
 def test_perplexity_leaves_out_where_the_vector_lies() -> None:
-    texts = ["The farmer has a cow and six sheep.", "A ship comes to the harbor."]
-    given = {"vector": VECTOR, "layer": 3, "texts": texts, "coefficients": [0.0, 2.0]}
-    for row, text in zip(published.perplexities(MODEL, TOKENIZER, **given), texts, strict=True):
+    passages = ["The farmer has a cow and six sheep.", "A ship comes to the harbor."]
+    given = {"vector": VECTOR, "layer": 3, "texts": passages, "coefficients": [0.0, 2.0]}
+    for row, text in zip(published.perplexities(MODEL, TOKENIZER, **given), passages, strict=True):
         ids, v = torch.tensor([TOKENIZER.prompt(text)]), VECTOR["pre", 3]  # (P, D)
         counted = torch.arange(ids.shape[1])[None] >= len(v)
         for c, found in zip((0.0, 2.0), row["perplexity"], strict=True):
@@ -38,16 +38,16 @@ def test_perplexity_leaves_out_where_the_vector_lies() -> None:
 
 
 def test_completions_are_one_a_seed() -> None:
-    given = {"vector": VECTOR, "layer": 1, "prompt": "I feel", "coefficient": 1.0}
-    texts = [row["text"] for row in published.completions(MODEL, TOKENIZER, **given, seeds=[*range(60)])]
+    given = {"vector": VECTOR, "layer": 1, "coefficient": 1.0, "asked": [["I feel", seed] for seed in range(60)]}
+    said = [row["text"] for row in texts.completions(MODEL, TOKENIZER, **given)]
     ids = TOKENIZER.prompt("I feel")
-    for seed in (3, 55):  # of the first and of the second fifty
+    for seed in (3, 55):
         alone = generate(
             MODEL, ids, steer=Steer(VECTOR, ("pre", 1), 1.0, "front"), stop=TOKENIZER.stop,
-            generator=torch.Generator().manual_seed(seed), **published.SAMPLED,
+            generator=torch.Generator().manual_seed(seed), **texts.SAMPLED,
         )  # fmt: skip
-        assert texts[seed] == TOKENIZER.decode(alone[len(ids) :])
-    assert len(texts) == 60 and len(set(texts)) > 1
+        assert said[seed] == TOKENIZER.decode(alone[len(ids) :])
+    assert len(said) == 60 and len(set(said)) > 1
 
 
 @pytest.mark.parametrize(

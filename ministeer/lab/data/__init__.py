@@ -60,9 +60,9 @@ def accepted(word: str) -> set[str]:
     return set(row["answers"].split())
 
 
-def passages() -> list[str]:
-    """Unrelated text, three sentences each."""
-    sentences = [row["text"] for row in read("contexts.tsv", kind="distractor")]
+def passages(**wanted: str) -> list[str]:
+    """Unrelated text, three sentences each; wanted as in `read`."""
+    sentences = [row["text"] for row in read("contexts.tsv", kind="distractor", **wanted)]
     return [" ".join(sentences[i : i + 3]) for i in range(0, len(sentences), 3)]
 
 
