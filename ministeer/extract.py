@@ -15,6 +15,7 @@ Letters: N texts or pairs, D width, P positions of a per-position vector.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -179,8 +181,10 @@ def private_mean(
     pairs spend epsilon twice.
 
     source: as `contrastive`. clip: choose it without looking at the private pairs, e.g. from the norms of public ones. seed:
-    keep it secret: who knows it can subtract the noise. So it is not written into the provenance; nor is a hash of the texts,
-    by which a guess could be checked, nor any health, which would have to be read off the texts.
+    keep it secret and take a long one, `secrets.randbits(128)`: who guesses it can subtract the noise. One seed draws other noise
+    for other texts, sites, clip, epsilon or delta, so that the difference of two vectors gives no mean away; parts that you cut from
+    one `Read` need a seed each. It is not written into the provenance; nor is a hash of the texts, by which a guess could be
+    checked, nor any health, which would have to be read off the texts.
     """
     if not isinstance(source, Read):
         wanted, remedy = "the sites of a private mean", "name them: each one more needs more noise"
@@ -189,13 +193,14 @@ def private_mean(
         private_noise(len(pairs or ()), clip=clip, epsilon=epsilon, delta=delta)  # refused before it is read
     found = read_pairs(source, tokenizer, pairs, sites, **how)
     sigma = private_noise(len(found), clip=clip, epsilon=epsilon, delta=delta, sites=len(found.sites))
-    generator = _generator(seed)
+    told = (_seed(seed), float(clip), float(epsilon), float(delta), found.source, found.sites, len(found))
+    draw = np.random.default_rng(int(hashlib.sha256(repr(told).encode()).hexdigest(), 16))
     tensors = {}
     for site, x in found.streams.items():
         differences = x[:, 0] - x[:, 1]  # (N, D)
         cut = (clip / differences.norm(dim=-1, keepdim=True)).clamp(max=1.0)  # (N, 1)
         mean = (differences * cut).mean(0)
-        tensors[site] = mean + sigma * torch.randn(mean.shape, generator=generator, dtype=torch.float32)
+        tensors[site] = mean + sigma * torch.from_numpy(draw.standard_normal(len(mean))).float()
     method = f"private_mean, epsilon {epsilon:g}, delta {delta:g}, clip {clip:g}, sigma {sigma:.6g}, {len(found)} pairs"
     return SteeringVector(tensors, replace(found.source, method=method, data="private"))
 
@@ -273,14 +278,16 @@ def _mean(items: Tensor) -> Tensor:
 def random_like(vector: SteeringVector, *, seed: int, streams: Mapping[Site, Tensor] | None = None) -> SteeringVector:
     """The control: directions drawn at random, of the vector's norm at every site and position.
 
+    A seed draws the same at every site, whichever others there are: one direction through the model, as a vector that was read
+    is nearly one.
     streams: of N texts at each of the vector's sites, `(N, D)`. Directions are then random mixes of how these deviate from their mean,
         so that they have the stream's covariance: a harder control, as the model's own states lie that way.
     """
     if not isinstance(vector, SteeringVector):
         raise ValueError(f"expected a SteeringVector to make a control for, got {type(vector).__name__}")
-    generator = _generator(seed)
     tensors = {}
     for site, tensor in vector.tensors.items():
+        generator = torch.Generator().manual_seed(_seed(seed, 32))
         if streams is None:
             noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)  # (D,) or (P, D)
         else:
@@ -319,7 +326,10 @@ def _check_not_zero(tensors: dict[Site, Tensor]) -> None:
         )
 
 
-def _generator(seed: int) -> torch.Generator:
-    if not isinstance(seed, Integral) or not -(2**63) <= int(seed) < 2**63:
-        raise ValueError(f"expected a seed, a whole number of 64 bits, got {seed!r}")
-    return torch.Generator().manual_seed(int(seed))
+def _seed(seed: int, bits: int | None = None) -> int:
+    """The seed, checked; a longer one hashed into so many bits, as torch's generator drops the others."""
+    expect(isinstance(seed, Integral) and not isinstance(seed, bool), "a seed, a whole number", repr(seed)[:60])
+    number = int(seed)
+    if bits is None or 0 <= number < 1 << bits:
+        return number
+    return int(hashlib.sha256(str(number).encode()).hexdigest(), 16) % (1 << bits)

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -162,18 +163,21 @@ def function_vector(
     """
     wanted = as_sites(sites)
     known = [(i, h) for i in range(model.config.n_layer) for h in range(model.config.n_head)]
-    whole = all(isinstance(number, Integral) for head in heads for number in head)
-    if not whole or not heads or len(set(heads)) < len(heads) or not set(heads) <= set(known):
+    asked: list[Any] = [
+        tuple(head) if isinstance(head, Sequence) else (head,) for head in heads
+    ]  # a file of JSON has lists
+    whole = all(isinstance(number, Integral) for head in asked for number in head)
+    if not whole or not asked or len(set(asked)) < len(asked) or not set(asked) <= set(known):
         raise ValueError(
             f"expected different heads (layer, head) of {model.config.n_layer} layers of {model.config.n_head}, got {list(heads)}"
         )
-    layers = sorted({layer for layer, _ in heads})
+    layers = sorted({layer for layer, _ in asked})
     sums: list[Tensor] = []
     norms: dict[Site, list[Tensor]] = {site: [] for site in wanted}
     for batch, done in _batches(_rows(tokenizer, prompts), batch_size):
         _, tape, _ = last_token(model, batch, [*(("head", i) for i in layers), *wanted])
         writes = dict(zip(layers, tape, strict=False))  # of each layer (B, 1, H, D)
-        sums.append(torch.stack([writes[i][:, 0, h].float().cpu() for i, h in heads]).sum(0))  # (B, D)
+        sums.append(torch.stack([writes[i][:, 0, h].float().cpu() for i, h in asked]).sum(0))  # (B, D)
         for site, x in zip(wanted, tape[len(layers) :], strict=True):
             norms[site].append(x[:, 0].float().norm(dim=-1).cpu())  # (B,)
         if on_batch is not None:

@@ -88,6 +88,11 @@ def perplexity(logits: Tensor, ids: Tensor, counted: Tensor | None = None) -> Te
             f"expected logits (B, T, V) and ids (B, T) of the same texts, got {tuple(logits.shape)} and {tuple(ids.shape)}; "
             "give the logits of every token"
         )
+    if len(unknown := ids[(ids < 0) | (ids >= logits.shape[-1])]):
+        raise ValueError(
+            f"expected ids from 0 to {logits.shape[-1] - 1}, got {int(unknown[0])}; give what does not count some id of the vocabulary, "
+            "and leave it out by `counted`"
+        )
     mask = torch.ones_like(ids, dtype=torch.bool) if counted is None else counted
     if mask.shape != ids.shape or not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError(

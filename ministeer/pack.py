@@ -120,6 +120,9 @@ class PackedEmbedding(Embedding):
         self.weight, self.packed = embedding.weight, _reordered(embedding.weight)
         self.packed_at = _version(self.weight)
 
+    def _apply(self, *_: Any, **__: Any) -> PackedEmbedding:
+        return _refuse()
+
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         _refuse()
 

@@ -10,6 +10,7 @@ Letters: B rows, T tokens in this call, D width, P positions of a per-position v
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ Intervention = Callable[[Tensor, Tensor], Tensor]  # stream (B, T, D), coefficie
 
 @dataclass(frozen=True, eq=False)
 class Steer:
-    """Add `coeff * vector` to the stream at `site`, at the positions `where` says. It keeps copies of the tensors it is given.
+    """Add `coeff * vector` to the stream at `site`, at the positions `where` says. It keeps copies of the tensors and lists it is given.
 
     vector: a tensor `(D,)`, or `(P, D)` with `where="front"`; of a `SteeringVector`, its tensor at `site` is taken. Or a
         function of `interventions` (project out, clamp, rotate, ...), which says itself what its coefficient means. One of your
@@ -91,6 +92,8 @@ class Steer:
             raise ValueError(f"expected rows as a list of True and False, one per row, got {rows!r}")
         if self.schedule is not None and not callable(self.schedule):
             raise ValueError(f"expected a schedule that is a function, such as decay(5), got {self.schedule!r}")
+        for name in ("coeff", "where", "rows"):  # lists, and arrays of numpy
+            object.__setattr__(self, name, copy.copy(getattr(self, name)))
 
     def _check_tensor(self, tensor: Any) -> None:
         check_tensor(tensor, "a vector that is a tensor of floating-point numbers")

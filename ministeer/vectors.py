@@ -77,7 +77,7 @@ class SteeringVector:
             raise ValueError(
                 f"expected one of the vector's sites {self.sites}, got {site!r}; take one of these, or extract it there too"
             )
-        return self.tensors[site]
+        return self.tensors[site].clone()  # which may be changed, and the vector stays
 
     def only(self, sites: Site | Sequence[Site]) -> SteeringVector:
         """The same vector at fewer sites, or at one, with its provenance and their health."""
@@ -92,6 +92,9 @@ class SteeringVector:
 
     def __add__(self, other: SteeringVector) -> SteeringVector:
         return self._combine(other, "+", torch.add)
+
+    def __radd__(self, other: Any) -> SteeringVector:
+        return self if type(other) is int and other == 0 else self + other  # sum(vectors) begins with 0
 
     def __sub__(self, other: SteeringVector) -> SteeringVector:
         return self._combine(other, "-", torch.sub)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -456,10 +457,34 @@ def test_the_random_control_comes_from_its_seed_and_says_so() -> None:
         assert torch.equal(first[site], again[site])
         assert torch.cosine_similarity(first[site], other[site], dim=0) < 0.9
         assert torch.cosine_similarity(first[site], vector[site], dim=0).abs() < 0.9
-    assert torch.cosine_similarity(first["pre", 1], first["pre", 2], dim=0).abs() < 0.9  # a direction a site
     assert first.provenance.seed == 1
     assert first.provenance.method == "random, of the norm of (contrastive)"
     assert first.provenance.model == vector.provenance.model
+
+
+def test_a_random_control_is_the_same_whichever_other_sites_there_are(tmp_path: Path) -> None:
+    vector = contrastive(MODEL, BYTES, PAIRS, [("pre", 2), ("mid", 1)])
+    vector.save(tmp_path / "kept.safetensors")  # a file has its sites in the stream's order
+    generator = torch.Generator().manual_seed(0)
+    spans = {site: torch.randn(5, MODEL.config.width, generator=generator) for site in vector.sites}
+    for within in (None, spans):
+        whole = random_like(vector, seed=3, streams=within)
+        loaded = random_like(SteeringVector.load(tmp_path / "kept.safetensors"), seed=3, streams=within)
+        for site in vector.sites:
+            torch.testing.assert_close(whole[site], random_like(vector.only(site), seed=3, streams=within)[site])
+            torch.testing.assert_close(whole[site], loaded[site])
+
+
+@pytest.mark.once
+def test_every_bit_of_a_seed_counts() -> None:
+    """torch's generator drops all but 32."""
+    vector = SteeringVector({("pre", 0): torch.ones(48)}, Provenance("m", "x", "d", "t", "float32"))
+    seeds = (1, 1 + 2**32, 1 + 2**70, -1, 2**32 - 1)
+    draws = torch.stack([random_like(vector, seed=seed)["pre", 0] for seed in seeds])
+    alike = torch.corrcoef(draws)
+    assert float((alike - torch.eye(len(seeds))).abs().max()) < 0.9
+    with pytest.raises(ValueError, match="expected a seed, a whole number, got True"):
+        random_like(vector, seed=True)
 
 
 def test_the_random_control_has_no_preferred_direction() -> None:

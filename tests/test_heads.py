@@ -1,6 +1,7 @@
 """Head mediation: against one head, one prompt at a time on transformers, and a head planted to do the work."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,8 @@ def test_the_vector_is_the_sum_of_mean_writes_without_bias(means: Tensor) -> Non
 
 def test_all_heads_of_a_layer_together_are_what_attention_adds_but_for_the_bias() -> None:
     text = "yes: no, left:"
-    every = heads.function_vector(MODEL, BYTES, [text, text], [(1, h) for h in range(4)], ("pre", 1))
+    kept = json.loads(json.dumps([(1, h) for h in range(4)]))  # as a file has them: lists
+    every = heads.function_vector(MODEL, BYTES, [text, text], kept, ("pre", 1))
     tape: dict[Any, Any] = {}
     MODEL(torch.tensor([BYTES.prompt(text)]), tape=tape)
     added = (tape["mid", 1] - tape["pre", 1])[0, -1]
@@ -316,6 +318,7 @@ def test_a_head_vector_steers(means: Tensor) -> None:
         (lambda m: heads.function_vector(MODEL, BYTES, CLEAN, [(1, 1), (1, 1)], ("pre", 1)), "different heads"),
         (lambda m: heads.function_vector(MODEL, BYTES, CLEAN, [(0.9, 1.7)], ("pre", 1)), r"got \[\(0.9, 1.7\)\]"),
         (lambda m: heads.function_vector(MODEL, BYTES, CLEAN, [(3, 0)], ("pre", 1)), "3 layers of 4"),
+        (lambda m: heads.function_vector(MODEL, BYTES, CLEAN, [3, 0], ("pre", 1)), "3 layers of 4"),
         (lambda m: heads.function_vector(MODEL, BYTES, CLEAN, [(1, 0)], ("pre", 4)), "expected a site"),
     ],
 )

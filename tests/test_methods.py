@@ -166,6 +166,23 @@ def test_the_noise_of_all_sites_is_drawn_for_all_sites() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "other", [{"epsilon": 0.4}, {"delta": 1e-4}, {"clip": 0.6}, {"seed": 1 + 2**32}, {"pairs": PAIRS[::-1]}]
+)
+def test_two_private_vectors_share_no_noise(other: dict[str, Any]) -> None:
+    """Otherwise a difference of two gives the secret mean away: noise of one seed that is only scaled by epsilon, or that stays where
+    one pair is exchanged."""
+    site: Any = ("pre", 1)
+    items = pair_items(site)
+    differences, noise = items[:, 0] - items[:, 1], []
+    for settings in (PRIVATE, PRIVATE | other):
+        settings = {"pairs": PAIRS, **settings}
+        cut = (settings["clip"] / differences.norm(dim=-1, keepdim=True)).clamp(max=1.0)
+        found = extract.private_mean(MODEL, BYTES, sites=site, **settings)[site]
+        noise.append(found - (differences * cut).mean(0))
+    assert float(torch.cosine_similarity(*noise, dim=0).abs()) < 0.5  # of 48 numbers: 0.14 is one standard error
+
+
 def test_a_private_vector_tells_neither_texts_nor_seed() -> None:
     state = torch.get_rng_state()
     first, again = (extract.private_mean(MODEL, BYTES, PAIRS, ("pre", 1), **PRIVATE) for _ in range(2))
@@ -269,6 +286,7 @@ def test_other_tasks_count_alike_however_many_prompts_they_have() -> None:
         (lambda: extract.contrastive(MODEL, BYTES, PAIRS) * torch.ones(48), "finite number to scale"),
         (lambda: extract.contrastive(MODEL, BYTES, PAIRS) / float("nan"), "finite number to scale"),
         (lambda: extract.contrastive(MODEL, BYTES, PAIRS) + 1, "got one and int"),
+        (lambda: 1 + extract.contrastive(MODEL, BYTES, PAIRS), "got one and int"),
     ],
 )
 def test_wrong_calls_say_what_was_expected(call: Any, message: str) -> None:

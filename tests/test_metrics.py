@@ -172,6 +172,13 @@ def test_what_is_not_counted_is_not_read(junk: float) -> None:
     )
 
 
+@pytest.mark.parametrize("unknown", [-100, 11])
+def test_an_id_outside_the_vocabulary_is_refused(unknown: int) -> None:
+    """-100 is what trainers write for a label that does not count."""
+    with pytest.raises(ValueError, match=f"ids from 0 to 10, got {unknown}; .* leave it out by `counted`"):
+        perplexity(torch.zeros(1, 3, 11), torch.tensor([[1, 2, unknown]]))
+
+
 def test_the_first_token_is_never_counted_as_nothing_predicts_it() -> None:
     logits, ids = random_tensor(1, 4, 5, seed=1), torch.tensor([[1, 2, 3, 4]])
     without = torch.tensor([[False, True, True, True]])

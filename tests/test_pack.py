@@ -207,9 +207,16 @@ def test_a_change_that_would_be_lost_is_an_error(form: Callable[[Transformer], T
     before, ids = model(random_ids(model, 1, 3)), random_ids(model, 1, 3)
     with torch.no_grad(), pytest.raises(RuntimeError, match="inference tensor"):
         inner(model).weight.zero_()
-    with pytest.raises(RuntimeError, match="a packed model stays as it is"):
-        model.requires_grad_(True)
+    for change in (lambda: model.requires_grad_(True), lambda: inner(model).half(), lambda: model.blocks[0].float()):
+        with pytest.raises(RuntimeError, match="a packed model stays as it is"):
+            change()
     assert torch.equal(model(ids), before)
+
+
+def test_a_packed_embedding_is_not_converted_alone() -> None:
+    model = pack(fresh(torch.float32))
+    with pytest.raises(RuntimeError, match="a packed model stays as it is"):
+        model.head.half()
 
 
 def test_an_embedding_changed_after_packing_is_an_error_where_its_packed_copy_is_read() -> None:

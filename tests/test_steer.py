@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -157,20 +158,24 @@ def test_an_intervention_that_touches_none_of_these_positions_is_left_out() -> N
 
 def test_a_steer_keeps_what_it_was_given() -> None:
     """What becomes of the caller's tensors afterwards changes neither it nor a vector or a gate."""
-    mine, coeff, site = V.clone(), torch.tensor([1.0, 2.0]), ("pre", 1)
+    mine, site = V.clone(), ("pre", 1)
+    given = [torch.tensor([1.0, 2.0]), np.array([1.0, 2.0]), [1.0, 2.0]]
+    where, rows = [0, 2], [True, False]
     vector = SteeringVector({site: mine}, Provenance("weights", "method", "data", "last", "float32"))
-    steers = [Steer(mine, site, coeff), Steer(vector, site, coeff)]
-    gate = Gate(mine, site, 0.0)
-    mine.zero_(), coeff.zero_()
+    steers = [Steer(v, site, coeff, where=where, rows=rows) for v in (mine, vector) for coeff in given]
+    gate, taken = Gate(mine, site, 0.0), vector[site]
+    mine.zero_(), taken.zero_(), where.append(5), rows.reverse()
+    for coeff in given:
+        coeff[0] = 0.0
     for held in (vector[site], gate.vector, *(steer.content for steer in steers)):
         assert torch.equal(held, V)
-    assert all(steer.coeffs == [1.0, 2.0] for steer in steers)
+    assert all((s.coeffs, s.where, s.rows) == ([1.0, 2.0], [0, 2], [True, False]) for s in steers)
 
 
 def test_a_steering_vector_gives_its_tensor_at_the_site() -> None:
     vector = some_vector()
     for site in vector.sites:
-        assert Steer(vector, site).content is vector[site]
+        assert torch.equal(Steer(vector, site).content, vector.tensors[site])
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,11 @@ def test_the_norm_is_euclidean_and_over_all_positions_of_a_per_position_vector()
     assert vector.sites == [("pre", 0), ("mid", 0)]
 
 
+def test_the_sum_of_vectors_is_their_sum() -> None:
+    a, b, c = (some_vector(i) for i in range(3))
+    assert same(sum([a, b, c]), a + b + c)
+
+
 def test_arithmetic_changes_neither_operand() -> None:
     a, b = some_vector(1), some_vector(2)
     before = [copy.deepcopy(v.tensors) for v in (a, b)]

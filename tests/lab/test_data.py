@@ -37,6 +37,12 @@ def test_a_typo_is_no_empty_table(name: str, wanted: dict[str, str], message: st
         data.read(name, **wanted)
 
 
+def test_too_few_demonstrations_to_shuffle_are_refused() -> None:
+    pairs = [("hot", "cold"), ("up", "down"), ("wet", "dry"), ("old", "new")]
+    with pytest.raises(ValueError, match="three demonstrations or more to shuffle, got 2"):
+        data.few_shot(pairs[:1], pairs, 1, structure="arrow", shots=2, seed=0, shuffled=True)
+
+
 def test_context_pairs_differ_in_the_context_alone() -> None:
     rows = data.read("values.tsv", value="kindness", split="train")
     pairs = data.context_pairs("kindness")

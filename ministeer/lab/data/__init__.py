@@ -163,9 +163,13 @@ def few_shot(
     """Few-shot prompts with different queries, `[{"prompt", "words", "pair"}]`, the one word its answer with its space;
     pair is the same both ways round.
 
-    No demonstration holds a word of its query. shuffled: the answers of the demonstrations change places. The same seed
-    asks the same queries whatever the number of shots.
+    No demonstration holds a word of its query. shuffled: the answers of the demonstrations are put in a random order, as by Todd et al.
+    2024, in which one of a list stays in its place on average. The same seed asks the same queries whatever the number of shots.
     """
+    if shuffled and shots < 3:
+        raise ValueError(
+            f"expected three demonstrations or more to shuffle, got {shots}, of which most stay in their place"
+        )
     chosen = random.Random(seed).sample(list(queries), min(count, len(queries)))
     made = []
     for number, (x, y) in enumerate(chosen):
