@@ -18,9 +18,11 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -96,22 +98,24 @@ def steered(options: argparse.Namespace) -> str:
     check_room(model, [ids], options.tokens)
     steers = [_steer(push, model, tokenizer, ids) for push in pushes]
 
-    def continued(**given: Any) -> list[int]:
-        return generate(
-            model,
-            ids,
-            max_new_tokens=options.tokens,
-            temperature=options.temperature,
-            generator=torch.Generator().manual_seed(options.seed),
-            stop=tokenizer.stop,
-            **given,
-        )
+    def continued(name: str, **given: Any) -> list[int]:
+        with _live(name, tokenizer, shown=not options.json) as on_token:
+            return generate(
+                model,
+                ids,
+                max_new_tokens=options.tokens,
+                temperature=options.temperature,
+                generator=torch.Generator().manual_seed(options.seed),
+                stop=tokenizer.stop,
+                on_token=on_token,
+                **given,
+            )
 
     def said(text: list[int]) -> str:
         end = len(text) - (text[-1] in tokenizer.stop)  # without the token that ends the answer, which is not text
         return tokenizer.decode(text[len(ids) if options.chat else 1 : end])
 
-    plain, runs, taken = continued(), [], ""
+    plain, runs, taken = continued("unsteered"), [], ""
     if options.coeff is None and any(push.coeff is None for push in pushes):
         steers = [
             replace(steer, coeff=fitting(model, plain, len(ids), steer)) if push.coeff is None else steer
@@ -131,9 +135,8 @@ def steered(options: argparse.Namespace) -> str:
                 f"{steer.coeff:g} times that of {push.source}",
             )
             expect(finite or options.coeff is None, wanted, got, "take a smaller one")
-        runs.append(
-            {"coefficient": c, "text": said(continued(steer=scaled, receipt=receipt)), "done": f"{taken}{receipt}"}
-        )
+        new = continued("steered" if options.coeff is None else f"x {c:g}", steer=scaled, receipt=receipt)
+        runs.append({"coefficient": c, "text": said(new), "done": f"{taken}{receipt}"})
         most, layer = max((receipt.sites[steer.site].largest, steer.site[1]) for steer in scaled)
         if most > NOISE:
             warnings.warn(
@@ -153,6 +156,26 @@ def steered(options: argparse.Namespace) -> str:
     ]
     width = max(len(name) for name, _ in shown) + 2
     return "\n".join(f"{name + ':':<{width}}{text}" for name, text in shown)
+
+
+@contextmanager
+def _live(name: str, tokenizer: Tokenizer, *, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """What is called with each token: on a terminal the end of the text grows in a line of its own, which is gone afterwards."""
+    if not shown or not sys.stderr.isatty():
+        yield None
+        return
+    new: list[int] = []
+
+    def on_token(_row: int, token: int) -> None:
+        new.append(token)
+        text = repr(tokenizer.decode(new))[1:-1]
+        room = shutil.get_terminal_size().columns - len(name) - 3
+        print(f"\r\x1b[K{name}: {text[-room:]}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield on_token
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _pushes(options: argparse.Namespace) -> list[argparse.Namespace]:

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 import os
 import re
 import shutil
@@ -101,6 +102,29 @@ def test_it_steers_where_it_is_told_or_where_such_a_vector_goes(
 ) -> None:
     monkeypatch.chdir(files)
     assert touched in said(capsys, "I think you are", "--layer", "1", "--tokens", "3", *arguments)[2]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_the_texts_grow_in_a_line_that_is_gone_afterwards(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = said(capsys, "I feel", *LOVE)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert said(capsys, "I feel", *LOVE) == usual
+    shown = terminal.getvalue().split("\r\x1b[K")
+    assert shown[0] == shown[4] == shown[-1] == "" and len(shown) == 9  # three tokens of each text, then nothing
+    for name, lines, whole in zip(("unsteered", "x -2"), (shown[1:4], shown[5:8]), usual, strict=False):
+        texts = [line.removeprefix(f"{name}: ") for line in lines]
+        assert all(after.startswith(before) for before, after in itertools.pairwise(texts))
+        assert repr("I feel" + texts[-1]) in whole
+    monkeypatch.setattr(sys, "stderr", quiet := Terminal())
+    said(capsys, "I feel", *LOVE, "--json")
+    assert not quiet.getvalue()
 
 
 def test_sampling_comes_from_the_seed(capsys: pytest.CaptureFixture[str]) -> None:
