@@ -1,4 +1,4 @@
-"""The coefficient that moves a model by so much: its mean KL divergence from itself, on given text, is a budget.
+"""The coefficient that moves a model by so much: its mean KL divergence from itself on given text is a budget, or what its loss there rises by.
 
 Letters: B texts, T tokens, V vocabulary.
 """
@@ -13,6 +13,7 @@ from itertools import pairwise
 from numbers import Real
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ministeer import metrics
@@ -23,12 +24,13 @@ from ministeer.steer import Steer, resolve
 
 
 class NotMonotone(UserWarning):
-    """The divergence falls somewhere while the coefficient grows: the budget may be met at several coefficients."""
+    """What the budget is of falls somewhere while the coefficient grows: it may be met at several coefficients."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The coefficient found, the divergence there in nats, and each (coefficient, divergence) that was tried.
+    """The coefficient found; there, in nats a token, the divergence and the damage, by which the texts' loss rises; and each coefficient that was
+    tried, with what the budget is of.
 
     To steer by it: `dataclasses.replace(steer, coeff=found.coeff)`.
     """
@@ -36,6 +38,7 @@ class Calibration:
     coeff: float
     kl: float
     tried: list[tuple[float, float]]
+    damage: float
 
 
 def calibrate(
@@ -43,15 +46,17 @@ def calibrate(
     texts: Sequence[Sequence[int]],
     steer: Steer,
     *,
-    kl: float = 0.5,
+    kl: float | None = None,
+    damage: float | None = None,
     tolerance: float = 0.01,
     start: float = 1.0,
     highest: float = 1e4,
     batch_size: int = 16,
 ) -> Calibration:
-    """A coefficient at which the mean KL(unsteered || steered) is `kl` nats, the smallest where the divergence only grows.
+    """A coefficient at which the mean KL(unsteered || steered) is `kl` nats, by default half a nat, the smallest where the divergence only
+    grows; or one at which the texts' loss is `damage` nats a token higher, their perplexity e^damage times what it was.
 
-    For what vanishes with its coefficient: a vector, relative, keep_norm, substitute, rotate; not clamp. Give `highest`
+    The damage grows with the square of a small coefficient, but for what the vector has to do with the texts: let them be unrelated. For what vanishes with its coefficient: a vector, relative, keep_norm, substitute, rotate; not clamp. Give `highest`
     where the coefficient has a natural end: 1 for project_out, pi for rotate.
 
     texts: lists of ids. The mean is over the predictions at and after each text's first steered position; with
@@ -62,10 +67,14 @@ def calibrate(
     ratios) until it is met. Raises `ValueError` for a budget that is not reached. Warns `NotMonotone` if a larger
     coefficient tried moved the model less.
     """
-    numbers = all(isinstance(number, Real) for number in (kl, tolerance, start, highest))
-    if not numbers or not kl > 0 or not 0 < tolerance < 1 or not 0 < start <= highest:
+    if kl is not None and damage is not None:
+        raise ValueError(f"expected one budget, kl or damage, got {kl!r} and {damage!r}")
+    name, which = ("kl", 0) if damage is None else ("damage", 1)
+    budget = damage if damage is not None else 0.5 if kl is None else kl
+    numbers = all(isinstance(number, Real) for number in (budget, tolerance, start, highest))
+    if not numbers or not budget > 0 or not 0 < tolerance < 1 or not 0 < start <= highest:
         raise ValueError(
-            f"expected kl > 0, 0 < tolerance < 1 and 0 < start <= highest, got {kl!r}, {tolerance!r}, {start!r}, {highest!r}"
+            f"expected {name} > 0, 0 < tolerance < 1 and 0 < start <= highest, got {budget!r}, {tolerance!r}, {start!r}, {highest!r}"
         )
     check_batch_size(batch_size)
     if not isinstance(steer, Steer) or len(steer.coeffs) != 1:
@@ -76,51 +85,52 @@ def calibrate(
         steer = replace(steer, decided_for=None)  # of all texts together, which now come in batches
     sign = -1.0 if steer.coeffs[0] < 0 else 1.0
     batches = [_Batch(model, texts[i : i + batch_size], steer, i) for i in range(0, len(texts), batch_size)]
-    counted = sum(batch.counted for batch in batches)
-    if not counted:
-        raise ValueError(f"expected texts with predictions after a steered position, got none in {len(texts)} texts")
-    tried: dict[float, float] = {}
+    counted, told = sum(batch.counted for batch in batches), sum(batch.told for batch in batches)
+    if not (counted, told)[which]:
+        wanted = "predictions" if damage is None else "tokens"
+        raise ValueError(f"expected texts with {wanted} after a steered position, got none in {len(texts)} texts")
+    both: dict[float, tuple[float, float]] = {}  # of each coefficient tried, divergence and damage
 
     def measure(coeff: float) -> float:
-        if coeff not in tried:
-            tried[coeff] = sum(b.divergence(model, replace(steer, coeff=sign * coeff)) for b in batches) / counted
-        return tried[coeff]
+        if coeff not in both:
+            parts = [batch.change(model, replace(steer, coeff=sign * coeff)) for batch in batches]
+            both[coeff] = (sum(kl for kl, _ in parts) / counted, sum(rise for _, rise in parts) / max(told, 1))
+        return both[coeff][which]
 
     low, high = 0.0, start
-    while measure(high) < kl:
+    while measure(high) < budget:
         if high == highest:
             raise ValueError(
-                f"expected a budget that a coefficient up to {highest:g} reaches, got {kl} nats where the most was "
-                f"{max(tried.values()):.3g}; lower kl, or steer at more positions"
+                f"expected a budget that a coefficient up to {highest:g} reaches, got {budget} nats where the most was "
+                f"{max(found[which] for found in both.values()):.3g}; lower {name}, or steer at more positions"
             )
         low, high = high, min(2 * high, highest)
     while low == 0.0:
-        if measure(high / 2) < kl:
+        if measure(high / 2) < budget:
             low = high / 2
         else:
             high = high / 2
             if high < start * 1e-9:
-                raise ValueError(
-                    f"expected a divergence that vanishes with the coefficient, got {measure(high):.3g} nats"
-                )
+                raise ValueError(f"expected a change that vanishes with the coefficient, got {measure(high):.3g} nats")
     found = high
-    while not abs(measure(found) - kl) <= tolerance * kl:
+    while not abs(measure(found) - budget) <= tolerance * budget:
         found = middle = math.sqrt(low * high)
         if not low < middle < high:
             raise ValueError(
-                f"expected a divergence that passes {kl} nats, got one that jumps from {measure(low):.3g} to "
+                f"expected a change that passes {budget} nats, got one that jumps from {measure(low):.3g} to "
                 f"{measure(high):.3g} at the coefficient {high:g}; widen the tolerance"
             )
-        low, high = (middle, high) if measure(middle) < kl else (low, middle)
-    in_order = sorted(tried.items())
-    if any(b < a - tolerance * kl for (_, a), (_, b) in pairwise(in_order)):
+        low, high = (middle, high) if measure(middle) < budget else (low, middle)
+    in_order = [(c, both[c][which]) for c in sorted(both)]
+    if any(b < a - tolerance * budget for (_, a), (_, b) in pairwise(in_order)):
         warnings.warn(
-            "the divergence falls somewhere while the coefficient grows; other coefficients may meet the budget too: "
+            f"the {'divergence' if damage is None else 'damage'} falls somewhere while the coefficient grows; other coefficients may meet the budget too: "
             + ", ".join(f"{c:.3g}: {d:.3g}" for c, d in in_order),
             NotMonotone,
             stacklevel=2,
         )
-    return Calibration(sign * found, tried[found], [(sign * c, d) for c, d in in_order])
+    divergence, rise = both[found]
+    return Calibration(sign * found, divergence, [(sign * c, d) for c, d in in_order], rise)
 
 
 class _Batch:
@@ -135,6 +145,10 @@ class _Batch:
         after = touched.cumsum(-1) > 0
         self.mask = (after & ~touched if steer.where == "front" else after) & (self.positions >= 0)
         self.counted = int(self.mask.sum())
+        following = torch.full_like(ids, -1)
+        following[:, :-1] = torch.where(self.positions[:, 1:] > 0, ids[:, 1:], -1)
+        self.next = following[self.mask].to(model.device)  # (counted,), -1 at the end of a text
+        self.told = int((self.next >= 0).sum())
         self.reference = self.logits(model, {})
 
     def logits(self, model: Transformer, adds: Mapping[Site, Add]) -> Tensor:
@@ -143,7 +157,11 @@ class _Batch:
         return model.unembed(check_stream(x[self.mask.to(x.device)]))
 
     @torch.no_grad()
-    def divergence(self, model: Transformer, steer: Steer) -> float:
-        """Sum over the counted positions, in nats."""
+    def change(self, model: Transformer, steer: Steer) -> tuple[float, float]:
+        """Divergence, and what the loss rises by, summed over the counted positions, in nats."""
         plan = resolve(model, replace(steer, rows=self.rows), self.texts)
-        return float(metrics.kl(self.logits(model, plan.adds(self.positions)), self.reference).sum())
+        logits = self.logits(model, plan.adds(self.positions))
+        before, after = (
+            F.cross_entropy(x.float(), self.next, ignore_index=-1, reduction="sum") for x in (self.reference, logits)
+        )
+        return float(metrics.kl(logits, self.reference).sum()), float(after - before)

@@ -73,7 +73,9 @@ def add(commands: Any) -> None:
     vector(made)
     asked(made)
     made.add_argument("--layer", type=number(int, 0), required=True, help="the block whose input is steered")
-    made.add_argument("--kl", type=number(float, 0), default=0.5, help="nats of KL a token (by default 0.5)")
+    budget = made.add_mutually_exclusive_group()
+    budget.add_argument("--kl", type=number(float, 0), help="nats of KL a token (by default 0.5)")
+    budget.add_argument("--damage", type=number(float, 0), help="or nats a token that the prompts' loss may rise by")
     made.add_argument("--where", choices=WHERES, default="all", help="the steered positions (by default all)")
     made.add_argument("--json", action="store_true", help="print JSON")
 
@@ -170,15 +172,18 @@ def swept(options: argparse.Namespace) -> str:
 
 def calibrated(options: argparse.Namespace) -> str:
     prompts = lines(options.prompts)
-    expect(options.kl > 0, "--kl above 0", f"{options.kl:g}")
+    budget = {name: given for name in ("kl", "damage") if (given := getattr(options, name)) is not None}
+    for name, given in budget.items():
+        expect(given > 0, f"--{name} above 0", f"{given:g}")
     model, tokenizer, vector = _loaded(options)
     (site,) = _sites(model, [options.layer])
     _at(vector, site, options.vector)
     ids = [_ids(tokenizer, prompt, options.chat) for prompt in prompts]
-    found = calibrate(model, ids, Steer(vector, site, 1.0, options.where), kl=options.kl)
+    found = calibrate(model, ids, Steer(vector, site, 1.0, options.where), **budget)
     if options.json:
         return json.dumps(asdict(found))
-    return f"coefficient {found.coeff:.4g}: {found.kl:.3g} nats of KL a token over {len(ids)} texts, at layer {options.layer}"
+    did = f"{found.kl:.3g} nats of KL and {found.damage:+.3g} of loss a token"
+    return f"coefficient {found.coeff:.4g}: {did} over {len(ids)} texts, at layer {options.layer}"
 
 
 def exported(options: argparse.Namespace) -> str:

@@ -1,6 +1,7 @@
 """The calibrated coefficient: it spends the budget, by a divergence computed the slow way; a budget out of reach is refused."""
 
 import itertools
+import warnings
 from typing import Any
 
 import pytest
@@ -50,6 +51,41 @@ def test_the_mean_divergence_is_the_budget(budget: float, batch_size: int) -> No
     assert sum(slow) / len(slow) == pytest.approx(budget, rel=0.011)
     assert found.kl == pytest.approx(sum(slow) / len(slow), rel=1e-3)
     assert dict(found.tried)[found.coeff] == found.kl
+
+
+def own_texts() -> list[list[int]]:
+    """What the model says by itself, so that every change of it costs."""
+    texts = [[i] for i in (3, 30, 50)]
+    with torch.no_grad():
+        for text, n in zip(texts, (9, 14, 6), strict=True):
+            while len(text) < n:
+                text.append(int(MODEL(torch.tensor([text]))[0, -1].argmax()))
+    return texts
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.3])
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_the_rise_of_the_loss_is_the_budget(budget: float, batch_size: int) -> None:
+    texts = own_texts()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotMonotone)
+        found = calibrate(MODEL, texts, Steer(V, ("pre", 1)), damage=budget, batch_size=batch_size)
+    rises = []
+    for text in texts:
+        ids = torch.tensor([text])
+        after = reference_run(THEIRS, ids, {("pre", 1): (found.coeff * V).expand(1, len(text), 24)})[0][0].log_softmax(
+            -1
+        )
+        before = THEIRS(input_ids=ids).logits[0].log_softmax(-1)
+        rises += [float(before[t, text[t + 1]] - after[t, text[t + 1]]) for t in range(len(text) - 1)]
+    assert sum(rises) / len(rises) == pytest.approx(budget, rel=0.02)
+    assert found.damage == pytest.approx(sum(rises) / len(rises), rel=1e-3)
+    assert dict(found.tried)[found.coeff] == found.damage and found.kl > 0
+
+
+def test_texts_of_a_token_have_no_loss() -> None:
+    with pytest.raises(ValueError, match="expected texts with tokens after a steered position, got none in 1 texts"):
+        calibrate(MODEL, [[3]], Steer(V, ("pre", 1)), damage=0.1)
 
 
 def test_only_predictions_from_the_first_steered_position_count() -> None:
@@ -136,6 +172,8 @@ def test_a_jump_over_the_budget_is_refused() -> None:
     [
         ({"kl": 0.0}, "kl > 0"),
         ({"kl": "a"}, "kl > 0.*got 'a'"),
+        ({"damage": 0.0}, "damage > 0"),
+        ({"damage": 0.1, "kl": 0.1}, "one budget, kl or damage, got 0.1 and 0.1"),
         ({"kl": 0.1, "tolerance": None}, "got 0.1, None"),
         ({"kl": 0.1, "tolerance": 1.0}, "tolerance"),
         ({"kl": 0.1, "start": -1.0}, "start"),

@@ -144,6 +144,7 @@ def test_calibrate_finds_what_the_function_finds(vector: SteeringVector, capsys:
     wanted = calibrate(model, [tok.prompt(p) for p in PROMPTS], Steer(vector, ("pre", 5), 1.0), kl=0.1)
     found = json.loads(said(capsys, *words, "--json"))
     assert found["coeff"] == pytest.approx(wanted.coeff) and found["kl"] == pytest.approx(0.1, rel=0.02)
+    assert found["damage"] == pytest.approx(wanted.damage)
     assert f"coefficient {wanted.coeff:.4g}: " in said(capsys, *words)
 
 
@@ -251,6 +252,7 @@ def test_several_vectors_act_together(vector: SteeringVector, capsys: pytest.Cap
         (["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", " love, hate", "--coeffs", "1,two"], "argument --coeffs: expected a number, got 'two'"),
         (["calibrate", "love.safetensors", "--prompts", "prompts.txt", "--layer", "9"], "expected layers from 0 to 8"),
         (["calibrate", "love.safetensors", "--prompts", "prompts.txt", "--layer", "5", "--kl", "0"], "expected --kl above 0"),
+        (["calibrate", "love.safetensors", "--prompts", "prompts.txt", "--layer", "5", "--damage", "0"], "expected --damage above 0"),
         (["export", "love.safetensors", "--hook"], "expected one layer, --layer I, got 9 in love.safetensors"),
         (["export", "love.safetensors"], "one of the arguments --gguf --lm-eval --hook is required"),
         (["steer", "I feel", "--vector", "love.safetensors:2"], "expected --layer I, the block whose input is steered, got none"),
