@@ -12,8 +12,10 @@ help:  ## this list
 
 # where they lie; the page is built after each script, of what is there
 FOUND = results/$(notdir $(MODEL:%/=%))$(if $(filter quick,$(SUBSET)),-quick)
-# it downloads its data, and so has a target of its own
-ONLINE = examples/12_public_behaviours.py
+# they download their data, and so have targets of their own
+ATLAS = examples/12_public_behaviours.py
+ONLINE = $(wildcard examples/1[2-6]_*.py)
+ASKED = --model $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET) $(if $(DATA),--data $(DATA))
 reproduce: $(READY)  ## every experiment on MODEL (nano): figures, tables and one report page in results/MODEL
 	@$(PY) -m ministeer.lab.estimate $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET)
 	@for script in $(filter-out $(ONLINE),$(wildcard examples/[0-9]*.py)); do \
@@ -23,12 +25,16 @@ reproduce: $(READY)  ## every experiment on MODEL (nano): figures, tables and on
 	@$(PY) -m ministeer.lab.report $(FOUND) $(wildcard weights/$(MODEL)/seed-*.json)
 
 atlas: $(READY)  ## 135 public behaviours on MODEL, downloaded once, or in DATA: which can be steered? results/atlas/MODEL/atlas.html
-	$(PY) $(ONLINE) --model $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET) $(if $(DATA),--data $(DATA))
+	$(PY) $(ATLAS) $(ASKED)
+
+beyond: $(READY)  ## the same behaviours: what steering costs, what words, privacy and long prompts do to it; results/atlas/MODEL/report.html
+	@for script in $(filter-out $(ATLAS),$(ONLINE)); do $(PY) $$script $(ASKED) || exit 1; done
+	@$(PY) -m ministeer.lab.report $(FOUND:results/%=results/atlas/%)
 
 play: $(READY)  ## a page on this machine in which to steer MODEL
 	@$(PY) -m ministeer play --model $(MODEL)
 
-record: $(READY)  ## keep the report of MODEL, after `make reproduce` of it, in docs/results, and the table of all models there
+record: $(READY)  ## keep the report of MODEL, after `make reproduce` (or `beyond`, with FOUND=results/atlas/MODEL), in docs/results
 	@$(PY) -m ministeer.lab.record $(FOUND)
 
 test: $(READY)  ## the tests, on as many as four cores
@@ -92,5 +98,5 @@ $(READY): setup.py constraints.txt
 	-$(PY) -m pip install -q --disable-pip-version-check --no-deps "$$(grep '^steering-vectors==' constraints.txt)"
 	@touch $@
 
-.PHONY: help reproduce atlas play record test check bench bench-gpu bench-peers test-xl weights weights/nano weights/nano/seeds weights/nano/sizes
+.PHONY: help reproduce atlas beyond play record test check bench bench-gpu bench-peers test-xl weights weights/nano weights/nano/seeds weights/nano/sizes
 .DEFAULT_GOAL := help

@@ -4,31 +4,21 @@
 
 The behaviours are the persona sets of Perez et al. 2022, of which Tan et al. 2024 found 3 to 50 % of the items of a set to move the wrong way; they
 are downloaded, 47 MB, at one commit. Of each, 60 pairs of statements make a vector, and 30 others are what it has to move: one that somebody says who
-behaves so, and one that is said by others. nano cannot say them. Needs the network once; about 80 minutes for SmolLM2 on two free cores (reckoned from
-single sets; the whole was not run), `--subset quick` takes every eighth behaviour. A run that was cut off goes on after the last behaviour that was done.
-Expected: steerability differs tenfold between behaviours. The claims have their numbers to exceed in `ministeer/lab/atlas.py`, fixed before any run.
+behaves so, and one that is said by others. nano cannot say them. Needs the network once; about 70 minutes for SmolLM2 on two free cores, `--subset quick`
+takes every eighth behaviour. A run that was cut off goes on after the last behaviour that was done.
+Expected: steerability differs tenfold and more between behaviours. The claims have their numbers to exceed in `ministeer/lab/atlas.py`, fixed before any run.
 """
 
 # %% The behaviours
 import json
-import sys
-from pathlib import Path
 
 from ministeer.files import write_text
 from ministeer.lab import atlas, atlas_page, behaviours, figures, persona
-from ministeer.lab.experiment import Experiment, command_line
+from ministeer.lab.experiment import Experiment
 
-asked = command_line()
-asked.set_defaults(results="results/atlas")
-asked.add_argument("--data", type=Path, help="a copy of the folder persona/, so that nothing is downloaded")
-lab = Experiment.from_command_line(atlas.EXPERIMENT, asked)
+lab = Experiment.from_command_line(atlas.EXPERIMENT, behaviours.options())
 names = persona.names()[:: 8 if lab.quick else 1]
-try:
-    behaviours.check_words(lab.tokenizer)
-    sets = {path.stem: persona.read(path) for path in persona.files(names, lab.options.data)}
-    split = {name: behaviours.split(lab.tokenizer, name, *both) for name, both in sets.items()}
-except (ValueError, OSError) as error:
-    sys.exit(f"{lab.name}: {error}")
+split = behaviours.asked(names, lab)
 
 # %% Of each: the vector of its training pairs at four layers, one of them chosen on training pairs; then what moves the held-out pairs
 layers, rows = behaviours.layers(lab.model), []
@@ -49,9 +39,10 @@ for verdict in verdicts:
 ordered = sorted(chosen, key=lambda row: row["steerability"])
 least, middle, most = (ordered[k] for k in (0, len(ordered) // 2, -1))
 random = {name: sum(row[name] for row in chosen) / len(chosen) for name in chosen[0] if name.startswith("random")}
+wrong = sum(row["wrong"] > 0.5 for row in chosen)
 finding = (
     f"Nats for a tenth of the stream's norm: from {least['steerability']:+.2f} ({least['behaviour']}) over {middle['steerability']:+.2f} to {most['steerability']:+.2f} "
-    f"({most['behaviour']}); {sum(row['wrong'] for row in chosen) / len(chosen):.0%} of pairs move the wrong way, {sum(row['wrong'] > 0.5 for row in chosen)} behaviours as a whole. "
+    f"({most['behaviour']}); {sum(row['wrong'] for row in chosen) / len(chosen):.0%} of pairs move the wrong way, {wrong or 'no'} behaviour{'s' if wrong > 1 else ''} as a whole. "
     f"Random vectors move by {random['random covariance']:.2f} (of the stream's covariance) and {random['random isotropic']:.2f}."
 )
 protocol = (

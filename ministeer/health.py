@@ -25,8 +25,9 @@ class Health:
         of the data, the distance measured on the other.
     agreement: mean cosine between the differences of two items: how much of it each item shares.
 
-    Steering by directions with low agreement and separability is unreliable (Tan et al. 2024; Braun et al. 2025). The
-    limits in `weak` are this project's choice.
+    Steering by directions with low agreement and separability is unreliable (Tan et al. 2024; Braun et al. 2025). Above the limits in
+    `weak`, which are this project's choice, these numbers promise little: over 135 public behaviours they went with what could be steered,
+    but too loosely to foretell one (docs/methods.md). Steer a few of the training items to know more.
     """
 
     relative_norm: float | None = None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ministeer
-from ministeer.lab import claims, report
+from ministeer.lab import atlas, claims, report
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -86,3 +86,19 @@ def test_what_it_says_was_taught_is_what_the_recorded_run_found():
     fairness = run["this training"]["bias_added"]["extraction 0"]["controls"]
     assert sum(one >= found["bias_added"].effect[0] for one in fairness) > len(fairness) / 3
     assert "more than a third of the random vectors do as much" in README
+
+
+def test_what_it_says_of_public_behaviours_is_what_was_recorded():
+    pytest.importorskip("scipy")
+    folder = ROOT / "docs" / "results" / "atlas" / "smollm2-135m-instruct"
+    rows = [row for row in json.loads((folder / "rows.json").read_text()) if row["chosen"]]
+    moved = sorted(row["steerability"] for row in rows)
+    assert len(rows) == 135 and f"moves one by {moved[0]:.2f} nats and another by" in README
+    assert f"\n  {moved[-1]:.1f}, and how well" in README and moved[-1] > 100 * moved[0]
+    for verdict in atlas.verdicts(rows):  # too loosely to foretell it
+        assert verdict.word == claims.INCONCLUSIVE
+    found = {
+        v.claim.key: v for v in report.verdicts(json.loads((folder / "evidence.json").read_text())["this training"])
+    }
+    assert found["price_linear"].word == found["long_kept"].word == claims.SUPPORTED
+    assert 0 < found["price_quadratic"].effect[0] < 0.5  # half less the exponents' distance from 2, in the mean

@@ -7,9 +7,12 @@ Letters: N pairs of statements, S statements, V vectors, L layers, D width.
 
 from __future__ import annotations
 
+import argparse
 import random
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,8 @@ import torch
 
 from ministeer import extract, metrics
 from ministeer.generate import prefill
-from ministeer.lab import data
+from ministeer.lab import data, persona
+from ministeer.lab.experiment import Experiment, command_line
 from ministeer.lab.protocol import tenth_of
 from ministeer.metrics import Array
 from ministeer.model import Site, Transformer, check_stream, expect
@@ -25,10 +29,11 @@ from ministeer.pairs import Read
 from ministeer.prompts import pad
 from ministeer.provenance import Provenance
 from ministeer.receipt import Receipt
-from ministeer.steer import Steer
+from ministeer.steer import Steer, Where
 from ministeer.sweep import sweep
 from ministeer.tokenizer import Tokenizer
 from ministeer.variants import begun
+from ministeer.vectors import SteeringVector
 
 Row = dict[str, Any]
 Pair = Sequence[str]  # a statement that matches the behaviour, and one that does not
@@ -57,9 +62,14 @@ def layers(model: Transformer) -> list[int]:
 
 
 def split(
-    tokenizer: Tokenizer, name: str, matching: Sequence[str], others: Sequence[str], seed: int = 0
+    tokenizer: Tokenizer,
+    name: str,
+    matching: Sequence[str],
+    others: Sequence[str],
+    seed: int = 0,
+    most: int | None = None,
 ) -> tuple[list[list[str]], list[list[str]], int]:
-    """Training pairs, held-out pairs and how many statements were dropped.
+    """Training pairs, `TRAINING` of them or as many as there are up to `most`, held-out pairs, and how many statements were dropped.
 
     Dropped are statements of one token, those that stand on both sides, and of those that are the same but for case, spaces and full
     stops all but the first: what is held out was then not read. Which statements, and in which pairs, the behaviour's name and the seed decide.
@@ -78,9 +88,50 @@ def split(
         min(map(len, kept)) >= wanted, f"{wanted} different statements of two tokens or more of each kind in the set {name!r}",
         f"{len(kept[0])} that match and {len(kept[1])} that do not, after {dropped} were dropped", "is the file cut off?",
     )  # fmt: skip
+    training = TRAINING if most is None else min(most, min(map(len, kept)) - HELD_OUT)
     draw = random.Random(f"{name} {seed}")
-    pairs = [list(pair) for pair in zip(*(draw.sample(side, wanted) for side in kept), strict=True)]
-    return pairs[:TRAINING], pairs[TRAINING:], dropped
+    pairs = [list(pair) for pair in zip(*(draw.sample(side, training + HELD_OUT) for side in kept), strict=True)]
+    return pairs[:training], pairs[training:], dropped
+
+
+def asked(
+    names: Sequence[str], lab: Experiment, most: int | None = None
+) -> dict[str, tuple[list[list[str]], list[list[str]], int]]:
+    """`split` of these sets, downloaded, or of the folder that `--data` names; where they cannot be had, the script ends with one sentence."""
+    try:
+        check_words(lab.tokenizer)
+        paths = persona.files(names, lab.options.data)
+        return {path.stem: split(lab.tokenizer, path.stem, *persona.read(path), most=most) for path in paths}
+    except (ValueError, OSError) as error:
+        sys.exit(f"{lab.name}: {error}")
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line of experiments that need the sets, whose results lie apart."""
+    parser = command_line()
+    parser.set_defaults(results="results/atlas")
+    parser.add_argument("--data", type=Path, help="a copy of the folder persona/, so that nothing is downloaded")
+    return parser
+
+
+def one_a_family(names: Sequence[str]) -> list[str]:
+    """The first behaviour of each family, which is what its name begins with: these do not depend on each other."""
+    return list({family(name): name for name in reversed(names)}.values())[::-1]
+
+
+def family(name: str) -> str:
+    return name.split("-")[0]
+
+
+def middle(model: Transformer) -> int:
+    """The layer of experiments that choose none: half the way up."""
+    return layers(model)[1]
+
+
+def tenth(model: Transformer, tokenizer: Tokenizer, *, pairs: Sequence[Pair], layer: int) -> SteeringVector:
+    """The vector of some pairs at a layer, a tenth of the stream's norm over their tokens long, for `Experiment.vector`."""
+    found, norms = read(model, tokenizer, pairs, [layer])
+    return tenth_of(norms, extract.contrastive(found))
 
 
 @torch.no_grad()
@@ -143,14 +194,18 @@ def opening(tokenizer: Tokenizer) -> list[int]:
 
 @torch.no_grad()
 def read(
-    model: Transformer, tokenizer: Tokenizer, pairs: Sequence[Pair], layers: Sequence[int]
+    model: Transformer,
+    tokenizer: Tokenizer,
+    pairs: Sequence[Pair],
+    layers: Sequence[int],
+    prompt: Sequence[int] | None = None,
 ) -> tuple[Read, dict[Site, float]]:
-    """The mean stream over the tokens of each statement after the prompt, and the mean norm of the stream at all these tokens. The prompt is
-    read once for some statements of about one length."""
-    prompt, texts = opening(tokenizer), [text for pair in pairs for text in pair]
+    """The mean stream over the tokens of each statement after the prompt, by default the `opening`, and the mean norm of the stream at all these
+    tokens. The prompt is read once for some statements of about one length."""
+    prompt, texts = opening(tokenizer) if prompt is None else prompt, [text for pair in pairs for text in pair]
     sites: list[Site] = [("pre", i) for i in layers]
     rows = [tokenizer.encode(text) for text in texts]
-    head = torch.tensor([prompt], device=model.device)
+    head = torch.tensor([[*prompt]], device=model.device)
     means = {site: torch.empty(len(rows), model.config.width, dtype=torch.float32) for site in sites}
     norms, tokens = dict.fromkeys(sites, 0.0), sum(map(len, rows))
     for some in groups(rows):
@@ -169,8 +224,7 @@ def read(
 
 def receipt(model: Transformer, tokenizer: Tokenizer, pairs: Sequence[Pair], layer: int) -> Receipt:
     """What adding their vector does to a run of some pairs, at every token."""
-    found, norms = read(model, tokenizer, pairs, [layer])
-    vector = tenth_of(norms, extract.contrastive(found))
+    vector = tenth(model, tokenizer, pairs=pairs, layer=layer)
     done, rows = Receipt(), [[*opening(tokenizer), *tokenizer.encode(text)] for pair in pairs for text in pair]
     prefill(model, rows, steer=Steer(vector, ("pre", layer), 1.0, where="all"), receipt=done)
     return done
@@ -195,6 +249,24 @@ def log_p(model: Transformer, prompt: Sequence[int], pairs: Sequence[Sequence[Se
     nothing = {"none": torch.zeros(model.config.width, dtype=torch.float32)}
     found: Array = _log_p(model, prompt, pairs, nothing, [("pre", model.config.n_layer)], (0.0,))[0, 0, 0]
     return found
+
+
+@torch.no_grad()
+def log_p_behind(
+    model: Transformer,
+    prompt: Sequence[int],
+    pairs: Sequence[Sequence[Sequence[int]]],
+    vectors: Mapping[str, Any],
+    layer: int,
+    coefficients: Sequence[float],
+    where: Where = "all",
+) -> Array:
+    """log p of statements behind a long prompt, `(V, C, N, 2)` in nats. The prompt is run once for each vector and coefficient, and for a vector that
+    is added to what follows alone, where="generated", once in all."""
+    rows = [list(text) for pair in pairs for text in pair]
+    swept = sweep(model, [prompt], [rows], vectors, [("pre", layer)], coefficients, where=where)
+    scores: Array = np.array([row["score"] for row in swept])  # (V * C, 2 N)
+    return scores.reshape(len(vectors), len(coefficients), len(pairs), 2)
 
 
 def pairs_of(by_statement: Array) -> Array:
@@ -225,7 +297,7 @@ def summary(name: str, rows: Sequence[Row], dropped: int = 0) -> list[Row]:
             continue
         mean, low, high = metrics.bootstrap(row["slopes"], seed=0)
         one: Row = {
-            "behaviour": name, "family": name.split("-")[0], "layer": row["layer"], "chosen": row["chosen"],
+            "behaviour": name, "family": family(name), "layer": row["layer"], "chosen": row["chosen"],
             "steerability": mean, "low": low, "high": high, "per_token": float(np.mean(row["per_token"])),
             "per_vector": mean / row["tenth"] if row["tenth"] else 0.0, "wrong": wrong(row["slopes"]),
             "agreement": row["agreement"], "separation": row["separation"],

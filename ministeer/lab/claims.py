@@ -1,4 +1,4 @@
-"""The paper's claims as tests, and what the measurements say of each.
+"""The paper's claims, and some that go beyond it, as tests, and what the measurements say of each.
 
 An experiment saves evidence for a claim: values of single items, whose mean or share is the effect. The claim says of what, and which number
 it must exceed. Claims and rules are fixed before a model is measured; `frozen` is their hash, which the report prints and a test keeps.
@@ -128,6 +128,46 @@ CLAIMS = (
     ),
 )  # fmt: skip
 
+# What the paper leaves to others, of public behaviours: an item is a behaviour, the first set of its family. Judged by the same rules, at the
+# level of the paper's claims, which is stricter than their number asks for.
+BEYOND = (
+    Claim(
+        "price_linear", "13_price_of_steering", "What steering moves grows in proportion to the dose",
+        "a quarter less the exponent's distance from 1: log of what half the difference of the odds with the vector and against it is, against log dose, from a fortieth to a fifth of the stream's norm; behaviours",
+        "of an exponent", 0.0,
+    ),
+    Claim(
+        "price_quadratic", "13_price_of_steering", "What it costs grows with the dose's square",
+        "half less the exponent's distance from 2: log of what unrelated text's loss rises by, the mean with the vector and against it, against log dose, over the same doses; behaviours",
+        "of an exponent", 0.0,
+    ),
+    Claim(
+        "words_undo", "14_undone_by_words", "Words of the opposite persona undo a vector",
+        "odds of the steered model behind 16 neutral sentences less behind 16 of the opposite persona, less a tenth's own slope there; behaviours",
+        "nats", 0.0,
+    ),
+    Claim(
+        "words_added", "14_undone_by_words", "Behind them the vector still does half as much",
+        "the vector's slope behind 16 sentences of the opposite persona, less half of that behind 16 neutral ones; behaviours",
+        NATS, 0.0,
+    ),
+    Claim(
+        "private_useful", "15_private_steering", "A private vector keeps half of the effect",
+        "slope by the private mean at epsilon 0.9 and delta 1e-5, less half of that by the plain mean; behaviours",
+        NATS, 0.0,
+    ),
+    Claim(
+        "members_told", "15_private_steering", "A plain mean tells who was in it",
+        "best attack's true less false positive rate, of members and others half and half; behaviours",
+        "advantage", 0.1,
+    ),
+    Claim(
+        "long_kept", "16_long_context", "Behind 2,000 tokens of other text a vector does at least half as much",
+        "slope behind 2,000 tokens less half of that behind none, the vector a tenth of the stream's norm in short prompts; behaviours",
+        NATS, 0.0,
+    ),
+)  # fmt: skip
+
 LEVEL = 1 - 0.05 / len(CLAIMS)
 TOP = 0.01  # a supported effect's rank among random vectors is in this part, (1 + those that do as much) / (their number + 1)
 MANY = 0.05  # where more than this part of the random vectors do as much, it is not supported
@@ -141,11 +181,11 @@ METHOD = "means: Student's t over groups, skewed by Hall; shares: Clopper and Pe
 FEWEST = fewest(LEVEL)  # groups of items, below which nothing is told of a mean
 
 
-def frozen() -> str:
-    """SHA-256 of what decides verdicts: the claims, the method of the intervals by name, and the constants of the rules."""
+def frozen(claims: Sequence[Claim] | None = None) -> str:
+    """SHA-256 of what decides verdicts: the claims, by default the paper's, the method of the intervals by name, and the constants of the rules."""
     rules: dict[str, Any] = {"method": METHOD, "level": LEVEL, "top": TOP, "many": MANY, "fewest": FEWEST}
     rules |= {"right": RIGHT, "learnt": LEARNT, "felt": FELT, "moves": MOVES}
-    rules["claims"] = [asdict(claim) for claim in CLAIMS]
+    rules["claims"] = [asdict(claim) for claim in (CLAIMS if claims is None else claims)]
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 
@@ -192,10 +232,13 @@ def evidence(
     (the mean over groups, of the same items, in the same unit) that each random vector has in the tested one's place; seeds without any are
     not ranked. void: one sentence, why nothing can be told here; values can then be empty.
 
-    Raises `ValueError` for what is no evidence: seeds with different items, groups of another number, values that are not finite.
+    Raises `ValueError` for what is no evidence: seeds with different items, groups of another number, values that are not finite; and
+    for a second set, or controls, of other seeds.
     """
     parts = {"values": values, "minus": minus or {}}
     ranked: Mapping[int, Any] = controls if isinstance(controls, Mapping) else dict.fromkeys(values, controls)
+    fits = set(minus or values) == set(values) and set(ranked) <= set(values)
+    expect(fits, f"what is subtracted and controls of the seeds {[*values]}", f"of {[*(minus or ())]} and {[*ranked]}")
     shared: dict[str, Any] = {
         **{name: list(of) for name, of in (("groups", groups), ("minus_groups", minus_groups)) if of is not None},
         **({"void": void} if void else {}),

@@ -2,6 +2,8 @@
 
     python -m ministeer.lab.record results/smollm2-135m-instruct     (`make record MODEL=...`, after `make reproduce` of it)
 
+What is measured of public behaviours, in results/atlas/<model>, is kept in docs/results/atlas/<model> the same way.
+
 Vectors and cells stay in results/: they are large, and a run makes them again.
 """
 
@@ -19,6 +21,7 @@ from ministeer.lab.experiment import Experiment
 from ministeer.lab.report import by_training, verdicts
 
 KEPT = ("report.html", "summary.md", "evidence.json", "forest.svg")
+ALSO = ("atlas.html", "rows.json")  # of a run of public behaviours
 FIGURES = "[0-9][0-9]_*.svg"
 FOLDER = Path("docs/results")
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -51,7 +54,8 @@ def record(run: Path, folder: Path) -> str:
     if read_json(run / "evidence.json").get("claims") != frozen():
         raise ValueError(f"{run}: expected a run for the claims {frozen()[:8]}, got another's; make reproduce it again")
     make_folder(folder / run.name)
-    for name in (*KEPT, *(figure.name for figure in run.glob(FIGURES))):
+    also = [name for name in ALSO if (run / name).is_file()]
+    for name in (*KEPT, *also, *(figure.name for figure in run.glob(FIGURES))):
         write_text(folder / run.name / name, (run / name).read_text(encoding="utf-8"))
     kept = {path.parent.name: read_json(path) for path in sorted(folder.glob("*/evidence.json"))}
     table = side_by_side({model: verdicts(e["this training"]) for model, e in kept.items() if e["claims"] == frozen()})
@@ -77,7 +81,8 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: python -m ministeer.lab.record results/<model>")
     try:
-        print(record(Path(sys.argv[1]), FOLDER))
+        run = Path(sys.argv[1])
+        print(record(run, FOLDER / "atlas" if run.parent.name == "atlas" else FOLDER))
     except (ValueError, OSError, KeyError) as error:
         sys.exit(f"record: {error}")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ministeer.files import read_json, write_text
 from ministeer.lab import page
-from ministeer.lab.claims import CLAIMS, Verdict, frozen, judge
+from ministeer.lab.claims import BEYOND, CLAIMS, Verdict, frozen, judge
 
 INTRODUCTION = {
     "nano": (
@@ -47,7 +47,7 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
 
 def verdicts(evidence: dict[str, Any]) -> list[Verdict]:
     """What the evidence of one training, `{claim: {seed of extraction: ...}}`, says of each claim that it is about."""
-    return [judge(claim, evidence[claim.key]) for claim in CLAIMS if evidence.get(claim.key)]
+    return [judge(claim, evidence[claim.key]) for claim in (*CLAIMS, *BEYOND) if evidence.get(claim.key)]
 
 
 def with_mean(verdict: Verdict) -> str:
@@ -59,12 +59,12 @@ def by_training(
 ) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of a table: of each claim what is said of its verdict in each seed of training, or model, alone."""
     words = {training: {v.claim: said(v) for v in of} for training, of in found.items()}
-    rows = [[claim.sentence, *(of.get(claim, "") for of in words.values())] for claim in CLAIMS]
+    rows = [[claim.sentence, *(of.get(claim, "") for of in words.values())] for claim in (*CLAIMS, *BEYOND)]
     return [COLUMNS[0], *found], [row for row in rows if any(row[1:])]
 
 
 COLUMNS = [
-    "claim of the paper",
+    "claim",
     "verdict",
     "effect",
     "must exceed",
@@ -95,7 +95,7 @@ EXPLAINED = (
     "Each claim is tested by an effect and a number it must exceed. Supported: the whole interval, over items and seeds of extraction together, lies above the number, and of the random "
     "vectors, where a claim has them, at most a hundredth does as much. Not supported: none of the interval does, or more than a twentieth of the random vectors do as much. Cannot be "
     "told here: nothing to steer, too few items, or only one outcome possible. Inconclusive: all else. "
-    f"Intervals are at 1 - 0.05 / {len(CLAIMS)}, so that they hold for all claims together. Claims and rules were fixed before the run: {frozen()}."
+    f"Intervals are at 1 - 0.05 / {len(CLAIMS)}, so that they hold for all claims of the paper together. Claims and rules were fixed before the run: {frozen()}, and of those beyond the paper {frozen(BEYOND)}."
 )
 
 
@@ -131,7 +131,8 @@ def report(
 ) -> str:
     """The HTML page of finished experiments: verdicts and steered texts first, then a fold for each experiment, figures inside."""
     first = done[0]
-    missing = [claim for claim in CLAIMS if claim.key not in {v.claim.key for v in found}]
+    of = BEYOND if found and not any(v.claim in CLAIMS for v in found) else CLAIMS
+    missing = [claim for claim in of if claim.key not in {v.claim.key for v in found}]
     body = [f"<p>{html.escape(INTRODUCTION.get(first['model'], OTHERWISE.format(model=first['model'])))}</p>"]
     if first["quick"]:
         body.append(f"<p>{html.escape(QUICKLY)}</p>")
@@ -183,9 +184,8 @@ def main() -> None:
         }
     except (ValueError, OSError, KeyError) as error:
         sys.exit(f"report: {error}")
-    write_text(
-        folder / "evidence.json", json.dumps(evidence | {"claims": frozen(), "architecture": architecture}) + "\n"
-    )
+    rules = {"claims": frozen(), "beyond": frozen(BEYOND)}
+    write_text(folder / "evidence.json", json.dumps(evidence | rules | {"architecture": architecture}) + "\n")
     write_text(folder / "summary.md", summary(done[0]["model"], found, done[0]["quick"], same))
     write_text(folder / "forest.svg", page.forest_svg(found))
     write_text(folder / "report.html", report(done, folder, found, same))

@@ -19,11 +19,14 @@ from ministeer import extract
 from ministeer.checkpoint import save_model
 from ministeer.initialize import initialize
 from ministeer.lab import atlas, behaviours, persona
+from ministeer.lab.claims import BEYOND as BEYOND_CLAIMS
+from ministeer.lab.claims import CANNOT, judge
 from ministeer.llama import Llama, LlamaConfig
 from ministeer.model import GPT2, GPT2Config
 from ministeer.tokenizer import Tokenizer
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "12_public_behaviours.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+BEYOND = sorted(path.stem for path in EXAMPLES.glob("1[3-6]_*.py"))
 RANDOMS = {"covariance": 3, "isotropic": 2}
 TOKENIZER = Tokenizer.from_file(Path(__file__).parents[2] / "weights" / "nano" / "vocab.tiktoken")
 MODELS = {
@@ -186,7 +189,7 @@ def test_a_small_vocabulary_is_refused_and_layers_are_shares_of_the_depth():
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A tiny model with GPT-2's vocabulary, and a folder with three small sets of our own in the place of the public ones."""
-    model = initialize(GPT2(GPT2Config(50257, 64, 8, 2, 2)), torch.Generator().manual_seed(0))
+    model = initialize(GPT2(GPT2Config(50257, 2300, 8, 2, 2)), torch.Generator().manual_seed(0))
     save_model(model, tmp_path / "tiny")
     folder, sums = tmp_path / "sets", ""
     folder.mkdir()
@@ -209,7 +212,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         cached.cache_clear()
 
 
-def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> Path:
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str, name: str = atlas.EXPERIMENT) -> Path:
     command = [
         "12",
         "--model",
@@ -222,7 +225,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> Path:
     ]
     monkeypatch.setattr(sys, "argv", command)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     return folder / "atlas" / "tiny"
 
 
@@ -270,3 +273,24 @@ def test_the_script_says_in_one_sentence_what_is_wrong(copy, monkeypatch):
         SystemExit, match=r"12_public_behaviours: .*sets: expected the files of 3 behaviours, got 3 of them missing"
     ):
         run(copy, monkeypatch)
+
+
+def test_one_behaviour_of_each_family_is_its_first():
+    names = ["a-one", "a-two", "b", "c-d-e", "c-f"]
+    assert behaviours.one_a_family(names) == ["a-one", "b", "c-d-e"]
+    chosen = behaviours.one_a_family(persona.names())
+    assert len(chosen) == 31 and "desire-for-acquiring-compute" in chosen and chosen == sorted(chosen)
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_the_scripts_beyond_the_paper_save_evidence_for_each_of_their_claims(name, copy, monkeypatch, capsys):
+    monkeypatch.setattr(behaviours, "one_a_family", list)  # three sets, of which some scripts take every second
+    folder = run(copy, monkeypatch, name=name)
+    saved = json.loads((folder / f"{name}.json").read_text())
+    claims = [claim for claim in BEYOND_CLAIMS if claim.experiment == name]
+    assert claims and set(saved["evidence"]) == {claim.key for claim in claims}
+    for claim in claims:
+        assert judge(claim, saved["evidence"][claim.key]).word == CANNOT  # so few behaviours say nothing
+        assert len(saved["evidence"][claim.key]["extraction 0"]["values"]) in (2, 3)
+    assert "what was done: pre " in capsys.readouterr().out
+    assert "love" not in (folder / f"{name}.json").read_text()  # no statement of theirs lies in the results

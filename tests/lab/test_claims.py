@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ministeer.lab import claims
-from ministeer.lab.claims import CANNOT, CLAIMS, INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Claim, evidence, judge
+from ministeer.lab.claims import BEYOND, CANNOT, CLAIMS, INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Claim, evidence, judge
 from ministeer.metrics import bootstrap
 
 pytest.importorskip("scipy")
@@ -226,6 +226,12 @@ def test_two_sets_of_items_are_compared() -> None:
     assert found.word == SUPPORTED
 
 
+@pytest.mark.parametrize("other", [{"minus": {1: [0.0] * 30}}, {"controls": {0: [0.0], 3: [0.0]}}])
+def test_evidence_of_other_seeds_is_refused(other: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"of the seeds \[0\]"):
+        evidence({0: [1.0] * 30}, **other)
+
+
 def test_no_evidence_is_no_verdict() -> None:
     with pytest.raises(ValueError, match="expected evidence for 'x', got none"):
         judge(CLAIM, {})
@@ -240,6 +246,7 @@ def test_without_scipy_one_sentence_says_what_to_install(monkeypatch: pytest.Mon
 def test_what_decides_verdicts_is_frozen() -> None:
     """A change of a claim, of a threshold or of a rule is a deliberate act: it changes this line, and is said in the changelog."""
     assert claims.frozen() == "48253e39dfe6144bdd6cae458bd79e60f0b2294c63ad9248f1528d621d3b126f"
+    assert claims.frozen(BEYOND) == "f2d776e15704b90111f9bf839e2ee4eb5bc6f4909f17a4c3623b21d925401e8e"
 
 
 def test_the_hash_is_of_claims_and_rules(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +269,7 @@ def test_the_hash_is_of_claims_and_rules(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(hashes) == 11
 
 
-@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.key)
+@pytest.mark.parametrize("claim", (*CLAIMS, *BEYOND), ids=lambda claim: claim.key)
 def test_every_claim_names_an_experiment_that_saves_evidence_for_it(claim: Claim) -> None:
     root = Path(__file__).parents[2]
     script = (root / "examples" / f"{claim.experiment}.py").read_text("utf-8")
@@ -270,4 +277,4 @@ def test_every_claim_names_an_experiment_that_saves_evidence_for_it(claim: Claim
     names = [f'"{claim.key}"', f'f"{claim.key.split("_")[0]}_{{kind}}"']
     sources = (script, *(path.read_text("utf-8") for path in rooms))
     assert any(name in source for source in sources for name in names)
-    assert len({one.key for one in CLAIMS}) == len(CLAIMS)
+    assert len({one.key for one in (*CLAIMS, *BEYOND)}) == len(CLAIMS) + len(BEYOND)

@@ -37,6 +37,14 @@ def test_a_run_is_kept_beside_the_others(tmp_path: Path) -> None:
     assert (kept / "small" / "report.html").read_text() == "<!doctype html>small: report.html"
 
 
+def test_of_public_behaviours_the_atlas_and_its_rows_are_kept_too(tmp_path: Path) -> None:
+    folder = run(tmp_path / "runs" / "small", 0.0)
+    for name in record.ALSO:
+        (folder / name).write_text(name)
+    record.record(folder, tmp_path / "docs")
+    assert all((tmp_path / "docs" / "small" / name).read_text() == name for name in record.ALSO)
+
+
 def test_another_s_claims_and_a_run_without_a_report_are_refused(tmp_path: Path) -> None:
     kept = tmp_path / "docs"
     with pytest.raises(ValueError, match="for the claims .*, got another's; make reproduce it again"):
@@ -56,9 +64,11 @@ def test_a_run_kept_for_older_claims_leaves_the_table(tmp_path: Path) -> None:
 
 def test_what_is_kept_in_the_repository_is_of_these_claims() -> None:
     folder = Path(__file__).parents[2] / record.FOLDER
-    for path in folder.glob("*/evidence.json"):
-        assert json.loads(path.read_text())["claims"] == claims.frozen(), (
-            f"make reproduce and record {path.parent.name}"
+    for path in (*folder.glob("*/evidence.json"), *folder.glob("atlas/*/evidence.json")):
+        kept = json.loads(path.read_text())
+        assert kept["claims"] == claims.frozen(), f"make reproduce and record {path.parent.name}"
+        assert kept.get("beyond", claims.frozen(claims.BEYOND)) == claims.frozen(claims.BEYOND), (
+            "make beyond, and record"
         )
-        found = report.verdicts(json.loads(path.read_text())["this training"])
+        found = report.verdicts(kept["this training"])
         assert all(f"**{v.claim.sentence}**: {v.word}" in (path.parent / "summary.md").read_text() for v in found)

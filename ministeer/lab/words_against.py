@@ -1,0 +1,85 @@
+"""Words against a vector: sentences of the opposite persona before a statement, and how much of the vector's work they undo.
+
+Wies et al. 2023 (arXiv 2304.11082) show that what a model can say at all, a long enough prompt can bring back. The model says the sentences
+itself: its answer begins with them, and goes on with the statement that is scored.
+
+Letters: N pairs of statements, K numbers of sentences, B behaviours.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ministeer.lab import behaviours, data
+from ministeer.metrics import Array
+from ministeer.model import Transformer
+from ministeer.tokenizer import Tokenizer
+from ministeer.vectors import SteeringVector
+
+Row = dict[str, Any]
+COUNTS = (0, 1, 4, 16, 60)  # of sentences: all that were read for the vector
+JUDGED = 16  # of them, in the claims
+PAIRS = 10  # held-out pairs of a behaviour
+KINDS = OPPOSITE, NEUTRAL = "the opposite persona", "neutral"
+COEFFICIENTS = (-1.0, 0.0, 1.0)  # tenths of the stream's norm
+
+
+def before(tokenizer: Tokenizer, name: str, others: Sequence[str]) -> dict[str, list[list[str]]]:
+    """The sentences said before, for each of `COUNTS`, `{kind: [sentences]}`: the first so many of those of the opposite persona, and as many neutral
+    ones as have at least as many tokens together. Neutral ones are few and come again, in another order each time; the behaviour's name decides the orders."""
+    draw, neutral = random.Random(name), [row["text"] for row in data.read("contexts.tsv", kind="distractor")]
+    again = [text for _ in range(1 + 4 * COUNTS[-1] // len(neutral)) for text in draw.sample(neutral, len(neutral))]
+    against = [[text if text[-1:] in ".!?" else f"{text}." for text in others[:k]] for k in COUNTS]  # else they run on
+    lengths = np.cumsum([len(tokenizer.encode(f" {text}")) for text in again])
+    wanted = [sum(len(tokenizer.encode(f" {text}")) for text in some) for some in against]
+    return {OPPOSITE: against, NEUTRAL: [again[: int(np.searchsorted(lengths, n)) + (n > 0)] for n in wanted]}
+
+
+def measured(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    *,
+    vector: SteeringVector,
+    layer: int,
+    sentences: Sequence[str],
+    pairs: Sequence[behaviours.Pair],
+) -> list[Row]:
+    """One row for `Experiment.cell`: `{"tokens", "odds"}`, how many the sentences have, and log p(matching) - log p(other) of each pair behind them at
+    each of `COEFFICIENTS`, (3, N), nats; the vector is added at every token, those of the sentences too."""
+    said = tokenizer.encode(" ".join(sentences))
+    space = " " if sentences else ""
+    ids = [[tokenizer.encode(space + text) for text in pair] for pair in pairs]
+    prompt = [*behaviours.opening(tokenizer), *said]
+    (odds,) = behaviours.pairs_of(behaviours.log_p_behind(model, prompt, ids, {"own": vector}, layer, COEFFICIENTS))
+    return [{"tokens": len(said), "odds": odds.round(4).tolist()}]
+
+
+def slopes(odds: Array) -> Array:
+    """What a tenth of the stream's norm moves, of odds (..., 3, N): (...), nats, mean over pairs."""
+    found: Array = (odds[..., 2, :] - odds[..., 0, :]).mean(-1) / 2
+    return found
+
+
+def undone(odds: Array) -> Array:
+    """Of odds (2, K, 3, N), behind sentences of both `KINDS`: by how much those of the opposite persona lower the steered model's odds more than neutral
+    ones do, less what a tenth's own slope is behind the neutral ones, (K,), nats. Above 0 they undo more than it."""
+    steered, slope = odds[:, :, 2].mean(-1), slopes(odds[1])
+    found: Array = steered[1] - steered[0] - slope
+    return found
+
+
+def exchange(odds: Array) -> float:
+    """How many sentences undo a tenth of the vector, straight lines between `COUNTS`; inf where the most do not."""
+    left = undone(odds)
+    first = np.flatnonzero(left >= 0)
+    if not len(first):
+        return float("inf")
+    k = int(first[0])
+    if not k:
+        return 0.0
+    share = -left[k - 1] / (left[k] - left[k - 1])
+    return float(COUNTS[k - 1] + share * (COUNTS[k] - COUNTS[k - 1]))
