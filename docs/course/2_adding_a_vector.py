@@ -87,7 +87,7 @@ said = say(model, tok, "The world is", max_new_tokens=12, steer=steer)
 assert "The world is" + said == continued("The world is", 2.0)
 
 love = extract.activation_addition(model, tok, "Love", "Hate", SITE)  # the vector, as the library makes it
-assert torch.equal(love[SITE], v)
+assert torch.allclose(love[SITE], v, atol=1e-4)  # to rounding, as both texts are read in one batch there
 print(love)
 
 # %% [markdown]
