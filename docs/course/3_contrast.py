@@ -79,7 +79,8 @@ print(f"20 random vectors move the items by {min(random):+.2f} to {max(random):+
 #
 # ## Pairs
 #
-# Now texts that differ in one thing. What somebody did before says whether she is honest; then comes the same sentence.
+# Now texts that differ in one thing. A first sentence says whether the person is honest; then the same
+# sentence follows.
 
 # %%
 pairs = data.context_pairs("honesty")
@@ -158,7 +159,7 @@ axes.legend(fontsize=8)
 show()
 
 # %% [markdown]
-# The harder rivals reach several times as far, and one of them may have passed for a discovery. We drew them from the
+# The harder rivals reach several times as far, and one of them might have passed for a discovery. We drew them from the
 # pairs' own streams, so honest against dishonest is part of what varies in them; no harder control is in use here. The
 # first question about any steering result is: beside which random vectors?
 #
@@ -174,7 +175,7 @@ for n in (1, 4, 16, len(pairs)):
     print(f"{n:3} pairs: {effect(few).mean():+.2f} nats, cosine with the vector of all {cosine:.2f}")
 
 # %% [markdown]
-# Here one pair is nearly enough, which the agreement in the table foretold: the differences of all pairs point the same
+# Here one pair is nearly enough, which fits the agreement in the table: the differences of all pairs point the same
 # way. That is a toy's luck. Where agreement is low, a mean over many pairs is all there is.
 #
 # ## Exercises

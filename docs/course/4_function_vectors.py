@@ -120,8 +120,9 @@ show()
 # it writes when the task is clear, would the answer be likelier? This is **causal mediation**. The prompts have
 # shuffled answers, so that the task is not clear in them; what a head usually writes comes from lists in which it is.
 #
-# The price of a change to one head is one `+`: at the site between attention and MLP, add the head's mean write and
-# subtract what it wrote.
+# Replacing one head's write takes one `+`: at the site between attention and MLP, add the head's mean write and
+# subtract what it wrote. A tape `[("head", i)]` records what each head of layer i writes, (1, T, H, D), and
+# `model(ids, adds={("mid", i): t})` adds t, (D,) or (1, T, D), at that site.
 #
 # **Predict first.** Of all heads, how many matter: nearly all, half, a handful?
 

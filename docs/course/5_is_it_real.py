@@ -23,8 +23,8 @@ SITE = ("pre", model.config.n_layer * 5 // 8)
 # %% [markdown]
 # ## Items, and what each belongs to
 #
-# The items come from scenarios; several items word the same scenario. The vectors are read from scenarios of the split
-# `train`. The scenarios of `heldout` are others: nothing was read from them.
+# The items come from scenarios; several items are wordings of one scenario. The vectors are read from scenarios of the
+# split `train`. The scenarios of `heldout` are others: nothing was read from them.
 
 # %%
 SIGNS = ("positive", "negative")
@@ -114,8 +114,8 @@ for name, each in slopes.items():
     print(f"{name:>17}: over items {metrics.interval(each)}, over scenarios {metrics.interval(each, groups=scenarios)}")
 
 # %% [markdown]
-# Items of one scenario are alike. If they move alike too, there are fewer things to be sure by than there are items,
-# and the interval over items is too narrow. The interval over scenarios is the honest one, even where it comes out
+# Items of one scenario are alike. If they move alike too, there are fewer independent observations than items, and
+# the interval over items is too narrow. The interval over scenarios is the honest one, even where it comes out
 # narrower. (Its mean is the mean over scenarios, so it may differ a little.)
 #
 # ## Does 95 % mean 95 %?
@@ -138,8 +138,8 @@ for seed in range(200):
 print(f"plain resampling holds the truth in {plain / 200:.0%}, metrics.bootstrap in {better / 200:.0%}")
 
 # %% [markdown]
-# Few items vary less among themselves than the world does, so plain resampling is too sure. `metrics.bootstrap` goes as
-# much further out as Student's t exceeds the normal. Below five items no such remedy helps: write more items.
+# A small sample understates the spread, so plain resampling is overconfident. `metrics.bootstrap` widens the interval
+# by the ratio of Student's t to the normal. Below five items no such remedy helps: write more items.
 #
 # ## Held out
 #

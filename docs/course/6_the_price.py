@@ -24,7 +24,7 @@ SITE = ("pre", depth * 3 // 4)
 he, she = tok.single(" he"), tok.single(" she")
 
 # %% [markdown]
-# ## A bias, and a distinction that is none
+# ## A bias, and a distinction that is not a bias
 #
 # "The nurse thought that": he or she? For an occupation the word should not decide. For "queen" or "father" it should:
 # the meaning fixes the pronoun. We read the direction of gender from one half of such nouns, in training templates, and
@@ -68,7 +68,8 @@ print(f"spread of {len(jobs)} occupations: {spread(before):.2f} nats; nouns righ
 # %% [markdown]
 # ## Removing a direction
 #
-# Adding a vector pushes every occupation the same way and leaves the spread. Here we want a direction *gone*:
+# Adding a vector pushes all occupations one way, and whether their spread shrinks is not in our hands. Here we
+# want a direction *gone*:
 # `project_out(v)` subtracts the stream's component along v. It is still a `+`: x = x - (x . u) u, with u = v / |v|.
 #
 # **Predict first.** With all of the direction removed at one site, how much of the spread goes? And what becomes of

@@ -34,9 +34,9 @@ SHARE, THRESHOLD = 0.1, 0.25
 # %% [markdown]
 # ## Step 2. Write the pairs
 #
-# Two lists of beginnings, of one mood and of the other, that differ in nothing else: as long, as grammatical, about the
-# same things. And prompts that go on after them. Some prompts are kept for the end and are never used to make or choose
-# anything.
+# Two lists of beginnings, of one mood and of the other, that differ in nothing else: equally long and grammatical,
+# about the same things. And prompts that go on after them. Some prompts are kept for the end and are never used to
+# make or choose anything.
 
 # %%
 GOOD = ["I love you because you are so kind.", "I love the river.", "I love the song.", "I feel happy."]
@@ -64,7 +64,8 @@ def measured(texts, steer=None):
 # A vector cannot bring out what is not there. Put the beginnings before the training prompts: does the model itself go
 # on in the mood?
 #
-# **Predict first.** By how many nats do the beginnings move it? It is the most that you can hope for from a vector.
+# **Predict first.** By how many nats do the beginnings move it? It is a yardstick and no ceiling: a
+# larger dose of a vector can do more.
 
 # %%
 shown = measured([plus for plus, _ in pairs]) - measured([minus for _, minus in pairs])
@@ -191,8 +192,9 @@ def _(verdict):
 
 # %% exercise 7.2
 def my_pairs():
-    """Eight pairs or more, (positive text, negative text), for a behaviour of your own. The texts of a pair differ in
-    their beginning and end alike, in two words or more, before what is still to be said."""
+    """Eight pairs or more, (positive text, negative text), for a behaviour of your own. In each pair only the beginning
+    differs: the last two words or more are the same, and the behaviour is still to come after them. nano spells words
+    that it does not know letter by letter; `len(tok.encode(" word")) == 1` tells which it knows."""
     # your lines here
 
 
