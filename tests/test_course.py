@@ -181,7 +181,8 @@ def test_whatever_an_answer_does_the_lesson_goes_on(capsys: pytest.CaptureFixtur
     def _(broken: Any) -> None:
         broken()
 
-    assert capsys.readouterr().out == "broken: not yet: ZeroDivisionError: division by zero\n"
+    line = broken.__code__.co_firstlineno + 1
+    assert capsys.readouterr().out == f"broken: not yet: ZeroDivisionError in line {line}: division by zero\n"
 
 
 def test_the_page_lists_the_lessons_that_there_are() -> None:

@@ -19,7 +19,10 @@ def mistake(yours: Callable[..., Any], test: Callable[[Callable[..., Any]], None
     except AssertionError as error:
         return str(error) or "the check fails"
     except Exception as error:  # noqa: BLE001 - whatever a student's lines raise, the lesson goes on
-        return f"{type(error).__name__}: {error}"
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        return f"{type(error).__name__} in line {trace.tb_lineno if trace else '?'}: {error}"
     return ""
 
 
