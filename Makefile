@@ -15,20 +15,21 @@ FOUND = results/$(notdir $(MODEL:%/=%))$(if $(filter quick,$(SUBSET)),-quick)
 # they download their data, and so have targets of their own
 ATLAS = examples/12_public_behaviours.py
 ONLINE = $(wildcard examples/1[2-6]_*.py)
-ASKED = --model $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET) $(if $(DATA),--data $(DATA))
+ASKED = --model $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET)
+SETS = $(if $(DATA),--data $(DATA))
 reproduce: $(READY)  ## every experiment on MODEL (nano): figures, tables and one report page in results/MODEL
 	@$(PY) -m ministeer.lab.estimate $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET)
 	@for script in $(filter-out $(ONLINE),$(wildcard examples/[0-9]*.py)); do \
-	  $(PY) $$script --model $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET) || exit 1; \
+	  $(PY) $$script $(ASKED) || exit 1; \
 	  $(PY) -m ministeer.lab.report $(FOUND) | tail -n 1; \
 	done
 	@$(PY) -m ministeer.lab.report $(FOUND) $(wildcard weights/$(MODEL)/seed-*.json)
 
 atlas: $(READY)  ## 135 public behaviours on MODEL, downloaded once, or in DATA: which can be steered? results/atlas/MODEL/atlas.html
-	$(PY) $(ATLAS) $(ASKED)
+	$(PY) $(ATLAS) $(ASKED) $(SETS)
 
 beyond: $(READY)  ## the same behaviours: what steering costs, what words, privacy and long prompts do to it; results/atlas/MODEL/report.html
-	@for script in $(filter-out $(ATLAS),$(ONLINE)); do $(PY) $$script $(ASKED) || exit 1; done
+	@for script in $(filter-out $(ATLAS),$(ONLINE)); do $(PY) $$script $(ASKED) $(SETS) || exit 1; done
 	@$(PY) -m ministeer.lab.report $(FOUND:results/%=results/atlas/%)
 
 play: $(READY)  ## a page on this machine in which to steer MODEL

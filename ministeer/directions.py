@@ -15,6 +15,12 @@ def mean_difference(items: Tensor) -> Tensor:
     return (items[:, 0] - items[:, 1]).mean(0)
 
 
+def clipped(differences: Tensor, length: float) -> Tensor:
+    """N differences `(N, D)`, those that are longer cut to this length."""
+    cut: Tensor = differences * (length / differences.norm(dim=-1, keepdim=True)).clamp(max=1.0)
+    return cut
+
+
 def principal(items: Tensor) -> Tensor:
     """The direction of length 1 along which the differences' sum of squares is largest, `(N, 2, D)` -> `(D,)`; zero if they are."""
     return _principal((items[:, 0] - items[:, 1]).double())

@@ -197,9 +197,7 @@ def private_mean(
     draw = np.random.default_rng(int(hashlib.sha256(repr(told).encode()).hexdigest(), 16))
     tensors = {}
     for site, x in found.streams.items():
-        differences = x[:, 0] - x[:, 1]  # (N, D)
-        cut = (clip / differences.norm(dim=-1, keepdim=True)).clamp(max=1.0)  # (N, 1)
-        mean = (differences * cut).mean(0)
+        mean = directions.clipped(x[:, 0] - x[:, 1], clip).mean(0)
         tensors[site] = mean + sigma * torch.from_numpy(draw.standard_normal(len(mean))).float()
     method = f"private_mean, epsilon {epsilon:g}, delta {delta:g}, clip {clip:g}, sigma {sigma:.6g}, {len(found)} pairs"
     return SteeringVector(tensors, replace(found.source, method=method, data="private"))

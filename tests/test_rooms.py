@@ -213,10 +213,13 @@ ROOMS = {
     "lab/atlas.py": Room({"metrics", "model", "lab.claims", "lab.intervals"}, {"numpy"}),
     "lab/atlas_page.py": Room({"lab.atlas", "lab.claims", "lab.page"}, set()),
     "lab/price.py": Room({"metrics", "model", "tokenizer", "vectors", "lab.behaviours", "lab.tradeoff"}, {"numpy"}),
-    "lab/words_against.py": Room({"metrics", "model", "tokenizer", "vectors", "lab.behaviours", "lab.data"}, {"numpy"}),
+    "lab/words_against.py": Room(
+        {"metrics", "model", "tokenizer", "vectors", "lab.behaviours", "lab.data", "lab.tradeoff"}, set()
+    ),
     "lab/long_context.py": Room({"metrics", "model", "tokenizer", "vectors", "lab.behaviours", "lab.data"}, {"numpy"}),
     "lab/privacy.py": Room(
-        {"extract", "model", "pairs", "tokenizer", "vectors", "lab.behaviours", "lab.protocol"}, {"numpy", "torch"}
+        {"directions", "extract", "model", "pairs", "tokenizer", "vectors", "lab.behaviours", "lab.protocol"},
+        {"numpy", "torch"},
     ),
     "lab/figures.py": Room({"files", "metrics", "model"}, {"matplotlib", "numpy"}),
     "lab/page.py": Room({"files", "lab.claims"}, set()),

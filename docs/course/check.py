@@ -1,5 +1,6 @@
 """For all lessons: `check` says whether an exercise is solved and never stops a lesson, `show` shows a figure."""
 
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +20,8 @@ def mistake(yours: Callable[..., Any], test: Callable[[Callable[..., Any]], None
     except AssertionError as error:
         return str(error) or "the check fails"
     except Exception as error:  # noqa: BLE001 - whatever a student's lines raise, the lesson goes on
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        return f"{type(error).__name__} in line {trace.tb_lineno if trace else '?'}: {error}"
+        line = traceback.extract_tb(error.__traceback__)[-1].lineno
+        return f"{type(error).__name__} in line {line}: {error}"
     return ""
 
 

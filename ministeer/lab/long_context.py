@@ -5,7 +5,6 @@ Letters: N pairs of statements, V ways of steering.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,10 +25,7 @@ WAYS = FIXED, SHARE, ALONE = "at every token", "the same share of the norm", "at
 def prompt(tokenizer: Tokenizer, name: str, length: int) -> list[int]:
     """What stands before a statement: so many tokens of other text and the question in the chat template, where there is one, else what begins a text
     and the other text. Of that there are 36 sentences, which come again in other orders; the behaviour's name decides them."""
-    sentences, draw = [row["text"] for row in data.read("contexts.tsv", kind="distractor")], random.Random(name)
-    said: list[int] = []
-    while len(said) < length:
-        said += tokenizer.encode(" " + " ".join(draw.sample(sentences, len(sentences))))
+    said = tokenizer.encode(f" {' '.join(data.neutral(tokenizer, name, length))}")
     text = tokenizer.decode(said[:length]).strip()
     if tokenizer.chat_template is None:
         return tokenizer.prompt(text)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ministeer import extract
+from ministeer import directions, extract
 from ministeer.lab import behaviours
 from ministeer.lab.protocol import tenth_of
 from ministeer.model import Site, Transformer
@@ -131,8 +131,8 @@ def _private(found: Read, clip: float, epsilon: float, seed: int) -> SteeringVec
 
 def _cut(x: Tensor, clip: float) -> Tensor:
     """Streams (N, 2, D) whose differences are at most so long."""
-    d = x[:, 0] - x[:, 1]
-    return torch.stack([d * (clip / d.norm(dim=-1, keepdim=True)).clamp(max=1.0), torch.zeros_like(d)], 1)
+    cut = directions.clipped(x[:, 0] - x[:, 1], clip)
+    return torch.stack([cut, torch.zeros_like(cut)], 1)
 
 
 def _clipped(found: Read, clip: float) -> SteeringVector:

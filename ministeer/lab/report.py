@@ -20,6 +20,7 @@ from ministeer.files import read_json, write_text
 from ministeer.lab import page
 from ministeer.lab.claims import BEYOND, CLAIMS, Verdict, frozen, judge
 
+KNOWN = (*CLAIMS, *BEYOND)
 INTRODUCTION = {
     "nano": (
         "nano is a model organism: a small GPT-2 trained on text that a program wrote, so that everything it can do is "
@@ -47,7 +48,7 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
 
 def verdicts(evidence: dict[str, Any]) -> list[Verdict]:
     """What the evidence of one training, `{claim: {seed of extraction: ...}}`, says of each claim that it is about."""
-    return [judge(claim, evidence[claim.key]) for claim in (*CLAIMS, *BEYOND) if evidence.get(claim.key)]
+    return [judge(claim, evidence[claim.key]) for claim in KNOWN if evidence.get(claim.key)]
 
 
 def with_mean(verdict: Verdict) -> str:
@@ -59,7 +60,7 @@ def by_training(
 ) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of a table: of each claim what is said of its verdict in each seed of training, or model, alone."""
     words = {training: {v.claim: said(v) for v in of} for training, of in found.items()}
-    rows = [[claim.sentence, *(of.get(claim, "") for of in words.values())] for claim in (*CLAIMS, *BEYOND)]
+    rows = [[claim.sentence, *(of.get(claim, "") for of in words.values())] for claim in KNOWN]
     return [COLUMNS[0], *found], [row for row in rows if any(row[1:])]
 
 

@@ -8,13 +8,12 @@ Letters: N pairs of statements, K numbers of sentences, B behaviours.
 
 from __future__ import annotations
 
-import random
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from ministeer.lab import behaviours, data
+from ministeer.lab.tradeoff import at
 from ministeer.metrics import Array
 from ministeer.model import Transformer
 from ministeer.tokenizer import Tokenizer
@@ -30,13 +29,10 @@ COEFFICIENTS = (-1.0, 0.0, 1.0)  # tenths of the stream's norm
 
 def before(tokenizer: Tokenizer, name: str, others: Sequence[str]) -> dict[str, list[list[str]]]:
     """The sentences said before, for each of `COUNTS`, `{kind: [sentences]}`: the first so many of those of the opposite persona, and as many neutral
-    ones as have at least as many tokens together. Neutral ones are few and come again, in another order each time; the behaviour's name decides the orders."""
-    draw, neutral = random.Random(name), [row["text"] for row in data.read("contexts.tsv", kind="distractor")]
-    again = [text for _ in range(1 + 4 * COUNTS[-1] // len(neutral)) for text in draw.sample(neutral, len(neutral))]
+    ones as have at least as many tokens together."""
     against = [[text if text[-1:] in ".!?" else f"{text}." for text in others[:k]] for k in COUNTS]  # else they run on
-    lengths = np.cumsum([len(tokenizer.encode(f" {text}")) for text in again])
-    wanted = [sum(len(tokenizer.encode(f" {text}")) for text in some) for some in against]
-    return {OPPOSITE: against, NEUTRAL: [again[: int(np.searchsorted(lengths, n)) + (n > 0)] for n in wanted]}
+    lengths = [sum(len(tokenizer.encode(f" {text}")) for text in some) for some in against]
+    return {OPPOSITE: against, NEUTRAL: [data.neutral(tokenizer, name, length) for length in lengths]}
 
 
 def measured(
@@ -75,11 +71,4 @@ def undone(odds: Array) -> Array:
 def exchange(odds: Array) -> float:
     """How many sentences undo a tenth of the vector, straight lines between `COUNTS`; inf where the most do not."""
     left = undone(odds)
-    first = np.flatnonzero(left >= 0)
-    if not len(first):
-        return float("inf")
-    k = int(first[0])
-    if not k:
-        return 0.0
-    share = -left[k - 1] / (left[k] - left[k - 1])
-    return float(COUNTS[k - 1] + share * (COUNTS[k] - COUNTS[k - 1]))
+    return float(at(left, COUNTS, 0.0)) if left.max() >= 0 else math.inf

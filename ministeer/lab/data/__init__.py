@@ -66,6 +66,18 @@ def passages(**wanted: str) -> list[str]:
     return [" ".join(sentences[i : i + 3]) for i in range(0, len(sentences), 3)]
 
 
+def neutral(tokenizer: Any, name: str, tokens: int) -> list[str]:
+    """Unrelated sentences, of so many tokens together or the fewest more. There are few, which come again in another order; the name decides the orders."""
+    sentences, draw = [row["text"] for row in read("contexts.tsv", kind="distractor")], random.Random(name)
+    said: list[str] = []
+    while True:
+        for text in draw.sample(sentences, len(sentences)):
+            if tokens <= 0:
+                return said
+            said.append(text)
+            tokens -= len(tokenizer.encode(f" {text}"))
+
+
 def group_prompts(axis: str, split: str) -> list[dict[str, Any]]:
     """Prompts of an axis of `groups.tsv`, `[{"prompt", "words", "subject"}]`, the words its two answers: each subject in each template
     of the split, subject by subject."""
