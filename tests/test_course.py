@@ -47,6 +47,17 @@ def too_narrow(values: Any, groups: list[Any], seed: int) -> tuple[float, float,
     return mean, mean - (high - low) / 2, mean + (high - low) / 2
 
 
+def strict(low: float, high: float, threshold: float, rank: float) -> str:
+    """The verdict of a rule under which a rank of exactly 0.05 is too much."""
+    return solutions.verdict(low, high, threshold, 1.0 if rank == 0.05 else rank)
+
+
+def unranked(found: Any, random: list[float], threshold: float) -> str:
+    """A verdict for which the vector itself is not among those that are ranked."""
+    mean, low, high = metrics.bootstrap(found, seed=0)
+    return solutions.verdict(low, high, threshold, sum(r >= mean for r in random) / len(random))
+
+
 @pytest.fixture(autouse=True)
 def no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     import matplotlib.pyplot as plt
@@ -134,13 +145,20 @@ WRONG = {
         (lambda inside, outside: (sum(inside) + sum(outside)) / len(inside + outside), "another threshold"),
     ],
     "verdict": [
-        (lambda low, high, threshold, as_much: "supported" if low > threshold else "not supported", "expected"),
-        (lambda low, high, threshold, as_much: solutions.verdict(low, high, threshold, 0.0), "expected 'inconclusive'"),
+        (lambda low, high, threshold, rank: "supported" if low > threshold else "not supported", "expected"),
+        (lambda low, high, threshold, rank: solutions.verdict(low, high, threshold, 0.0), "expected 'inconclusive'"),
+        (lambda low, high, threshold, rank: solutions.verdict(low, high, threshold, rank * 1.001), "0.25, 0.01)"),
+        (lambda low, high, threshold, rank: strict(low, high, threshold, rank), "0.25, 0.05)"),
     ],
     "my_pairs": [
         (lambda: solutions.my_pairs()[:3], "eight pairs"),
         (lambda: [(plus, minus + " not") for plus, minus in solutions.my_pairs()], "end differently"),
         (lambda: [pair[:: (-1) ** i] for i, pair in enumerate(solutions.my_pairs())], "no site"),
+    ],
+    "judged": [
+        (lambda found, random, threshold: "supported" if found.mean() > threshold else "not supported", "interval holds"),
+        (lambda found, random, threshold: solutions.judged(found, random, float(found.mean()) / 2), "threshold of 2"),
+        (lambda found, random, threshold: unranked(found, random, threshold), "ranked too"),
     ],
 }  # fmt: skip
 

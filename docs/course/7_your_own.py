@@ -5,9 +5,8 @@
 # two that you can change for a behaviour of your own. What counts as a success is written down before the first
 # measurement.
 #
-# To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What differs there:
-# a behaviour can have any words, nano knows only those of its own sentences. And expect to be unsure: of the nineteen
-# claims tested on that model eleven came out inconclusive ([summary.md](../results/smollm2-135m-instruct/summary.md)).
+# To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What differs there
+# stands at the end.
 
 # %%
 import torch
@@ -23,10 +22,11 @@ depth = model.config.n_layer
 # %% [markdown]
 # ## Step 1. Say what would count
 #
-# The vector is a tenth as long as the stream. The effect is half the difference between adding and subtracting it. The
-# behaviour is *supported* as steerable if the whole interval of the effect lies above a quarter of a nat and at most
-# one random vector in a hundred does as much; *not supported* if the whole interval lies below, or one in twenty does
-# as much; else *inconclusive*.
+# The vector is a tenth as long as the stream. The effect is half the difference between adding and subtracting it. Its
+# **rank** is that of exercise 3.3: of the vector and the random ones together, the share that do at least as much. The
+# behaviour is *supported* as steerable if the whole 95 % interval of the effect lies above the threshold, a quarter of a
+# nat, and the rank is at most 0.01; *not supported* if the whole interval lies at or below the threshold, or the rank is
+# above 0.05; else *inconclusive*.
 
 # %%
 SHARE, THRESHOLD = 0.1, 0.25
@@ -46,16 +46,21 @@ HELD_OUT = ["The world is", "Today I am", "My job is", "You are", "This house is
 assert not set(TRAIN) & set(HELD_OUT)
 
 pairs = [(f"{plus} {prompt}", f"{minus} {prompt}") for prompt in TRAIN for plus, minus in zip(GOOD, BAD)]
-words = {}
-for sign in ("1", "-1"):
-    encoded = [tok.encode(" " + row["word"]) for row in data.read("valence.tsv", sign=sign)]
-    words[sign] = [i[0] for i in encoded if len(i) == 1]
+
+
+def known(words):
+    """The ids of those words that are one token."""
+    encoded = [tok.encode(" " + word) for word in words]
+    return [ids[0] for ids in encoded if len(ids) == 1]
+
+
+mood = [known([row["word"] for row in data.read("valence.tsv", sign=sign)]) for sign in ("1", "-1")]
 print(len(pairs), "pairs, such as", pairs[0])
 
 
-def measured(texts, steer=None):
-    """log p(a pleasant word comes next) - log p(an unpleasant one), of each text, (N,), in nats."""
-    return metrics.log_odds(prefill(model, [tok.prompt(text) for text in texts], steer=steer), words["1"], words["-1"])
+def measured(texts, steer=None, words=mood):
+    """log p(a word of the first list comes next) - log p(one of the second), of each text, (N,), in nats."""
+    return metrics.log_odds(prefill(model, [tok.prompt(text) for text in texts], steer=steer), *words)
 
 
 # %% [markdown]
@@ -64,8 +69,8 @@ def measured(texts, steer=None):
 # A vector cannot bring out what is not there. Put the beginnings before the training prompts: does the model itself go
 # on in the mood?
 #
-# **Predict first.** By how many nats do the beginnings move it? It is a yardstick and no ceiling: a
-# larger dose of a vector can do more.
+# **Predict first.** By how many nats do the beginnings move it? It is a yardstick and no ceiling: a larger dose of a
+# vector can do more.
 
 # %%
 shown = measured([plus for plus, _ in pairs]) - measured([minus for _, minus in pairs])
@@ -91,10 +96,10 @@ for site in sites:
 
 
 # %%
-def effect(texts, v, site):
+def effect(texts, v, site, words=mood):
     """Half the difference between adding and subtracting, of each text, (N,), in nats."""
     steer = Steer(interventions.relative(v), site, [SHARE] * len(texts) + [-SHARE] * len(texts), where="all")
-    both = measured([*texts, *texts], steer)  # one run: a coefficient for each row
+    both = measured([*texts, *texts], steer, words)  # one run: a coefficient for each row
     return (both[: len(texts)] - both[len(texts) :]) / 2
 
 
@@ -105,25 +110,31 @@ print("chosen:", site, {f"pre {i}": round(nats, 2) for (_, i), nats in by_site.i
 # %% [markdown]
 # ## Step 6. Measure what was held out, beside random vectors
 #
-# Half the difference of a random vector with its sign turned is minus that of the vector, so each one drawn stands for
-# two.
+# Turn the sign of a random vector, and its effect changes sign too, so each one drawn stands for two. Fifty are needed:
+# where none of a hundred does as much, the rank is 1 / 101; with fewer it could not come below 0.01.
 #
 # **Predict first.** You saw the effect on the training prompts. Larger here, or smaller? And how many of the random
 # ones do as much?
 
+
 # %%
+def by_chance(texts, x, site, words=mood):
+    """The mean effects on texts of 50 random mixes of the pairs' streams x, (N, 2, D), and of their opposites, a list."""
+    away = x.flatten(0, 1) - x.flatten(0, 1).mean(0)
+    effects = []
+    for seed in range(50):
+        mix = torch.randn(len(away), generator=torch.Generator().manual_seed(seed)) @ away
+        nats = float(effect(texts, mix, site, words).mean())
+        effects += [nats, -nats]
+    return effects
+
+
 found = effect(HELD_OUT, vector[site], site)
 mean, low, high = metrics.bootstrap(found, seed=0)
-away = read.streams[site].flatten(0, 1)
-away = away - away.mean(0)
-random = []
-for seed in range(50):
-    mix = torch.randn(len(away), generator=torch.Generator().manual_seed(seed)) @ away
-    nats = float(effect(HELD_OUT, mix, site).mean())
-    random += [nats, -nats]
-as_much = sum(nats >= mean for nats in random) / len(random)
+random = by_chance(HELD_OUT, read.streams[site], site)
+rank = (1 + sum(nats >= mean for nats in random)) / (1 + len(random))
 print(f"{mean:+.2f} nats [{low:+.2f}, {high:+.2f}]; {(found < 0).sum()} of {len(found)} prompts move the wrong way")
-print(f"of {len(random)} random vectors {as_much:.0%} do as much; the most is {max(random):+.2f}")
+print(f"rank {rank:.4f} beside {len(random)} random vectors, of which the strongest does {max(random):+.2f}")
 
 # %%
 import matplotlib.pyplot as plt
@@ -157,8 +168,8 @@ print(receipt)
 # %% [markdown]
 # ## The verdict
 #
-# The rule of step 1 and the numbers of step 6 leave nothing to decide. Exercise 7.1 writes the rule down; apply it to
-# `low`, `high` and `as_much`.
+# The rule of step 1 and the numbers of step 6 leave nothing to decide. Exercise 7.1 writes the rule down and applies it
+# to `low`, `high` and `rank`.
 #
 # Whatever it says, write beside it what it is about: this model, these prompts, this dose. And what you did not test:
 # is it the mood, or does anything pleasant do it? Compare with a vector of another behaviour, as lesson 5 did with
@@ -168,10 +179,8 @@ print(receipt)
 
 
 # %% exercise 7.1
-def verdict(low, high, threshold, as_much):
-    """The rule: "supported" if the whole interval lies above the threshold and at most 0.01 of random ones do as much;
-    "not supported" if the whole interval lies at or below it, or more than 0.05 of them do as much; else
-    "inconclusive"."""
+def verdict(low, high, threshold, rank):
+    """The rule of step 1 for an interval from low to high: "supported", "not supported" or "inconclusive"."""
     # your lines here
 
 
@@ -179,15 +188,18 @@ def verdict(low, high, threshold, as_much):
 @check(verdict)
 def _(verdict):
     for given, wanted in (
-        ((0.3, 0.9, 0.25, 0.0), "supported"),
+        ((0.3, 0.9, 0.25, 0.001), "supported"),
+        ((0.3, 0.9, 0.25, 0.01), "supported"),
         ((0.3, 0.9, 0.25, 0.03), "inconclusive"),
+        ((0.3, 0.9, 0.25, 0.05), "inconclusive"),
         ((0.3, 0.9, 0.25, 0.2), "not supported"),
-        ((0.1, 0.9, 0.25, 0.0), "inconclusive"),
-        ((-0.2, 0.25, 0.25, 0.0), "not supported"),
+        ((0.1, 0.9, 0.25, 0.001), "inconclusive"),
+        ((0.25, 0.9, 0.25, 0.001), "inconclusive"),
+        ((-0.2, 0.25, 0.25, 0.001), "not supported"),
     ):
         found = verdict(*given)
         assert found == wanted, f"expected {wanted!r} for verdict{given}, got {found!r}"
-    print(f"a good mood: {verdict(low, high, THRESHOLD, as_much)}")
+    print(f"a good mood: {verdict(low, high, THRESHOLD, rank)}")
 
 
 # %% exercise 7.2
@@ -216,5 +228,53 @@ def _(my_pairs):
 
 
 # %% [markdown]
+# Now say what would count for the behaviour of your pairs, before you measure it: words that show it and words that show
+# its opposite, prompts that none of your pairs has, and the threshold in nats. The words and prompts below fit pairs on
+# kind and cruel people. Change them, run the cell, and leave it as it is from then on.
+
+# %%
+SHOWS, OPPOSITE = ["kind", "gentle", "warm", "caring", "friendly"], ["cruel", "harsh", "mean", "cold", "brutal"]
+ASKED = ["People say that Adam is", "Friends say that Adam is", "I think that Adam is", "The man is", "The woman is"]
+ASKED += ["My sister is", "The doctor is", "Our teacher is"]
+STATED = 0.25
+
+
+# %% exercise 7.3
+def judged(found, random, threshold):
+    """The verdict of the rule of step 1 on a measurement: the effect of a vector on each held-out prompt, (N,), and the
+    mean effect of each random vector, a list. The interval is `metrics.bootstrap`'s; the rank is that of the mean."""
+    # your lines here
+
+
+# %%
+@check(judged)
+def _(judged):
+    even, uneven = torch.linspace(0.8, 1.2, 7), torch.linspace(-1.0, 3.0, 7)  # the mean of both is 1
+    for effects, chance, threshold, wanted, why in (
+        (even, [0.0] * 100, 0.25, "supported", "the whole interval lies above the threshold"),
+        (even, [0.0] * 100, 2.0, "not supported", "the whole interval lies below the threshold of 2"),
+        (uneven, [0.0] * 100, 0.25, "inconclusive", "the interval holds the threshold, though the mean exceeds it"),
+        (even, [0.0] * 99 + [1.5], 0.25, "inconclusive", "the rank is 2 / 101: the vector itself is ranked too"),
+        (even, [0.0] * 95 + [1.5] * 5, 0.25, "not supported", "the rank is 6 / 101"),
+        (even, [0.0] * 50, 0.25, "inconclusive", "50 random vectors allow no rank below 1 / 51"),
+    ):
+        said = judged(effects, chance, threshold)
+        assert said == wanted, f"expected {wanted!r}, got {said!r}: {why}"
+    yours = my_pairs() or pairs  # until exercise 7.2 is solved those of this lesson
+    seen = [text for text in ASKED if any(text in pair[0] for pair in yours)]
+    assert not seen, f"{seen[0]!r} is in your pairs, so it is not held out"
+    x, words = extract.read(model, tok, yours, [site], token="last"), (known(SHOWS), known(OPPOSITE))
+    effects = effect(ASKED, extract.contrastive(x)[site], site, words)
+    said = judged(effects, by_chance(ASKED, x.streams[site], site, words), STATED)
+    print(f"your behaviour: {metrics.interval(effects)} nats against {STATED}: {said}")
+
+
+# %% [markdown]
+# ## On SmolLM2
+#
+# A behaviour can have any words there; nano knows only those of its own sentences. And expect to be unsure: of the
+# nineteen claims tested on that model eleven came out inconclusive
+# ([summary.md](../results/smollm2-135m-instruct/summary.md)).
+#
 # That is the course. From here: [one page per method](../methods.md), the [experiments](../../examples), and [what
 # their verdicts do not say](../results/smollm2-135m-instruct/NOTES.md) in ours.

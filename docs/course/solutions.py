@@ -5,6 +5,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from ministeer import metrics
+
 
 # ---- 1. The residual stream, by hand
 def stream_at(model, ids, i):
@@ -118,10 +120,10 @@ def threshold(inside, outside):
 
 
 # ---- 7. Your own behaviour, from pairs to a verdict
-def verdict(low, high, threshold, as_much):
-    if low > threshold and as_much <= 0.01:
+def verdict(low, high, threshold, rank):
+    if low > threshold and rank <= 0.01:
         return "supported"
-    if high <= threshold or as_much > 0.05:
+    if high <= threshold or rank > 0.05:
         return "not supported"
     return "inconclusive"
 
@@ -134,3 +136,8 @@ def my_pairs():
         for i, name in enumerate(people)
         for end in endings[i % 2 :][:1]
     ]
+
+
+def judged(found, random, threshold):
+    mean, low, high = metrics.bootstrap(found, seed=0)
+    return verdict(low, high, threshold, rank(mean, random))
