@@ -108,7 +108,7 @@ WRONG = {
         (lambda effect, random: sum(r >= effect for r in random) / len(random), "expected 0.25"),
         (lambda effect, random: (1 + sum(r > effect for r in random)) / (1 + len(random)), "expected 0.75"),
     ],
-    "task_vector": [
+    "layer_average": [
         (lambda mine, others: mine.mean(0) - torch.cat(others).mean(0), "mean of the means"),
         (lambda mine, others: mine.mean(0), "minus the mean of the others"),
     ],

@@ -2,13 +2,12 @@
 # # 4. Function vectors, and the heads that write them
 #
 # Show a model a few words with their opposites, and it gives the opposite of the next one. Somewhere at the last token
-# its stream must hold "give the opposite". Todd et al. (2024) took that state out, added it to a prompt that shows
-# nothing, and found the attention heads that write it. So does this lesson.
+# its stream must hold "give the opposite". Todd et al. (2024) take that out in two ways. The **layer average** is the
+# mean state at the last token, their baseline. The **function vector** is the sum of what a few attention heads write
+# there, those that carry the task. This lesson makes both and adds each to a prompt that shows nothing.
 #
-# To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What differs there:
-# that the model knows the task means that demonstrations are worth a nat, not that it answers right, so look at nats.
-# Its antonym vectors add 1.0 nats to log p(opposite), with an interval from 0.49 to 1.50
-# ([summary.md](../results/smollm2-135m-instruct/summary.md), [NOTES.md](../results/smollm2-135m-instruct/NOTES.md)).
+# To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What differs there
+# stands at the end.
 
 # %%
 import torch
@@ -20,6 +19,7 @@ from ministeer.lab import data
 
 model, tok = ministeer.load("nano")
 depth = model.config.n_layer
+SITE = ("pre", depth // 2)  # the middle
 
 # %% [markdown]
 # ## The task, shown and not shown
@@ -51,7 +51,7 @@ def measured(prompts, steer=None):
 
 # %% [markdown]
 # **Predict first.** How often is the likeliest word the opposite after five demonstrations? And after none, where the
-# prompt is a word and nothing else?
+# prompt is the question alone?
 
 # %%
 for name, prompts in (("5 demonstrations", shown), ("none", bare)):
@@ -59,62 +59,80 @@ for name, prompts in (("5 demonstrations", shown), ("none", bare)):
     print(f"{name:>17}: log p(opposite) {nats.mean():+.2f} nats, right {right.mean():.0%}")
 
 # %% [markdown]
-# ## The state that demonstrations leave
+# ## The layer average
 #
 # Read the stream at the last token of many lists and take the mean. Most of that mean is in every list of any task: a
-# word is due, in this format. So subtract what lists of other tasks leave.
+# word is due, in this format. So we subtract the layer average of other tasks. The library has both vectors of this
+# lesson under one name: `extract.function_vector` makes the layer average, `heads.function_vector` the other.
 
 # %%
 lists = data.task_prompts(tasks, 16, structure=STRUCTURE, shots=5, seed=1)  # of training pairs
 sites = [("pre", i) for i in range(depth + 1)]
 
 
-def vector_of(task):
+def average_of(task):
     return extract.function_vector(model, tok, lists[task], sites, others=[lists[t] for t in lists if t != task])
 
 
-vectors = {task: vector_of(task) for task in ("antonym", "synonym")}
+averages = {task: average_of(task) for task in ("antonym", "synonym")}
 
 # %% [markdown]
-# We add it to the bare prompts at the last token, six tenths as long as the stream. Beside it stand the vector of
-# another task and a random one, at the same dose.
+# We add it to the bare prompts at the last token, six tenths as long as the stream. Beside it stands the layer average
+# of another task, at the same dose.
 #
-# **Predict first.** At which depths will the antonym vector work: low, in the middle, at the top, everywhere? Will the
-# vector of synonyms help, as it too says "answer with a related word"?
+# **Predict first.** At which depths will that of antonyms work: low, in the middle, at the top, everywhere? Will that of
+# synonyms help, as it too says "answer with a related word"?
 
 # %%
 unsteered = measured(bare)[0]
-random = torch.randn(model.config.width, generator=torch.Generator().manual_seed(0))
-gains, rights = {}, {}
-for name in ("antonym", "synonym", "random"):
-    gains[name], rights[name] = [], []
-    for site in sites[1:]:
-        direction = random if name == "random" else vectors[name][site]
-        nats, right = measured(bare, Steer(interventions.relative(direction), site, 0.6, where="last"))
-        gains[name].append(float((nats - unsteered).mean()))
-        rights[name].append(float(right.mean()))
-print("site   " + "".join(f"{name:>18}" for name in gains))
-for i in range(depth):
-    print(f"pre {i + 1:<3}" + "".join(f"{gains[n][i]:+9.2f}, {rights[n][i]:4.0%}   " for n in gains))
+
+
+def gain(v, site):
+    """What a vector adds to log p(the opposite) in nats, and the share that is then right: the means over bare prompts."""
+    nats, right = measured(bare, Steer(interventions.relative(v), site, 0.6, where="last"))
+    return float((nats - unsteered).mean()), float(right.mean())
+
+
+gains = {task: [gain(v[site], site) for site in sites[1:]] for task, v in averages.items()}
+print("site   " + "".join(f"{task:>18}" for task in gains))
+for i, both in enumerate(zip(*gains.values())):
+    print(f"pre {i + 1:<3}" + "".join(f"{nats:+9.2f}, {right:4.0%}   " for nats, right in both))
+
+# %% [markdown]
+# Now chance, as in lesson 3: 20 random vectors with the covariance of the stream, here at the last token of all lists.
+# To save time we draw them at one depth, the middle.
+#
+# **Predict first.** Will some of them help? And how far do they reach beside the layer average?
+
+# %%
+rows = [tok.prompt(text) for task in lists for text in lists[task]]
+states = extract.streams(model, rows, [len(row) - 1 for row in rows], [SITE])[SITE]  # (N, D)
+away = states - states.mean(0)
+random = []
+for seed in range(20):
+    mix = torch.randn(len(away), generator=torch.Generator().manual_seed(seed))
+    random.append(gain(mix @ away, SITE)[0])
+print(f"20 random vectors at {SITE}: {min(random):+.2f} to {max(random):+.2f} nats")
 
 # %%
 import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-for name, line in gains.items():
-    axes.plot(range(1, depth + 1), line, marker="o", label=name)
+axes.plot([SITE[1]] * len(random), random, ".", color="grey", label="20 random vectors")
+for task, line in gains.items():
+    axes.plot(range(1, depth + 1), [nats for nats, _ in line], marker="o", label=f"layer average, {task}")
 axes.axhline(0, color="grey", linewidth=0.8)
 axes.set_xlabel('depth i of the site ("pre", i)')
 axes.set_ylabel("gain in log p(opposite) (nats)")
-axes.legend(title="vector of")
+axes.legend(fontsize=8)
 show()
 
 # %% [markdown]
-# Three things to see. Low down the vector does nothing useful: the state is not there yet, so what was read is no task.
-# Where it works, it does most of what the demonstrations did, and it was made from other words. And the two controls do
-# not help, so it is not any push that makes opposites likelier.
+# Three things to see. Low down the layer average does nothing useful: the state is not there yet, so what was read is no
+# task. Where it works, it does most of what the demonstrations did, and it was made from other words. And neither the
+# other task nor chance comes near it, so it is not any push that makes opposites likelier.
 #
-# ## Which heads wrote it?
+# ## Which heads carry the task?
 #
 # Only attention can carry something from the demonstrations to the last token. So ask each head: if it wrote here what
 # it writes when the task is clear, would the answer be likelier? This is **causal mediation**. The prompts have
@@ -124,7 +142,7 @@ show()
 # subtract what it wrote. A tape `[("head", i)]` records what each head of layer i writes, (1, T, H, D), and
 # `model(ids, adds={("mid", i): t})` adds t, (D,) or (1, T, D), at that site.
 #
-# **Predict first.** Of all heads, how many matter: nearly all, half, a handful?
+# **Predict first.** Of all heads, how many move the answer when replaced alone: nearly all, half, a handful?
 
 # %%
 known = [pair for pair in tasks["antonym"]["train"] if len(tok.encode(" " + pair[1])) == 1]
@@ -132,38 +150,48 @@ few = data.few_shot(known, known, 20, structure=STRUCTURE, shots=5, seed=2, shuf
 questions, words = [item["prompt"] for item in few], [item["words"][0] for item in few]
 means = heads.mean_writes(model, tok, lists["antonym"])  # (L, H, D)
 effects = heads.indirect_effects(model, tok, questions, words, means)  # (N, L, H), differences of probability
-ranked = heads.top_heads(effects, k=10)
-print(f"{effects[0].numel()} heads; the ten strongest, with their mean effect on p(opposite):")
-print(", ".join(f"{layer}.{head} {effects[:, layer, head].mean():+.3f}" for layer, head in ranked))
+every_head = effects[0].numel()
+ranked = heads.top_heads(effects, k=every_head)
+moving = int((effects.mean(0) > 0.01).sum())
+print(f"of {every_head} heads {moving} add more than 0.01 to p(opposite); the ten strongest:")
+print(", ".join(f"{layer}.{head} {effects[:, layer, head].mean():+.3f}" for layer, head in ranked[:10]))
 
 # %% [markdown]
-# The function vector of Todd et al. is the sum of what such heads write. It can be added below the depth at which the
-# heads sit.
+# ## The function vector
+#
+# Sum what the strongest heads write, and the sum is one vector. It can be added below the depth at which the heads sit.
+#
+# **Predict first.** How many heads does it take? Do the few that moved the answer alone suffice? And are all heads
+# better than ten?
 
 # %%
-summed = heads.function_vector(model, tok, lists["antonym"], ranked, sites)
-for i in (1, depth // 4, depth // 2):
-    site = ("pre", i)
-    nats, right = measured(bare, Steer(interventions.relative(summed[site]), site, 0.6, where="last"))
-    print(f"sum of ten heads at pre {i}: {(nats - unsteered).mean():+.2f} nats, right {right.mean():.0%}")
+lows = [("pre", i) for i in (1, depth // 4, depth // 2)]
+print("heads" + "".join(f"{f'pre {i}':>16}" for _, i in lows))
+for k in (1, 3, 10, every_head):
+    summed = heads.function_vector(model, tok, lists["antonym"], ranked[:k], lows)
+    print(f"{k:5}" + "".join("{:+10.2f}, {:4.0%}".format(*gain(summed[site], site)) for site in lows))
 
 # %% [markdown]
+# How many heads matter depends on the question. Replaced alone, in a prompt with demonstrations, three of them move the
+# answer. Their sum does not give the task to a bare prompt: it takes heads as well that alone did next to nothing. And
+# all heads are worse than ten, so some of what the others write is in the way.
+#
 # ## Exercises
 
 
 # %% exercise 4.1
-def task_vector(mine, others):
+def layer_average(mine, others):
     """What is particular to one task, (D,): the mean of its streams `mine`, (N, D), minus the mean of the other tasks'
     means. others: a list of streams, one (M, D) for each other task, of which some may have more rows."""
     # your lines here
 
 
 # %%
-@check(task_vector)
-def _(task_vector):
+@check(layer_average)
+def _(layer_average):
     generator = torch.Generator().manual_seed(0)
     mine, one, two = (torch.randn(n, 6, generator=generator) for n in (4, 3, 9))
-    found, wanted = task_vector(mine, [one, two]), mine.mean(0) - (one.mean(0) + two.mean(0)) / 2
+    found, wanted = layer_average(mine, [one, two]), mine.mean(0) - (one.mean(0) + two.mean(0)) / 2
     assert found.shape == wanted.shape, f"expected the shape {tuple(wanted.shape)}, got {tuple(found.shape)}"
     pooled = mine.mean(0) - torch.cat([one, two]).mean(0)
     assert not torch.allclose(found, pooled, atol=1e-4), "a task with more rows must not count more: mean of the means"
@@ -210,4 +238,10 @@ def _(patched):
 
 
 # %% [markdown]
+# ## On SmolLM2
+#
+# That the model knows the task means there that demonstrations are worth a nat, not that it answers right, so look at
+# nats. The layer average of antonyms adds 1.0 nats to log p(opposite), with a 99.7 % interval from 0.49 to 1.50
+# ([summary.md](../results/smollm2-135m-instruct/summary.md), [NOTES.md](../results/smollm2-135m-instruct/NOTES.md)).
+#
 # Next: `5_is_it_real.py`. An effect was printed. Would you bet on it?

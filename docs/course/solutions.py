@@ -65,7 +65,7 @@ def rank(effect, random):
 
 
 # ---- 4. Function vectors, and the heads that write them
-def task_vector(mine, others):
+def layer_average(mine, others):
     return mine.mean(0) - torch.stack([other.mean(0) for other in others]).mean(0)
 
 
