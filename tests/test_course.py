@@ -34,10 +34,29 @@ def exercises(lesson: Path) -> list[str]:
     return re.findall(r"^# %% exercise \d\.\d\ndef (\w+)", lesson.read_text(encoding="utf-8"), re.MULTILINE)
 
 
+def all_in_one_row(written: Any) -> Any:
+    """What all blocks add in the place of what the first one adds."""
+    return torch.cat([written.sum(0, keepdim=True), torch.zeros_like(written[1:])])
+
+
+def cut(model: Any, tok: Any, plus: str, minus: str, i: int) -> Any:
+    """The difference where both texts have a token, instead of the shorter one lengthened."""
+    one, other = (model.stream(torch.tensor([tok.prompt(text)]), depth=i)[0] for text in (plus, minus))
+    shorter = min(len(one), len(other))
+    return one[:shorter] - other[:shorter]
+
+
 def uncentred(x: Any, length: float, seed: int) -> Any:
     """A random mix of streams, instead of their deviations from the mean."""
     mix = torch.randn(len(x), generator=torch.Generator().manual_seed(seed)) @ x
     return mix * length / mix.norm()
+
+
+def last_only(model: Any, ids: Any, v: Any, site: Any, c: float) -> Any:
+    """Logits with c * v added to the last token at a site."""
+    added = torch.zeros(*ids.shape, len(v))
+    added[:, -1] = c * v
+    return model(ids, adds={site: added})
 
 
 def too_narrow(values: Any, groups: list[Any], seed: int) -> tuple[float, float, float]:
@@ -68,13 +87,16 @@ def no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # one or more wrong answers to each exercise, and a word of what the check then says
 WRONG = {
-    "stream_at": [
-        (lambda model, ids, i: solutions.stream_at(model, ids, i + 1), "how many blocks"),
+    "mid_stream": [
+        (lambda model, ids, i: model.stream(ids, depth=i), "no part of block"),
+        (lambda model, ids, i: model.stream(ids, depth=i + 1), "all of block"),
+        (lambda model, ids, i: solutions.mid_stream(model, ids, (i + 1) % model.config.n_layer), "how many blocks"),
         (lambda model, ids, i: model.embed(ids)[0], "shape"),
     ],
     "writes": [
         (lambda model, ids: torch.zeros(model.config.n_layer, model.config.width), "minus the stream before"),
         (lambda model, ids: torch.stack([b(model.embed(ids))[0, -1] for b in model.blocks]), "minus the stream before"),
+        (lambda model, ids: all_in_one_row(solutions.writes(model, ids)), "rows 0 to 0"),
     ],
     "settled": [
         (lambda said: said.index(said[-1]), "does not say the same"),
@@ -83,21 +105,25 @@ WRONG = {
     "difference": [
         (lambda model, tok, plus, minus, i: solutions.difference(model, tok, minus, plus, i), "the other way"),
         (lambda model, tok, plus, minus, i: solutions.difference(model, tok, plus, minus, i)[1:], "tok.prompt"),
+        (cut, "shorter text"),
         (lambda model, tok, plus, minus, i: solutions.difference(model, tok, plus, minus, i + 1), "another vector"),
     ],
     "steered_logits": [
         (lambda model, ids, v, i, c: model(ids), "unsteered"),
-        (lambda model, ids, v, i, c: model(ids, adds={("pre", i): c * v[-1]}), "every token"),
-        (lambda model, ids, v, i, c: solutions.steered_logits(model, ids, v, i + 1, c), "before block"),
+        (lambda model, ids, v, i, c: model(ids, adds={("mid", i): c * v}), "every token"),
+        (lambda model, ids, v, i, c: last_only(model, ids, v, ("pre", i), c), "before the attention"),
+        (lambda model, ids, v, i, c: last_only(model, ids, v, ("pre", i + 1), c), "after the MLP"),
+        (lambda model, ids, v, i, c: solutions.steered_logits(model, ids, v, i + 1, c), "in block"),
     ],
     "coefficient_for": [
         (lambda v, x, share: share * x.norm(dim=-1).mean(), "your coefficient makes it"),
         (lambda v, x, share: share, "your coefficient makes it"),
     ],
-    "contrast": [
-        (lambda x: -solutions.contrast(x), "the other way"),
-        (lambda x: (x[:, 0] - x[:, 1]).sum(0), "times as long"),
-        (lambda x: x[:, 0] - x[:, 1], "shape"),
+    "split_half": [
+        (lambda x: torch.cosine_similarity(x[:, 0].mean(0), x[:, 1].mean(0), dim=0), "expected"),
+        (lambda x: torch.cosine_similarity(x[::2, 0].mean(0), x[1::2, 0].mean(0), dim=0), "expected"),
+        (lambda x: solutions.split_half(x[x.shape[0] // 2 :]), "expected"),
+        (lambda x: (x[::2, 0] - x[::2, 1]).mean(0) @ (x[1::2, 0] - x[1::2, 1]).mean(0), "expected"),
     ],
     "random_within": [
         (lambda x, length, seed: 3 * solutions.random_within(x, length, seed), "asked for a length"),

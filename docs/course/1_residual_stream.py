@@ -5,13 +5,12 @@
 # the vector of the last token is turned into a prediction of the next word. The vectors are called the **residual
 # stream**. Steering adds one more vector to them, so this is what we look at first.
 #
-# You need PyTorch and half an hour. The model is `nano`: a small GPT-2 trained on sentences that a program wrote. It
+# You need PyTorch and an hour at most. The model is `nano`: a small GPT-2 trained on sentences that a program wrote. It
 # knows a few thousand words and runs in seconds on a laptop. Read [`model.py`](../../ministeer/model.py) beside this
 # lesson: all that happens here is in it.
 #
 # To see this lesson on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What
-# differs there: more blocks, a vocabulary in which a word can be several tokens, and no vector for the position, since
-# positions enter inside attention.
+# differs there stands at the end.
 
 # %%
 import torch
@@ -170,18 +169,21 @@ show()
 
 
 # %% exercise 1.1
-def stream_at(model, ids, i):
-    """The stream (B, T, D) at the site ("pre", i), without a tape: embed, then run the blocks below it."""
+def mid_stream(model, ids, i):
+    """The stream (B, T, D) at the site ("mid", i), without a tape. Look at `Block` in model.py first: which part of block
+    i has run there?"""
     # your lines here
 
 
 # %%
-@check(stream_at)
-def _(stream_at):
-    for i in (0, 3, depth):
-        found, wanted = stream_at(model, ids, i), model.stream(ids, depth=i)
+@check(mid_stream)
+def _(mid_stream):
+    for i in (0, 3, depth - 1):
+        found, wanted = mid_stream(model, ids, i), tape["mid", i]
         assert found.shape == wanted.shape, f"expected the shape {tuple(wanted.shape)}, got {tuple(found.shape)}"
-        assert torch.equal(found, wanted), f"another stream than that at ('pre', {i}): how many blocks have run there?"
+        assert not torch.equal(found, tape["pre", i]), f"this is ('pre', {i}): no part of block {i} has run there"
+        assert not torch.equal(found, tape["pre", i + 1]), f"this is ('pre', {i + 1}): all of block {i} has run there"
+        assert torch.equal(found, wanted), f"another stream than that at ('mid', {i}): how many blocks have run there?"
 
 
 # %% exercise 1.2
@@ -195,11 +197,12 @@ def writes(model, ids):
 def _(writes):
     found = writes(model, ids)
     assert found.shape == (depth, width), f"expected the shape {(depth, width)}, got {tuple(found.shape)}"
-    total = model.embed(ids)[0, -1] + found.sum(0)
-    assert torch.allclose(total, model.stream(ids)[0, -1], atol=1e-3), (
-        "the embedding plus all that the blocks add should be the last stream; is each one the stream after a block "
-        "minus the stream before it?"
-    )
+    so_far = model.embed(ids)[0, -1] + found.cumsum(0)  # (n_layer, D): the embedding and what the first blocks add
+    for i, x in enumerate(so_far, 1):
+        assert torch.allclose(x, tape["pre", i][0, -1], atol=1e-3), (
+            f"the embedding plus rows 0 to {i - 1} should be the stream at ('pre', {i}); is each row the stream after a "
+            "block minus the stream before it?"
+        )
 
 
 # %% exercise 1.3
@@ -219,4 +222,9 @@ def _(settled):
 
 
 # %% [markdown]
+# ## On SmolLM2
+#
+# It has more blocks, a vocabulary in which a word can be several tokens, and no vector for the position: positions enter
+# inside attention.
+#
 # Next: `2_adding_a_vector.py`. You have read the stream; now you write to it.

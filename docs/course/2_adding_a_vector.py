@@ -5,8 +5,7 @@
 # from the other, and add the difference while the model reads something else. No training, no other prompt.
 #
 # To see this lesson on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What
-# differs there: 96 % of the pleasant and unpleasant words in its texts are pleasant already, so what shows is the
-# vector subtracted, not the vector added ([NOTES.md](../results/smollm2-135m-instruct/NOTES.md)).
+# differs there stands at the end.
 
 # %%
 import torch
@@ -183,19 +182,20 @@ for i in range(model.config.n_layer + 1):
 
 # %% exercise 2.1
 def difference(model, tok, plus, minus, i):
-    """The stream over `plus` minus the stream over `minus` at the site ("pre", i), (T, D). Both texts have T tokens,
-    with the special one that begins a text."""
+    """The stream over `plus` minus the stream over `minus` at the site ("pre", i), (T, D). Either text may be the
+    shorter one: Turner et al. lengthen it on the right by spaces, each one token, `tok.single(" ")`."""
     # your lines here
 
 
 # %%
 @check(difference)
 def _(difference):
-    for plus, minus, i in (("Love", "Hate", 1), ("I love you", "I hate you", 3)):
+    for plus, minus, i in (("Love", "Hate", 1), ("I love you", "I hate you so", 3), ("I love you so", "Hate", 2)):
         found = difference(model, tok, plus, minus, i)
         wanted = extract.activation_addition(model, tok, plus, minus, ("pre", i))["pre", i]
         assert found.shape == wanted.shape, (
-            f"expected the shape {tuple(wanted.shape)}, got {tuple(found.shape)}; did tok.prompt make the ids?"
+            f"expected the shape {tuple(wanted.shape)}, got {tuple(found.shape)}; did tok.prompt make the ids, and is the "
+            "shorter text as long as the other now?"
         )
         assert not torch.allclose(found, -wanted, atol=1e-3), "it points the other way"
         assert torch.allclose(found, wanted, atol=1e-3), f"another vector than that at ('pre', {i})"
@@ -203,8 +203,8 @@ def _(difference):
 
 # %% exercise 2.2
 def steered_logits(model, ids, v, i, c):
-    """Logits (1, T, V) of ids (1, T), with c * v added once, to the first P tokens of the stream at ("pre", i); v is
-    (P, D). By hand, as above, without `adds` and without `Steer`."""
+    """Logits (1, T, V) of ids (1, T), with c * v, v (D,), added to the last token alone, at ("mid", i): after the
+    attention of block i, before its MLP. By hand, without `adds` and without `Steer`; exercise 1.1 met the site."""
     # your lines here
 
 
@@ -213,15 +213,18 @@ def steered_logits(model, ids, v, i, c):
 def _(steered_logits):
     ids = torch.tensor([tok.prompt("I think you are")])
     for i, c in ((1, 2.0), (3, -1.5)):
-        added = torch.zeros(1, ids.shape[1], v.shape[1])
-        added[:, : len(v)] = c * v
-        wanted = model(ids, adds={("pre", i): added})
-        found = steered_logits(model, ids, v, i, c)
+        alone = torch.zeros(1, ids.shape[1], 1)
+        alone[:, -1] = c
+        found, wanted = steered_logits(model, ids, v[-1], i, c), model(ids, adds={("mid", i): alone * v[-1]})
         assert found.shape == wanted.shape, f"expected the shape {tuple(wanted.shape)}, got {tuple(found.shape)}"
-        assert not torch.allclose(found, model(ids), atol=1e-3), "these are the unsteered logits"
-        everywhere = model(ids, adds={("pre", i): c * v[-1]})
-        assert not torch.allclose(found, everywhere, atol=1e-3), "it was added to every token"
-        assert torch.allclose(found, wanted, atol=1e-3), f"other logits; was it added before block {i}, and once?"
+        for adds, wrong in (
+            ({}, "these are the unsteered logits"),
+            ({("mid", i): c * v[-1]}, "it was added to every token"),
+            ({("pre", i): alone * v[-1]}, f"it was added before the attention of block {i}"),
+            ({("pre", i + 1): alone * v[-1]}, f"it was added after the MLP of block {i}"),
+        ):
+            assert not torch.allclose(found, model(ids, adds=adds), atol=1e-3), wrong
+        assert torch.allclose(found, wanted, atol=1e-3), f"other logits; was it added in block {i}, and once?"
 
 
 # %% exercise 2.3
@@ -242,5 +245,10 @@ def _(coefficient_for):
 
 
 # %% [markdown]
+# ## On SmolLM2
+#
+# Of the pleasant and unpleasant words in its texts 96 % are pleasant already, so what shows is the vector subtracted,
+# not the vector added ([NOTES.md](../results/smollm2-135m-instruct/NOTES.md)).
+#
 # Next: `3_contrast.py`. One pair of words was luck. What do many pairs give, and what does a vector do that nobody
 # chose?

@@ -6,9 +6,7 @@
 # asks what a vector does that nobody chose, because a result is only as good as what it is compared with.
 #
 # To see this lesson on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What
-# differs there: less moves. Over six values and other scenarios, a vector a tenth as long as the stream moves plain
-# items by 0.7 nats, though none of 200 random vectors does as much
-# ([summary.md](../results/smollm2-135m-instruct/summary.md)).
+# differs there stands at the end.
 
 # %%
 import torch
@@ -182,20 +180,25 @@ for n in (1, 4, 16, len(pairs)):
 
 
 # %% exercise 3.1
-def contrast(x):
-    """The contrastive vector (D,) of the streams of N pairs, (N, 2, D), the positive text first."""
+def split_half(x):
+    """Whether two halves of the pairs agree, for one way to halve them: the cosine of the vector of pairs 0, 2, 4, ...
+    and that of pairs 1, 3, 5, .... x: the streams of N pairs, (N, 2, D), the positive text first."""
     # your lines here
 
 
 # %%
-@check(contrast)
-def _(contrast):
-    found = contrast(x)
-    assert found.shape == v.shape, f"expected the shape {tuple(v.shape)}, got {tuple(found.shape)}"
-    assert torch.cosine_similarity(found, v, dim=0) > -0.99, "it points the other way"
-    ratio = float(found.norm() / v.norm())
-    assert abs(ratio - 1) < 1e-3, f"it is {ratio:.3g} times as long as the mean of the differences"
-    assert torch.allclose(found, v, atol=1e-3), "it has the length of the mean of the differences, not its direction"
+@check(split_half)
+def _(split_half):
+    shared = torch.tensor([9.0, 9.0, 0.0])  # in every stream, whatever the text
+    for differences, wanted in (
+        ([[2.0, 0.0, 0.0], [3.0, 0.0, 0.0], [4.0, 0.0, 0.0], [1.0, 0.0, 0.0]], 1.0),
+        ([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [4.0, 0.0, 0.0], [0.0, 5.0, 0.0]], 0.0),
+        ([[1.0, 1.0, 0.0], [-3.0, 0.0, 0.0], [1.0, -1.0, 0.0], [1.0, 0.0, 0.0]], -1.0),
+    ):
+        plus = shared + torch.tensor(differences)
+        found = float(split_half(torch.stack([plus, shared.expand_as(plus)], 1)))
+        assert abs(found - wanted) < 1e-4, f"for pairs that differ by {differences} expected {wanted}, got {found:.3g}"
+    print(f"at {SITE} {float(split_half(x)):.2f}; the table above has the mean over several ways to halve")
 
 
 # %% exercise 3.2
@@ -235,4 +238,9 @@ def _(rank):
 
 
 # %% [markdown]
+# ## On SmolLM2
+#
+# Less moves there. Over six values and other scenarios, a vector a tenth as long as the stream moves plain items by 0.7
+# nats, though none of 200 random vectors does as much ([summary.md](../results/smollm2-135m-instruct/summary.md)).
+#
 # Next: `4_function_vectors.py`. A vector can hold more than a mood: it can hold a task.

@@ -9,11 +9,11 @@ from ministeer import metrics
 
 
 # ---- 1. The residual stream, by hand
-def stream_at(model, ids, i):
+def mid_stream(model, ids, i):
     x = model.embed(ids)
     for block in model.blocks[:i]:
         x = block(x)
-    return x
+    return model.blocks[i].attend(x)
 
 
 def writes(model, ids):
@@ -32,16 +32,20 @@ def settled(said):
 
 # ---- 2. Adding a vector
 def difference(model, tok, plus, minus, i):
-    streams = [model.stream(torch.tensor([tok.prompt(text)]), depth=i)[0] for text in (plus, minus)]
-    return streams[0] - streams[1]
+    rows = [tok.prompt(text) for text in (plus, minus)]
+    longest = max(len(row) for row in rows)
+    filled = [row + [tok.single(" ")] * (longest - len(row)) for row in rows]
+    x = model.stream(torch.tensor(filled), depth=i)  # (2, T, D)
+    return x[0] - x[1]
 
 
 def steered_logits(model, ids, v, i, c):
     x = model.embed(ids)
     for j, block in enumerate(model.blocks):
+        x = block.attend(x)
         if j == i:
-            x[:, : len(v)] = x[:, : len(v)] + c * v
-        x = block(x)
+            x[:, -1] = x[:, -1] + c * v
+        x = block.feed_forward(x)
     return model.unembed(x)
 
 
@@ -50,8 +54,9 @@ def coefficient_for(v, x, share):
 
 
 # ---- 3. Contrast, and why a random vector comes first
-def contrast(x):
-    return (x[:, 0] - x[:, 1]).mean(0)
+def split_half(x):
+    differences = x[:, 0] - x[:, 1]  # (N, D)
+    return torch.cosine_similarity(differences[::2].mean(0), differences[1::2].mean(0), dim=0)
 
 
 def random_within(x, length, seed):
