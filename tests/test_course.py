@@ -66,6 +66,19 @@ def too_narrow(values: Any, groups: list[Any], seed: int) -> tuple[float, float,
     return mean, mean - (high - low) / 2, mean + (high - low) / 2
 
 
+def unnormalised(steered: Any, plain: Any, options: Any) -> Any:
+    """The options' part of the divergence over the vocabulary."""
+    p, q = (logits.log_softmax(-1).gather(1, options) for logits in (plain, steered))
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def one_after_the_other(x: Any, v: Any, w: Any) -> Any:
+    """Both directions removed as if they were at right angles."""
+    for u in (v / v.norm(), w / w.norm()):
+        x = x - (x @ u)[:, None] * u
+    return x
+
+
 def strict(low: float, high: float, threshold: float, rank: float) -> str:
     """The verdict of a rule under which a rank of exactly 0.05 is too much."""
     return solutions.verdict(low, high, threshold, 1.0 if rank == 0.05 else rank)
@@ -159,12 +172,14 @@ WRONG = {
         (lambda n, level=0.95: 3 / n, "has probability"),
     ],
     "divergence": [
-        (lambda steered, plain: metrics.kl(plain, steered), "KL(steered || plain)"),
-        (lambda steered, plain: (plain.softmax(-1) * (plain - steered)).sum(-1), ""),
+        (lambda steered, plain, options: metrics.kl(steered, plain), "whole vocabulary"),
+        (lambda steered, plain, options: solutions.divergence(plain, steered, options), "KL(steered || plain)"),
+        (lambda steered, plain, options: unnormalised(steered, plain, options), "do not sum to 1"),
     ],
     "without": [
-        (lambda x, v, share: x - share * (x @ v)[:, None] * v, "does the length of v matter"),
-        (lambda x, v, share: x * (1 - share), "does not lie along v"),
+        (lambda x, v, w: one_after_the_other(x, v, w), "bring some of the other back"),
+        (lambda x, v, w: x - (x @ v)[:, None] * v - (x @ w)[:, None] * w, "does the length matter"),
+        (lambda x, v, w: 0 * x, "along neither"),
     ],
     "threshold": [
         (lambda inside, outside: 0.0, "another threshold"),

@@ -107,14 +107,17 @@ def at_most(n, level=0.95):
 
 
 # ---- 6. The price
-def divergence(steered, plain):
-    p, q = plain.log_softmax(-1), steered.log_softmax(-1)
+def divergence(steered, plain, options):
+    p, q = (logits.gather(1, options).log_softmax(-1) for logits in (plain, steered))  # (N, 4)
     return (p.exp() * (p - q)).sum(-1)
 
 
-def without(x, v, share):
+def without(x, v, w):
     u = v / v.norm()
-    return x - share * (x @ u)[:, None] * u
+    rest = w - (w @ u) * u  # what w has beside v
+    for direction in (u, rest / rest.norm()):
+        x = x - (x @ direction)[:, None] * direction
+    return x
 
 
 def threshold(inside, outside):
