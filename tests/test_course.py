@@ -197,7 +197,7 @@ WRONG = {
         (lambda: [pair[:: (-1) ** i] for i, pair in enumerate(solutions.my_pairs())], "no site"),
     ],
     "judged": [
-        (lambda found, random, threshold: "supported" if found.mean() > threshold else "not supported", "interval holds"),
+        (lambda found, random, threshold: "supported" if found.mean() > threshold else "not supported", "holds the"),
         (lambda found, random, threshold: solutions.judged(found, random, float(found.mean()) / 2), "threshold of 2"),
         (lambda found, random, threshold: unranked(found, random, threshold), "ranked too"),
     ],

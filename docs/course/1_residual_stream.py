@@ -170,8 +170,8 @@ show()
 
 # %% exercise 1.1
 def mid_stream(model, ids, i):
-    """The stream (B, T, D) at the site ("mid", i), without a tape. Look at `Block` in model.py first: which part of block
-    i has run there?"""
+    """The stream (B, T, D) at the site ("mid", i), without a tape. Look at `Block` in model.py first: which part of
+    block i has run there?"""
     # your lines here
 
 
@@ -200,8 +200,8 @@ def _(writes):
     so_far = model.embed(ids)[0, -1] + found.cumsum(0)  # (n_layer, D): the embedding and what the first blocks add
     for i, x in enumerate(so_far, 1):
         assert torch.allclose(x, tape["pre", i][0, -1], atol=1e-3), (
-            f"the embedding plus rows 0 to {i - 1} should be the stream at ('pre', {i}); is each row the stream after a "
-            "block minus the stream before it?"
+            f"the embedding plus rows 0 to {i - 1} should be the stream at ('pre', {i}); is each row the stream after "
+            "a block minus the stream before it?"
         )
 
 
@@ -224,7 +224,7 @@ def _(settled):
 # %% [markdown]
 # ## On SmolLM2
 #
-# It has more blocks, a vocabulary in which a word can be several tokens, and no vector for the position: positions enter
-# inside attention.
+# It has more blocks, a vocabulary in which a word can be several tokens, and no vector for the position: positions
+# enter inside attention.
 #
 # Next: `2_adding_a_vector.py`. You have read the stream; now you write to it.

@@ -194,8 +194,8 @@ def _(difference):
         found = difference(model, tok, plus, minus, i)
         wanted = extract.activation_addition(model, tok, plus, minus, ("pre", i))["pre", i]
         assert found.shape == wanted.shape, (
-            f"expected the shape {tuple(wanted.shape)}, got {tuple(found.shape)}; did tok.prompt make the ids, and is the "
-            "shorter text as long as the other now?"
+            f"expected the shape {tuple(wanted.shape)}, got {tuple(found.shape)}; did tok.prompt make the ids, and is "
+            "the shorter text as long as the other now?"
         )
         assert not torch.allclose(found, -wanted, atol=1e-3), "it points the other way"
         assert torch.allclose(found, wanted, atol=1e-3), f"another vector than that at ('pre', {i})"

@@ -80,15 +80,15 @@ averages = {task: average_of(task) for task in ("antonym", "synonym")}
 # We add it to the bare prompts at the last token, six tenths as long as the stream. Beside it stands the layer average
 # of another task, at the same dose.
 #
-# **Predict first.** At which depths will that of antonyms work: low, in the middle, at the top, everywhere? Will that of
-# synonyms help, as it too says "answer with a related word"?
+# **Predict first.** At which depths will that of antonyms work: low, in the middle, at the top, everywhere? Will that
+# of synonyms help, as it too says "answer with a related word"?
 
 # %%
 unsteered = measured(bare)[0]
 
 
 def gain(v, site):
-    """What a vector adds to log p(the opposite) in nats, and the share that is then right: the means over bare prompts."""
+    """What a vector adds to log p(the opposite) after bare prompts, the mean in nats, and how many are then right."""
     nats, right = measured(bare, Steer(interventions.relative(v), site, 0.6, where="last"))
     return float((nats - unsteered).mean()), float(right.mean())
 
@@ -128,9 +128,9 @@ axes.legend(fontsize=8)
 show()
 
 # %% [markdown]
-# Three things to see. Low down the layer average does nothing useful: the state is not there yet, so what was read is no
-# task. Where it works, it does most of what the demonstrations did, and it was made from other words. And neither the
-# other task nor chance comes near it, so it is not any push that makes opposites likelier.
+# Three things to see. Low down the layer average does nothing useful: the state is not there yet, so what was read is
+# no task. Where it works, it does most of what the demonstrations did, and it was made from other words. And neither
+# the other task nor chance comes near it, so it is not any push that makes opposites likelier.
 #
 # ## Which heads carry the task?
 #

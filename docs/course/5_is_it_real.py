@@ -219,13 +219,13 @@ def _(at_most):
 
 # %% [markdown]
 # Exercise 5.3 says what it is worth that a vector moved no item the wrong way: put in the number of scenarios, not of
-# items. A result is: an effect on held-out items, its interval over what is independent, what random vectors do, and how
-# many items go the wrong way.
+# items. A result is: an effect on held-out items, its interval over what is independent, what random vectors do, and
+# how many items go the wrong way.
 #
 # ## On SmolLM2
 #
 # The vectors of six values push 31 % of the held-out items the wrong way there, with a 99.7 % interval from 21 to 43 %
-# ([summary.md](../results/smollm2-135m-instruct/summary.md)). It is wider than one at 95 %, as nineteen claims share the
-# risk of a wrong one.
+# ([summary.md](../results/smollm2-135m-instruct/summary.md)). It is wider than one at 95 %, as nineteen claims share
+# the risk of a wrong one.
 #
 # Next: `6_the_price.py`. It is real. What did it cost?

@@ -75,8 +75,8 @@ print(
 # ## Removing a direction
 #
 # Adding a vector pushes all occupations one way, and whether their spread shrinks is not in our hands. Here we want a
-# direction *gone*: `project_out(v)` subtracts the stream's component along v. It is still a `+`: x = x - (x . u) u, with
-# u = v / |v|.
+# direction *gone*: `project_out(v)` subtracts the stream's component along v. It is still a `+`: x = x - (x . u) u,
+# with u = v / |v|.
 #
 # **Predict first.** With all of the direction removed at one site, how much of the spread goes? And what becomes of
 # "queen" and "father"?
@@ -138,9 +138,9 @@ print("three random directions, removed whole: of the spread", [round(row[0], 3)
 # "Facts are unharmed" is true and says little: a direction of he and she has no business with capitals. A price has to
 # be looked for where it is likely, which is next to what you change.
 #
-# Compare like with like: both "removed" and "kept" are shares of nats. Half of the direction takes half of the spread and
-# two fifths of what told "queen" from "father". The probability of the right pronoun hides that, as it is flat near 1.
-# And a smaller dose buys less at a lower price, so whoever offers a cleverer way has to beat a smaller dose.
+# Compare like with like: both "removed" and "kept" are shares of nats. Half of the direction takes half of the spread
+# and two fifths of what told "queen" from "father". The probability of the right pronoun hides that, because it is flat
+# at the top. And a smaller dose buys less for less, so whoever offers a cleverer way has to beat a smaller dose.
 #
 # ## A gate
 #
@@ -197,8 +197,8 @@ show()
 
 # %% exercise 6.1
 def divergence(steered, plain, options):
-    """KL(plain || steered), (N,), in nats, where nothing but each row's options can be said: their probabilities sum to 1.
-    steered and plain: logits (N, V); options: ids (N, 4)."""
+    """KL(plain || steered), (N,), in nats, where nothing but each row's options can be said: their probabilities sum
+    to 1. steered and plain: logits (N, V); options: ids (N, 4)."""
     # your lines here
 
 
@@ -220,8 +220,8 @@ def _(divergence):
 
 # %% exercise 6.2
 def without(x, v, w):
-    """The streams x, (N, D), with all of both directions removed: nothing of them is left along v, (D,), nor along w. The
-    two may have any length, and may lie at any angle but 0 and 180 degrees."""
+    """The streams x, (N, D), with two directions removed: nothing is left along v, (D,), nor along w, (D,). The two may
+    have any length and lie at any angle but 0 and 180 degrees."""
     # your lines here
 
 
@@ -236,8 +236,8 @@ def _(without):
         for name, u in (("v", v / v.norm()), ("w", w / w.norm())):
             left = float((found @ u).abs().max())
             assert left < 1e-3, (
-                f"up to {left:.3f} is left along {name}; does the length matter, and does removing one bring some of the "
-                "other back?"
+                f"up to {left:.3f} is left along {name}; does the length matter, and does removing one bring some of "
+                "the other back?"
             )
         plane = torch.linalg.qr(torch.stack([v, w], 1)).Q  # (D, 2)
         changed = found - x
@@ -270,9 +270,9 @@ def _(threshold):
 # %% [markdown]
 # ## On SmolLM2
 #
-# Less of the bias goes there: about half of the spread, beyond what random directions remove, with a 99.7 % interval from
-# 0.04 to 1.05. The probability of the right pronoun falls by 0.33 for nouns like "mother" (0.12 to 0.53); that of the
-# true word in facts stays. Whether a gate helps could not be told
+# Less of the bias goes there: about half of the spread, beyond what random directions remove, with a 99.7 % interval
+# from 0.04 to 1.05. The probability of the right pronoun falls by 0.33 for nouns like "mother" (0.12 to 0.53); that of
+# the true word in facts stays. Whether a gate helps could not be told
 # ([summary.md](../results/smollm2-135m-instruct/summary.md)).
 #
 # Next: `7_your_own.py`. You have every tool; now the behaviour is yours.

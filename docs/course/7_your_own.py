@@ -24,9 +24,9 @@ depth = model.config.n_layer
 #
 # The vector is a tenth as long as the stream. The effect is half the difference between adding and subtracting it. Its
 # **rank** is that of exercise 3.3: of the vector and the random ones together, the share that do at least as much. The
-# behaviour is *supported* as steerable if the whole 95 % interval of the effect lies above the threshold, a quarter of a
-# nat, and the rank is at most 0.01; *not supported* if the whole interval lies at or below the threshold, or the rank is
-# above 0.05; else *inconclusive*.
+# behaviour is *supported* as steerable if the whole 95 % interval of the effect lies above the threshold, a quarter of
+# a nat, and the rank is at most 0.01; *not supported* if the whole interval lies at or below the threshold, or the rank
+# is above 0.05; else *inconclusive*.
 
 # %%
 SHARE, THRESHOLD = 0.1, 0.25
@@ -93,6 +93,8 @@ for site in sites:
 # Agreement flatters here: many pairs share a beginning, and so its difference.
 #
 # ## Step 5. Choose the site on the training prompts
+#
+# **Predict first.** Will the site where the health is best also be the one where the same dose does most?
 
 
 # %%
@@ -119,7 +121,7 @@ print("chosen:", site, {f"pre {i}": round(nats, 2) for (_, i), nats in by_site.i
 
 # %%
 def by_chance(texts, x, site, words=mood):
-    """The mean effects on texts of 50 random mixes of the pairs' streams x, (N, 2, D), and of their opposites, a list."""
+    """The mean effects on texts of 50 random mixes of streams x, (N, 2, D), and of their opposites, a list."""
     away = x.flatten(0, 1) - x.flatten(0, 1).mean(0)
     effects = []
     for seed in range(50):
@@ -228,9 +230,9 @@ def _(my_pairs):
 
 
 # %% [markdown]
-# Now say what would count for the behaviour of your pairs, before you measure it: words that show it and words that show
-# its opposite, prompts that none of your pairs has, and the threshold in nats. The words and prompts below fit pairs on
-# kind and cruel people. Change them, run the cell, and leave it as it is from then on.
+# Now say what would count for the behaviour of your pairs, before you measure it: words that show it and words that
+# show its opposite, prompts that none of your pairs has, and the threshold in nats. The words and prompts below fit
+# pairs on kind and cruel people. Change them, run the cell, and leave it as it is from then on.
 
 # %%
 SHOWS, OPPOSITE = ["kind", "gentle", "warm", "caring", "friendly"], ["cruel", "harsh", "mean", "cold", "brutal"]
