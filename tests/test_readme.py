@@ -82,7 +82,7 @@ def test_what_it_says_was_taught_is_what_the_recorded_run_found():
     assert "none of 200 random vectors" in README and found["values"].claim.above == 0.25
     assert f"{100 * found['inconsistent'].effect[0]:.0f} % of the held-out items" in README
     assert 0.45 < found["bias_erased"].effect[0] < 0.55 and "halves the differences" in README
-    assert 0.3 < found["overcorrection"].effect[0] < 0.37 and "a third of their right pronoun" in README
+    assert f"their right pronoun falls by {found['overcorrection'].effect[0]:.2f}" in README
     fairness = run["this training"]["bias_added"]["extraction 0"]["controls"]
     assert sum(one >= found["bias_added"].effect[0] for one in fairness) > len(fairness) / 3
     assert "more than a third of the random vectors do as much" in README
