@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ministeer.model import Site, Transformer, check_site, check_stream, expect
 from ministeer.prompts import pad
-from ministeer.variants import begun
+from ministeer.variants import begun, hooked
 
 OnBatch = Callable[[int, int], None]
 
@@ -64,7 +64,8 @@ def pair_streams(
     batch_size: int = 16,
     on_batch: OnBatch | None = None,
 ) -> dict[Site, Tensor]:
-    """As `streams`, for the two texts of each of N pairs, `{site: (N, 2, D)}`; how the two begin alike is computed once.
+    """As `streams`, for the two texts of each of N pairs, `{site: (N, 2, D)}`; how the two begin alike is computed once, but
+    for a model with hooks, which must see whole texts.
 
     Contrast pairs often differ in their last token alone, and then cost half as much as two texts.
     batch_size: pairs at a time. on_batch: called with (pairs done, N).
@@ -75,7 +76,8 @@ def pair_streams(
     sites = list(dict.fromkeys(sites))  # each once
     top = depth(model, sites)
     device = model.device
-    shared = [min(alike(*pair), *at) for pair, at in zip(pairs, positions, strict=True)]
+    whole = bool(hooked(model))
+    shared = [0 if whole else min(alike(*pair), *at) for pair, at in zip(pairs, positions, strict=True)]
     order = sorted(range(len(pairs)), key=shared.__getitem__)  # pairs that share about as much come together
     found = {site: torch.empty(len(pairs), 2, model.config.width, dtype=torch.float32) for site in sites}
     for start in range(0, len(pairs), batch_size):

@@ -82,6 +82,8 @@ def from_transformers(
     one is changed in the other. GPT-2's matrices are turned without moving a number, which in bfloat16 makes decoding on a
     CPU slower; `load_model` reads the same weights from a file in the order that is quicker there.
 
+    Weights and config are what counts: of hooks on it a warning says that they stay behind.
+
     Raises `ValueError` for another architecture or an unsupported variant of one, and as `load_model` does.
     """
     where = type(theirs).__name__
@@ -90,6 +92,12 @@ def from_transformers(
             f"expected a GPT-2, Llama or Qwen2 of transformers, got {where}; for a name or a path use load_model"
         )
     config = config_of(theirs.config.to_dict(), where)
+    if hooked := [name for name, part in theirs.named_modules() if part._forward_hooks or part._forward_pre_hooks]:
+        warnings.warn(
+            f"{where}: expected a model without hooks, found one on {hooked[0] or 'it'}, which is left behind; "
+            "steer with a Steer instead",
+            stacklevel=2,
+        )
     state = theirs.state_dict()
     if any(weight.is_meta for weight in state.values()):
         raise ValueError(f"{where}: expected weights in memory, found some on the meta device; load them first")

@@ -24,7 +24,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor, nn
 
-from ministeer.model import Block, Linear, Past, Sites, Transformer, check_sizes, expect, look_back
+from ministeer.model import Block, Linear, Past, Sites, Transformer, activated, check_sizes, expect, look_back
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class GatedMLP(nn.Module):
         self.down = Linear(config.inner, config.width, config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.gate(x, "silu") * self.up(x))  # (B, T, D) -> (B, T, I) -> (B, T, D)
+        return self.down(activated(self.gate, x, "silu") * self.up(x))  # (B, T, D) -> (B, T, I) -> (B, T, D)
 
 
 class Llama(Transformer):

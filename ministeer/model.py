@@ -59,8 +59,7 @@ class GPT2Config:
 
     def __post_init__(self) -> None:
         check_sizes(self, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "inner")
-        got = f"n_embd={self.n_embd} for n_head={self.n_head}"
-        expect(self.n_embd % self.n_head == 0, "a width that the heads divide", got)
+        expect(self.n_embd % self.n_head == 0, f"n_embd to be a multiple of n_head={self.n_head}", self.n_embd)
         expect(self.activation in ACTIVATIONS, f"activation to be one of {[*ACTIVATIONS]}", repr(self.activation))
 
     # what every architecture's config answers, beside vocab_size, n_layer, n_head and tied
@@ -102,7 +101,7 @@ class MLP(nn.Module):
         self.c_proj = Linear(config.inner, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(self.c_fc(x, self.activation))  # (B, T, D) -> (B, T, 4D) -> (B, T, D)
+        return self.c_proj(activated(self.c_fc, x, self.activation))  # (B, T, D) -> (B, T, 4D) -> (B, T, D)
 
 
 class Block(nn.Module):
@@ -162,8 +161,8 @@ class Transformer(nn.Module):
 
         adds: `{site: what to add there}`: a tensor `(D,)`, `(B, 1, D)` or `(B, T, D)` (B may be 1), or a function from
             the stream at the site, `(B, T, D)`, to such a tensor. It is brought to the stream's dtype and device.
-        tape: filled at the end with the stream at each site, `(B, T, D)`, after its add: an empty dict with all of them,
-            a dict or a list of sites with those. `("head", i)` asks for the heads' own writes, `(B, T, H, D)`.
+        tape: filled at the end with the stream at sites, `(B, T, D)`, after their adds: an empty dict with all, a dict's
+            keys or a list's sites with those. `("head", i)` asks for the heads' own writes, `(B, T, H, D)`.
         cache: holds the tokens before `ids`, and these too afterwards. Gradients reach only this call's tokens.
 
         Raises `ValueError` for ids outside the vocabulary, more positions than the context, an unknown site, an add of
@@ -171,7 +170,7 @@ class Transformer(nn.Module):
         """
         return self.unembed(self.stream(ids, adds, tape, cache))
 
-    if TYPE_CHECKING:  # of a module of torch a call takes and returns Any
+    if TYPE_CHECKING:  # nn.Module's own takes and returns Any
         __call__ = forward
 
     def generate(self, *given: object, **settings: object) -> NoReturn:
@@ -245,18 +244,24 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y if bias is None else y + bias.to(y.dtype)  # which autocast may have changed
 
 
-class Linear(nn.Linear):
-    """W x + b, the weight `(out, in)`, and what an activation makes of it."""
+def activated(linear: nn.Module, x: Tensor, name: str) -> Tensor:
+    """What an activation makes of a matrix's product, in one step where the matrix is held in a form that can (`pack`)."""
+    if getattr(type(linear), "fuses", False) and not linear._forward_hooks:
+        return linear(x, name)
+    return ACTIVATIONS[name](linear(x))
 
-    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        y = multiply(x, self.weight, self.bias)  # (..., in) -> (..., out)
-        return y if activation is None else ACTIVATIONS[activation](y)
+
+class Linear(nn.Linear):
+    """W x + b, the weight `(out, in)`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return multiply(x, self.weight, self.bias)  # (..., in) -> (..., out)
 
 
 class Embedding(nn.Embedding):
     """A vector `(D,)` for each id."""
 
-    def reset_parameters(self) -> None:  # on the meta device, torch's normal start waits a second for its compiler
+    def reset_parameters(self) -> None:  # on the meta device torch's own, a normal one, imports a compiler for a second
         nn.init.uniform_(self.weight, -0.02, 0.02)
 
     def scores(self, x: Tensor) -> Tensor:
@@ -288,7 +293,7 @@ class Cache:
         fine = new.shape == held.shape and not new.is_floating_point() and bool(((new >= 0) & (new <= held)).all())
         expect(fine, f"a length for each row, from 0 to what it holds, {held.tolist()}", new.tolist())
         for row, (start, end) in enumerate(zip(new.tolist(), held.tolist())):
-            self.k[:, row, start:end] = self.v[:, row, start:end] = 0  # masked, an infinity would still make NaN
+            self.k[:, row, start:end] = self.v[:, row, start:end] = 0  # a mask is not enough: 0 times infinity is NaN
         self.lengths = new.to(torch.int64, copy=True)
 
     def reserve(self, model: Transformer, ids: Tensor, depth: int) -> Tensor:
@@ -307,21 +312,21 @@ class Cache:
         return positions
 
     def place(self, positions: Tensor, at: slice | None = None, end: int | None = None, masked: bool = True) -> None:
-        """Say that the next call's tokens have positions `(B, T)` and look at the slots before `end`; without `end`, at
-        every slot, under a mask, so that no shape depends on the positions."""
+        """The next call's tokens have positions `(B, T)`. at: their slots, where rows are equally long, else each row has
+        its own. end: where the last slot ends that they look at; None: all slots, so that no shape depends on positions."""
         count = partial(torch.arange, device=positions.device)
         self._end = end or self.capacity
         self._slots = (count(len(positions))[:, None], positions) if at is None else (slice(None), at)
         self._mask = (count(self._end) <= positions[:, :, None])[:, None] if masked else None  # (B, 1, T, S)
 
     def positions(self, layer: int, tokens: int) -> slice | Tensor:
-        """Of this call's tokens, asked before `extend`: an index into a table by position, a slice or `(B, T)`."""
+        """Where this call's tokens stand, a slice or `(B, T)`; rotary attention asks before `extend`."""
         return self._slots[1]  # slot p is position p
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """This call's `(B, T, G, K)` -> all `(B, S, G, K)`, and a mask `(B, 1, T, S)` where causal order is not enough."""
         self.k[layer][self._slots], self.v[layer][self._slots] = k.detach(), v.detach()
-        if self._end == k.shape[1]:  # nothing came before
+        if self._end == k.shape[1]:  # the cache was empty
             return k, v, None
         all_k, all_v = self.k[layer, :, : self._end], self.v[layer, :, : self._end]  # (B, S, G, K)
         if k.requires_grad or v.requires_grad:
@@ -364,6 +369,8 @@ class Sites:
     def record_heads(self, layer: int, z: Tensor, out: Any) -> None:
         """What each head writes, `(B, T, H, D)`, if asked for: what it found, `(B, T, H, K)`, through its part of `out`."""
         if ("head", layer) in self.recorded:
+            plain = {name for name, _ in out.named_parameters()} <= {"weight", "bias"} and not out._forward_hooks
+            expect(plain, f"a plain matrix after the heads of layer {layer}", "an adapter or a hook on it", "merge it")
             by_head = out.weight.view(-1, *z.shape[2:])  # (D, HK) -> (D, H, K)
             self.recorded["head", layer] = torch.einsum("bthk,dhk->bthd", z, by_head)
 
@@ -393,8 +400,9 @@ def check_sizes(config: Any, *names: str) -> None:
 
 
 def check_site(site: Any, depth: int | None = None, names: tuple[str, ...] = ("pre", "mid")) -> None:
-    """Raise `ValueError` for what is no site of `depth` blocks, or of any number of them."""
-    last = {name: math.inf if depth is None else depth - (name != "pre") for name in names}
+    """Raise `ValueError` for what is not a site in a run of `depth` blocks; None: of any number of them."""
+    blocks = math.inf if depth is None else depth
+    last = {name: blocks if name == "pre" else blocks - 1 for name in names}
     known = isinstance(site, tuple) and len(site) == 2 and site[0] in names and isinstance(site[1], Integral)
     if known and type(site[1]) is not bool and 0 <= site[1] <= last[site[0]]:
         return
@@ -409,19 +417,18 @@ def check_add(site: Site, add: Any, shape: tuple[int, ...], dtype: torch.dtype) 
     expect(isinstance(add, Tensor), f"a tensor or a function that returns one to add at {site}", type(add).__name__)
     expect(not add.is_complex(), f"real numbers to add at {site}", add.dtype, "take its .real")
     (rows, tokens, width), form = shape, tuple(add.shape)
-    fits = len(form) == 3 and form[0] in (1, rows) and form[1] in (1, tokens) and form[2] == width
+    fits = form == (width,) or len(form) == 3 and form[0] in (1, rows) and form[1] in (1, tokens) and form[2] == width
     wanted = f"a tensor ({width},), ({rows}, 1, {width}) or ({rows}, {tokens}, {width}) to add at {site}"
-    expect(fits or form == (width,), wanted, form, "was the vector read from this model?")
-    finite, got = bool(torch.isfinite(add.to(dtype)).all()), f"NaN or infinity in {dtype}"
-    expect(finite, f"finite values to add at {site}", got, "check how the vector was made")
+    expect(fits, wanted, form, "was the vector read from this model?")
+    finite = bool(torch.isfinite(add.to(dtype)).all())
+    expect(finite, f"finite values to add at {site}", f"NaN or infinity in {dtype}", "check how the vector was made")
 
 
 def call(function: Any, x: Tensor, *more: Tensor) -> Any:
-    """What a function makes of the stream; refused if it changes the stream itself, as that would reach every position."""
-    before = x.clone() if x.is_inference() else x._version  # torch counts the changes of all but inference tensors
-    result = function(x, *more)
-    same = x._version == before if isinstance(before, int) else bool(((x == before) | before.isnan()).all())
-    remedy = "return what to add to it: x.mul_(0.5) is -0.5 * x"
+    """What a function makes of the stream; refused if it edits the stream in place, where it should return what to add."""
+    given, remedy = x.clone(), "return what to add: -0.5 * x instead of x.mul_(0.5)"
+    result = function(given, *more)
+    same = torch.allclose(given, x, rtol=0, atol=0, equal_nan=True)
     expect(same, "a function that leaves the stream as it is", "one that changes it in place", remedy)
     return result
 
@@ -434,14 +441,14 @@ def check_call(model: Transformer, ids: Any, cache: Cache | None, depth: Any) ->
     expect(fine, "whole-number ids in a tensor (B, T)", got, "for one text write torch.tensor([ids])")
     expect(ids.numel() > 0, "at least one token in each row", f"ids of shape {tuple(ids.shape)}")
     expect(ids.device == here, f"ids on the model's device {here}", ids.device, f'write ids.to("{here}")')
-    layers = [getattr(block, "layer", None) for block in model.blocks]
-    wanted = f"blocks that say layer=0 to {c.n_layer - 1} in their order, which decides their sites"
-    expect(layers == [*range(c.n_layer)], wanted, layers, "put the blocks you keep into a model of so many layers")
     low, high = int(ids.min()), int(ids.max())
     got, remedy = str(low if low < 0 else high), "encode the text with this model's own tokenizer"
     expect(0 <= low <= high < c.vocab_size, f"ids from 0 to {c.vocab_size - 1}", got, remedy)
     fits = cache is not None or ids.shape[1] <= c.context
     expect(fits, f"at most {c.context} tokens, the model's context", ids.shape[1], "cut the text")
+    layers = [getattr(block, "layer", None) for block in model.blocks]
+    wanted = f"blocks that say layer=0 to {c.n_layer - 1} in their order, which decides their sites"
+    expect(layers == [*range(c.n_layer)], wanted, layers, "put the blocks you keep into a model of so many layers")
 
 
 def check_stream(x: Tensor) -> Tensor:

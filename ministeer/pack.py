@@ -30,6 +30,8 @@ FUSED = {
 class Held(nn.Module, ABC):
     """A `Linear` whose matrix is held in another form. `weight` and the state dict give copies in the usual one."""
 
+    fuses = True  # `forward` takes an activation
+
     def __init__(self, linear: Linear) -> None:
         super().__init__()
         self.out = len(linear.weight)
@@ -37,7 +39,7 @@ class Held(nn.Module, ABC):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix `(out, in)`, a copy that torch lets nobody change, as the change would be lost."""
+        """The matrix `(out, in)`, a copy. What changes it is lost: torch refuses all but that through `.data` or in inference mode."""
         with torch.inference_mode():
             return self.dense()
 

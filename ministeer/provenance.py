@@ -34,12 +34,14 @@ class Provenance:
 
 def fingerprint(model: Transformer) -> str:
     """Which weights these are: 16 hex digits of the SHA-256 of the tensors' hashes, in the order of their names, each rounded to bfloat16.
+    Parameters that the architecture does not have, an adapter's, come after those.
 
     Rounded, so that a checkpoint has one fingerprint whether it was loaded in float32 or in bfloat16; float16 rounds
     otherwise, and has another.
     """
     with torch.device("meta"):
         names = sorted(type(model)(model.config).state_dict())
+    names += sorted({name for name, _ in model.named_parameters()} - {*names})
 
     def one(name: str) -> str:
         # not from the state dict: a packed model copies a matrix to show it

@@ -216,6 +216,8 @@ def resolve(
     if receipt is not None:
         receipt.begin()
     if isinstance(steer, Plan):
+        for one in steer.steers:
+            _check_reach(one, rows, max_new_tokens)  # the plan may be of a longer run
         return steer
     steers = [] if steer is None else list(steer) if isinstance(steer, Sequence) else [steer]
     for one in steers:

@@ -98,8 +98,9 @@ def last_token(
 ) -> tuple[Tensor, list[Any], Cache]:
     """Of each prompt's last token: the last stream `(B, 1, D)` and the sites' tensors; and a cache of what comes before.
 
-    rows: prompts of two tokens or more.
+    rows: prompts of two tokens or more. Raises `ValueError` as `check_halves` does.
     """
+    check_halves(model)
     device = model.device
     ids, _ = pad([row[:-1] for row in rows])
     lengths = torch.tensor([len(row) - 1 for row in rows])
@@ -112,22 +113,25 @@ def last_token(
     return check_stream(x), tape, cache
 
 
+def hooked(model: Transformer) -> str:
+    """The first of the model's modules with a hook or a new forward, as text, "" if there is none. A hook sees the tokens of one
+    call, and cannot know where in a text they stand, or that they are variants of one."""
+    if modules._global_forward_hooks or modules._global_forward_pre_hooks:
+        return "one on every module of torch"
+    for name, part in model.named_modules():
+        changed = "forward" in vars(part) or isinstance(part, Block) and type(part).forward is not Block.forward
+        if part._forward_hooks or part._forward_pre_hooks or changed:
+            return f"one on {name or type(part).__name__}"
+    return ""
+
+
 def check_halves(model: Transformer) -> None:
-    """Raise `ValueError` for what would change a block or the model as a whole: `above` runs blocks in halves, and would go past it."""
-    wanted = "a model without hooks or a new forward on it or on its blocks, which run in halves here"
-    remedy = 'remove it, or add at a site instead: block i\'s output is ("pre", i + 1)'
-    expect(
-        not (modules._global_forward_hooks or modules._global_forward_pre_hooks),
-        wanted,
-        "one on every module of torch",
-        remedy,
-    )
+    """Raise `ValueError` for what would change the model on its way: `above` runs blocks in halves, and variants side by side."""
+    found = hooked(model)
+    wanted = "a model without hooks or a new forward on it or on a part of it, as its blocks run in halves here"
+    expect(not found, wanted, found, 'remove it, or add at a site instead: block i\'s output is ("pre", i + 1)')
     own = "unembed" in vars(model) or type(model).unembed is not Transformer.unembed
     expect(not own, "the unembedding that the models here have", "another one", "score with a loop over prefill")
-    for part in (model, *model.blocks):
-        changed = "forward" in vars(part) or isinstance(part, Block) and type(part).forward is not Block.forward
-        got = f"one on {type(part).__name__} {getattr(part, 'layer', '')}".rstrip()
-        expect(not (part._forward_hooks or part._forward_pre_hooks or changed), wanted, got, remedy)
 
 
 def above(model: Transformer, x: Tensor, site: Site, past: Past | None, read: Tensor | None = None) -> Tensor:

@@ -33,6 +33,13 @@ def test_from_transformers_gives_its_logits_from_its_own_memory() -> None:
     assert mine == {p.untyped_storage().data_ptr() for p in theirs.parameters()}
 
 
+def test_hooks_stay_behind_and_a_warning_says_so() -> None:
+    theirs = reference_model(SHAPE, seed=8)
+    theirs.transformer.h[1].register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match=r"found one on .*h\.1, which is left behind"):
+        checkpoint.from_transformers(theirs)
+
+
 def test_a_model_from_transformers_decodes_one_token_and_shows_its_heads() -> None:
     """What needs the matrices in another order: strips of them for one token, and c_proj by head."""
     theirs = reference_model(SHAPE, seed=8)

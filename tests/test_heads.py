@@ -13,7 +13,7 @@ from torch import Tensor
 from ministeer import heads
 from ministeer.generate import prefill
 from ministeer.initialize import initialize
-from ministeer.model import GPT2, Cache, GPT2Config
+from ministeer.model import GPT2, Block, Cache, GPT2Config
 from ministeer.steer import Steer
 from ministeer.tokenizer import Tokenizer
 from ministeer.variants import Branch, logits32
@@ -107,16 +107,17 @@ def test_a_head_replaced_by_its_own_write_has_no_effect() -> None:
     assert heads.indirect_effects(MODEL, BYTES, SHUFFLED[:1], ANSWERS[:1], own).abs().max() < 1e-7
 
 
-def test_a_prompt_is_read_once_whatever_the_number_of_heads(means: Tensor) -> None:
+def test_a_prompt_is_read_once_whatever_the_number_of_heads(means: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Patched variants run their one token through the layers above; the prompt before is not read again."""
     seen: list[tuple[int, int, int]] = []
-    hooks = [
-        block.mlp.register_forward_pre_hook(lambda _, args, i=i: seen.append((i, *args[0].shape[:2])))
-        for i, block in enumerate(MODEL.blocks)
-    ]
+    run = Block.feed_forward
+
+    def counted(block: Block, x: Tensor, sites: Any = None) -> Tensor:
+        seen.append((block.layer, *x.shape[:2]))
+        return run(block, x, sites)
+
+    monkeypatch.setattr(Block, "feed_forward", counted)
     heads.indirect_effects(MODEL, BYTES, SHUFFLED, ANSWERS, means)
-    for hook in hooks:
-        hook.remove()
     longest = max(len(BYTES.prompt(prompt)) for prompt in SHUFFLED) - 1
     read, last = [(i, 3, longest) for i in range(3)], [(i, 3, 1) for i in range(3)]
     patched = [(i, 3, 4) for layer in range(3) for i in range(layer, 3)]  # the 4 heads of each layer side by side

@@ -795,7 +795,7 @@ def test_the_defaults_are_gpt2_xl() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"n_head": 7}, ["n_embd=1600", "n_head=7"]),
+        ({"n_head": 7}, ["n_embd", "1600", "n_head=7"]),
         ({"n_layer": 0}, ["n_layer", "0"]),
         ({"n_embd": 1600.0}, ["n_embd", "1600.0"]),
         ({"vocab_size": -1}, ["vocab_size", "-1"]),

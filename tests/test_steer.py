@@ -276,6 +276,14 @@ def test_a_plan_serves_its_prompts_and_its_model_alone() -> None:
         plan.adds(torch.zeros(2, 1, dtype=torch.int64))
     with pytest.raises(ValueError, match="give the receipt to resolve"):
         prefill(MODEL, TEXTS, steer=plan, receipt=Receipt())
+    longer = resolve(MODEL, Steer(V, ("pre", 1), where="generated"), TEXTS, 5)
+    assert generate(MODEL, TEXTS, max_new_tokens=3, temperature=0, steer=longer)
+    for run in (
+        lambda: prefill(MODEL, TEXTS, steer=longer),
+        lambda: generate(MODEL, TEXTS, max_new_tokens=1, steer=longer),
+    ):
+        with pytest.raises(ValueError, match="expected a run of two new tokens or more, got 1"):
+            run()
 
 
 @pytest.mark.parametrize(
