@@ -39,7 +39,7 @@ play: $(READY)  ## a page on this machine in which to steer MODEL
 record: $(READY)  ## keep the report of MODEL, after `make reproduce` (or `beyond`, with FOUND=results/atlas/MODEL), in docs/results
 	@$(PY) -m ministeer.lab.record $(FOUND)
 
-docs: $(READY_DOCS)  ## the site: the course run on nano, methods, the library's docstrings, recorded reports; build/docs/index.html
+docs: $(READY_DOCS)  ## a site of the course, run on nano, and all other pages: build/docs/index.html
 	@rm -rf build/docs
 	$(PY) -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/docs
 	@cp build/docs/README.html build/docs/index.html
@@ -109,5 +109,6 @@ $(READY_DOCS): $(READY)
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
-.PHONY: help reproduce atlas beyond play record docs test check bench bench-gpu bench-peers test-xl weights weights/nano weights/nano/seeds weights/nano/sizes
+.PHONY: help reproduce atlas beyond play record docs test check bench bench-gpu bench-peers test-xl weights
+.PHONY: weights/nano weights/nano/seeds weights/nano/sizes
 .DEFAULT_GOAL := help

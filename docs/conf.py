@@ -29,6 +29,7 @@ nb_merge_streams = True
 nb_ipywidgets_js = {}  # nothing is loaded from elsewhere
 logging.getLogger("traitlets").setLevel(logging.WARNING)  # a package of the theme's prints all of it
 
+smartquotes = False  # some quotes are code
 html_theme = "furo"
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
@@ -44,7 +45,7 @@ def read(app, docname, source):
 
 
 def open_files(app, doctree):
-    """A link to a file that is no page opens a copy of it, where MyST would have it downloaded; a folder is only named."""
+    """A link to a file that is no page opens a copy of it, which MyST would download; a folder is only named."""
     for link in [*doctree.findall(addnodes.download_reference), *doctree.findall(addnodes.pending_xref)]:
         name = link["reftarget"]
         # as lessons are pages, MyST takes every .py for one, and names it without its end
