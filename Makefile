@@ -6,6 +6,7 @@ DEVICE ?= cpu
 SUBSET ?= all
 PY := .venv/bin/python
 READY := .venv/.ready
+READY_DOCS := .venv/.ready-docs
 
 help:  ## this list
 	@grep -hE '^[a-z/-]+:.*##' Makefile | sed -E 's/^([^:]+):.*## /\1	/' | expand -t 20
@@ -37,6 +38,11 @@ play: $(READY)  ## a page on this machine in which to steer MODEL
 
 record: $(READY)  ## keep the report of MODEL, after `make reproduce` (or `beyond`, with FOUND=results/atlas/MODEL), in docs/results
 	@$(PY) -m ministeer.lab.record $(FOUND)
+
+docs: $(READY_DOCS)  ## a site of the course, run on nano, and all other pages: build/docs/index.html
+	@rm -rf build/docs
+	$(PY) -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/docs
+	@cp build/docs/README.html build/docs/index.html
 
 test: $(READY)  ## the tests, on as many as four cores
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal
@@ -99,5 +105,10 @@ $(READY): setup.py constraints.txt
 	-$(PY) -m pip install -q --disable-pip-version-check --no-deps "$$(grep '^steering-vectors==' constraints.txt)"
 	@touch $@
 
-.PHONY: help reproduce atlas beyond play record test check bench bench-gpu bench-peers test-xl weights weights/nano weights/nano/seeds weights/nano/sizes
+$(READY_DOCS): $(READY)
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+.PHONY: help reproduce atlas beyond play record docs test check bench bench-gpu bench-peers test-xl weights
+.PHONY: weights/nano weights/nano/seeds weights/nano/sizes
 .DEFAULT_GOAL := help
