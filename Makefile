@@ -101,8 +101,9 @@ $(READY): setup.py constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install -q --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[reproduce,hub,test]'
-	# by itself, as it asks for transformers below 5, which it does not need; the tests that compare with it skip without it
+	# by themselves, as they ask for older transformers and attrs than they need; the tests that compare with them skip without them
 	-$(PY) -m pip install -q --disable-pip-version-check --no-deps "$$(grep '^steering-vectors==' constraints.txt)"
+	-$(PY) -m pip install -q --disable-pip-version-check --no-deps $$(grep -oE '^(dp-accounting|dm-tree|absl-py|attrs)==[^ ;]+' constraints.txt)
 	@touch $@
 
 $(READY_DOCS): $(READY)

@@ -41,6 +41,20 @@ def test_a_vector_that_was_not_made_of_them_tells_nothing():
     assert abs(float(guess[members].float().mean() - guess[~members].float().mean())) < 0.25
 
 
+@pytest.mark.parametrize("epsilon", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("delta", [1e-6, 1e-5, 1e-3])
+def test_an_independent_accountant_finds_no_more_delta_than_is_stated(epsilon, delta):
+    """Google's dp-accounting, from the distribution of the privacy loss where one of 60 pairs is exchanged."""
+    accountant = pytest.importorskip("dp_accounting.pld.privacy_loss_distribution")
+    sigma, moved = extract.private_noise(60, clip=0.7, epsilon=epsilon, delta=delta), 2 * 0.7 / 60
+
+    def found(share):
+        loss = accountant.from_gaussian_mechanism(standard_deviation=share * sigma, sensitivity=moved)
+        return loss.get_delta_for_epsilon(epsilon)
+
+    assert found(1.0) <= delta < found(0.25)  # and not by noise without end
+
+
 def test_no_attack_is_better_than_the_bound():
     assert privacy.bound(0.0, 0.0) == 0
     assert privacy.bound(0.9) == pytest.approx((math.exp(0.9) - 1 + 2e-5) / (math.exp(0.9) + 1))
