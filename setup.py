@@ -55,6 +55,7 @@ setup(
         "tokenizers": ["tokenizers>=0.21"],
         "play": ["starlette>=0.40", "uvicorn>=0.30", "anyio>=4.4"],
         "harness": ["lm_eval[hf]>=0.4.12"],
+        "browser": ["playwright>=1.50"],
         "docs": ["sphinx>=8.1", "myst-nb>=1.3", "jupytext>=1.16", "furo>=2024.8.6", "ipykernel>=6.29"],
         "test": [
             "pytest>=8",
