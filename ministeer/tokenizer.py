@@ -3,6 +3,7 @@
     tok = Tokenizer.gpt2()
     tok.prompt("Hello world")                    # [50256, 15496, 995]: as a model reads it
     tok.encode("Hello world")                    # [15496, 995]: the text's own
+    tok.continuation(" world")                   # [995]: of a text that goes on after another
     tok.decode([15496, 995])                     # "Hello world"
     tok.encode("<|endoftext|>", special=True)    # [50256]; without `special` it is text like any other
 
@@ -184,11 +185,17 @@ class Tokenizer:
 
         A table without some single bytes (SmolLM2's lacks 21) leaves out the characters it cannot say, as everywhere.
         """
-        if not isinstance(text, str):
-            raise ValueError(
-                f"expected a text, got {str(text)[:60]!r}, a {type(text).__name__}; give one text at a time"
-            )
+        self._text(text)
         return self._core.encode(text, special)
+
+    def continuation(self, text: str) -> list[int]:
+        """Ids of a text that goes on after another: `[*tok.prompt("Is it so?"), *tok.continuation(" yes")]`.
+
+        What `encode` gives, but for tokenizers that put a space before every text, as Llama 2's, whose `encode` of " yes"
+        has two. Raises `ValueError` for a text of which other tokens become after another.
+        """
+        self._text(text)
+        return self._core.continuation(text)
 
     def chat(self, messages: list[dict[str, str]], *, generation: bool = True) -> list[int]:
         """Ids of a conversation in the model's own form, special tokens included.
@@ -216,6 +223,12 @@ class Tokenizer:
         """The bytes of one token, which need not be text alone."""
         return self._core.token_bytes(self._checked(id))
 
+    def _text(self, text: object) -> None:
+        if not isinstance(text, str):
+            raise ValueError(
+                f"expected a text, got {str(text)[:60]!r}, a {type(text).__name__}; give one text at a time"
+            )
+
     def _checked(self, id: int) -> int:
         size = max(self.n_vocab, self._limit)
         try:
@@ -232,8 +245,11 @@ class Tokenizer:
         return number
 
     def single(self, text: str) -> int:
-        """The id of a text that must be one token, such as " doctor"; `ValueError` with its pieces if it is not."""
-        ids = self.encode(text)
+        """The id of a text that must be one token where it goes on after another, such as " doctor".
+
+        Raises `ValueError` with its pieces if it is not.
+        """
+        ids = self.continuation(text)
         if len(ids) != 1:
             pieces = [self.decode([i]) for i in ids]
             raise ValueError(f"expected one token, got {len(ids)} for {text!r}: {pieces}; mind the leading space")

@@ -144,7 +144,7 @@ def swept(options: argparse.Namespace) -> str:
     for site in layers:
         _at(vector, site, options.vector)
     ids = [_ids(tokenizer, prompt, options.chat) for prompt in prompts]
-    choices = [[tokenizer.encode(answer) for answer in answers]] * len(ids)
+    choices = [[tokenizer.continuation(answer) for answer in answers]] * len(ids)
     for row in ids:
         check_room(model, [row], max(len(choice) for choice in choices[0]))
     rows = sweep(model, ids, choices, {"vector": vector}, layers, options.coeffs, where=options.where)
