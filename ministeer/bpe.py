@@ -198,8 +198,8 @@ class Hub:
             before = ((self.encode(other, False), self.encode(other + text, False)) for other in BEFORE)
             if not any([*alone, *ids] == both for alone, both in before):
                 raise ValueError(
-                    f"expected a text that keeps its tokens after another, got {text[:60]!r}, of which the tokenizer of "
-                    f"{self.source} makes others there; encode both as one text, and take the ids after the first's"
+                    f"expected a text that keeps its tokens after another, got {text[:60]!r}, of which {self.source} "
+                    "makes others there; encode both as one text, and take the ids after the first's"
                 )
         return ids
 

@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from torch import Tensor
@@ -22,7 +23,8 @@ from ministeer.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-Pairs = Sequence[tuple[str, str] | list[str]]
+Text = str | Sequence[int]  # as ids it is read as they are: what `tok.chat` gives
+Pairs = Sequence[tuple[Text, Text] | list[Text]]
 NAMED = (("positive", "negative"), ("plus", "minus"), ("chosen", "rejected"))  # how rows of pairs call their texts
 Token = Literal["answer", "last"]
 
@@ -97,6 +99,7 @@ def read(
 ) -> Read:
     """The streams of pairs of texts, positive and negative, in which directions are found: the slow step, done once.
 
+    pairs: of texts, each read as `tokenizer.prompt` has it, or of lists of ids, as `tokenizer.chat` gives them.
     sites: by default the stream that enters each block and the one that leaves the last. What the literature calls
         the output of block i is `("pre", i + 1)`.
     how: token, batch_size and on_batch, see `Reading`.
@@ -135,7 +138,8 @@ def read_pairs(
             stacklevel=3,
         )
     found = pair_streams(source, rows, positions, wanted, batch_size=batch_size, on_batch=on_batch)
-    return Read(found, Provenance.of(source, "read", [text for pair in pairs for text in pair], token))
+    told = [text if isinstance(text, str) else " ".join(map(str, text)) for pair in pairs for text in pair]
+    return Read(found, Provenance.of(source, "read", told, token))
 
 
 def _pair_rows(tokenizer: Tokenizer, pairs: Pairs) -> list[tuple[list[int], list[int]]]:
@@ -146,10 +150,18 @@ def _pair_rows(tokenizer: Tokenizer, pairs: Pairs) -> list[tuple[list[int], list
         raise refusal("at least one pair of texts", "none")
     for number, pair in enumerate(pairs):
         fine = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
-        fine = fine and all(isinstance(text, str) for text in pair)
+        fine = fine and all(isinstance(text, str) or _are_ids(text) for text in pair)
         got = " ".join(repr(pair).split())[:60]
         expect(fine, "pairs of two texts, the positive one first", f"{got} as number {number}", remedy)
-    return [(tokenizer.prompt(plus), tokenizer.prompt(minus)) for plus, minus in pairs]
+    return [(_ids(tokenizer, plus), _ids(tokenizer, minus)) for plus, minus in pairs]
+
+
+def _are_ids(text: object) -> bool:
+    return isinstance(text, Sequence) and len(text) > 0 and all(isinstance(i, Integral) for i in text)
+
+
+def _ids(tokenizer: Tokenizer, text: Text) -> list[int]:
+    return tokenizer.prompt(text) if isinstance(text, str) else [int(i) for i in text]
 
 
 def _end_alike(tokenizer: Tokenizer, plus: Sequence[int], minus: Sequence[int], first: int) -> bool:

@@ -191,8 +191,8 @@ class Tokenizer:
     def continuation(self, text: str) -> list[int]:
         """Ids of a text that goes on after another: `[*tok.prompt("Is it so?"), *tok.continuation(" yes")]`.
 
-        What `encode` gives, but for tokenizers that put a space before every text, as Llama 2's, whose `encode` of " yes"
-        has two. Raises `ValueError` for a text of which other tokens become after another.
+        What `encode` gives, but for tokenizers that put a space before every text, as Llama 2's, whose `encode` gives
+        " yes" two of them. Raises `ValueError` for a text that becomes other tokens after another.
         """
         self._text(text)
         return self._core.continuation(text)

@@ -100,8 +100,9 @@ def extracted(options: argparse.Namespace) -> str:
     token = options.token
     if options.chat:
         expect(token in (None, "last"), "--token last for --chat", token, "leave it out")
-        pairs, token = [[_as_chat(tokenizer, text) for text in pair] for pair in pairs], "last"
-    vector = getattr(methods, options.method)(model, tokenizer, pairs, sites, token=token)
+        token = "last"
+    read = [[_ids(tokenizer, text, options.chat) for text in pair] if options.chat else pair for pair in pairs]
+    vector = getattr(methods, options.method)(model, tokenizer, read, sites, token=token)
     vector.save(options.out)
     return shown_vector(vector, options.json, options.out)
 
@@ -256,10 +257,6 @@ def check_chat(options: argparse.Namespace, tokenizer: Tokenizer) -> None:
 
 def _ids(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:
     return tokenizer.chat([{"role": "user", "content": prompt}]) if chat else tokenizer.prompt(prompt)
-
-
-def _as_chat(tokenizer: Tokenizer, text: str) -> str:
-    return tokenizer.decode(tokenizer.chat([{"role": "user", "content": text}]))
 
 
 def _sites(model: Transformer, layers: Sequence[int]) -> list[Site]:

@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import pytest
+import torch
 from reference import both
 
 import ministeer
@@ -90,3 +91,23 @@ def test_a_pair_begins_with_bos_whether_it_says_so_or_not() -> None:
 def test_a_misspelt_keyword_is_not_passed_over() -> None:
     with pytest.raises(TypeError, match="tokne"):
         extract.pca(MODEL, BYTES, CONTEXTS, tokne="last")
+
+
+def test_pairs_of_ids_are_read_as_they_are() -> None:
+    texts, site = [("so A", "so B"), ("is A", "is B")], ("pre", 1)
+    ids = [[BYTES.prompt(text) for text in pair] for pair in texts]
+    assert (
+        extract.contrastive(MODEL, BYTES, ids, site)[site] == extract.contrastive(MODEL, BYTES, texts, site)[site]
+    ).all()
+    bare = extract.read(MODEL, BYTES, [[row[1:] for row in pair] for pair in ids], site)  # nothing is put before them
+    tape = [site]
+    MODEL(torch.tensor([BYTES.encode("so A")]), tape=tape)
+    torch.testing.assert_close(bare.streams[site][0, 0], tape[0][0, -1].detach())
+
+
+@pytest.mark.parametrize("pair", [([1, 2], []), ([1.5], [2]), ("a", None), ([["a"]], "b")])
+def test_what_is_neither_a_text_nor_ids_is_refused(pair: Any) -> None:
+    with pytest.raises(ValueError, match="expected pairs of two texts"):
+        extract.read(MODEL, BYTES, [pair])
+    with pytest.raises(ValueError, match="expected"):
+        extract.read(MODEL, BYTES, [([1, 2], [1, 9999])])

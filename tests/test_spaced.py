@@ -71,3 +71,19 @@ def test_the_tokens_of_a_text_are_counted_as_it_is_read(tok: Tokenizer, form: st
     ids, short = (lab.prompt_ids(tok, text, form) for text in (" the tea", ""))
     loss = -log_p(ids, len(short)) / (len(ids) - len(short))
     assert row["perplexity"][0][0] == pytest.approx(torch.tensor(loss).exp().item(), rel=1e-3)
+
+
+def test_pairs_in_a_chat_template_are_the_ids_that_are_steered(tok: Tokenizer, capsys: Any) -> None:
+    pytest.importorskip("jinja2")
+    Path("pairs.jsonl").write_text('["the cat", "the tea"]\n["a cat", "a tea"]')
+    cli.main(["extract", "pairs.jsonl", "--out", "v.safetensors", "--chat", "--layers", "2"])
+    found = SteeringVector.load("v.safetensors", MODEL)["pre", 2]
+
+    def last(text: str) -> torch.Tensor:
+        tape: list[Any] = [("pre", 2)]
+        MODEL(torch.tensor([tok.chat([{"role": "user", "content": text}])]), tape=tape)
+        return tape[0][0, -1]
+
+    with torch.no_grad():
+        pairs = [("the cat", "the tea"), ("a cat", "a tea")]
+        torch.testing.assert_close(found, torch.stack([last(plus) - last(minus) for plus, minus in pairs]).mean(0))

@@ -88,6 +88,7 @@ def test_pairs_in_a_chat_template_are_read_where_the_answer_begins(
     texts = [[f"<|endoftext|>You said {text}. I said" for text in pair] for pair in PAIRS]
     assert [[tok.prompt(text) for text in pair] for pair in texts] == ids
     assert same(found, extract.contrastive(model, tok, texts, ("pre", 5), token="last"))
+    assert found.provenance == extract.contrastive(model, tok, ids, ("pre", 5), token="last").provenance
 
 
 @pytest.mark.parametrize("names", [("positive", "negative"), ("chosen", "rejected"), ("plus", "minus")])
