@@ -46,7 +46,8 @@ class Tokenizer:
     special: the tokens that are no text, by name, such as `{"<|im_start|>": 1}`.
     bos: begins a document: what its own file puts first, else `eot`. `prompt` puts it before a text.
     eot: ends a document: `<|endoftext|>`, or `<|end_of_text|>`, or what the files call `eos_token`.
-    stop: the ids that end an answer: `eot`, `eos_token` (in a chat model the end of a turn), and `generation_config.json`'s.
+    stop: the ids that end an answer: `eot`, `eos_token` (in a chat model the end of a turn), and those that
+        `generation_config.json` names, or, where it names none, a list in `config.json`.
     chat_template: the jinja2 source, or None.
     """
 
@@ -256,7 +257,10 @@ class Tokenizer:
         return ids[0]
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json` into a folder, for every client of the hub's layout."""
+        """Write `tokenizer.json` and `tokenizer_config.json` into a folder, for every client of the hub's layout.
+
+        What `stop` has from `generation_config.json` is the model's: `save_model` writes it.
+        """
         for name, content in self.files(folder).items():
             write_text(Path(folder) / name, content)
 
@@ -301,7 +305,7 @@ class Tokenizer:
 def _config(folder: Path) -> dict[str, Any]:
     """What stands beside a tokenizer: `names` (bos_token ..., and a model's own such as image_token), `added`, `options`, `chat_template`, `generation_eos`."""
     found = {name: read_json(folder / name) if (folder / name).is_file() else {} for name in (
-        "special_tokens_map.json", "tokenizer_config.json", "added_tokens.json", "generation_config.json"
+        "special_tokens_map.json", "tokenizer_config.json", "added_tokens.json", "generation_config.json", "config.json"
     )}  # fmt: skip
     options = found["special_tokens_map.json"] | found["tokenizer_config.json"]
     added = dict(found["added_tokens.json"])
@@ -326,12 +330,15 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{folder / 'tokenizer_config.json'}: expected names of tokens and a chat template, got {error!r}; "
             "download it again"
         ) from error
+    ends = found["generation_config.json"].get("eos_token_id")
+    if ends is None and isinstance(several := found["config.json"].get("eos_token_id"), list):
+        ends = several  # as `save_model` writes; a single one there is often just what its class has by default
     return {
         "names": {key: name for key, name in names.items() if name is not None},
         "added": added,
         "options": options,
         "chat_template": template,
-        "generation_eos": found["generation_config.json"].get("eos_token_id"),
+        "generation_eos": ends,
     }
 
 
