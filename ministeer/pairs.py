@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Text = str | Sequence[int]  # as ids it is read as they are: what `tok.chat` gives
 Pairs = Sequence[tuple[Text, Text] | list[Text]]
 NAMED = (("positive", "negative"), ("plus", "minus"), ("chosen", "rejected"))  # how rows of pairs call their texts
+NOTES = ("id", "source")  # what rows hold besides, in words that are not part of their texts
 Token = Literal["answer", "last"]
 
 
@@ -70,7 +71,11 @@ class Read:
 
 
 def parsed(given: str | Sequence[Any]) -> list[list[str]]:
-    """Pairs of texts from lines of JSON, or what those hold: `["with it", "without"]`, or `{"positive": ..., "negative": ...}`."""
+    """Pairs of texts from lines of JSON, or what those hold: `["with it", "without"]`, or by the names of `NAMED`.
+
+    A `"prompt"` beside two names goes before both texts, joined as it stands. What else holds words, as a question or a
+    context, may belong to the texts too, and is refused, but for `NOTES`; numbers, true, false and null are passed over.
+    """
     form = '["text with it", "text without"] on each line'
     rows = [] if isinstance(given, str) else list(given)
     for i, line in enumerate(given.splitlines() if isinstance(given, str) else (), 1):
@@ -81,13 +86,28 @@ def parsed(given: str | Sequence[Any]) -> list[list[str]]:
     expect(bool(rows), f"a pair or more, {form}", "none")
     found = []
     for i, row in enumerate(rows, 1):
-        pair = row
-        if isinstance(row, dict):
-            pair = next(([row[a], row[b]] for a, b in NAMED if a in row and b in row), None)
+        pair = _named(row, i) if isinstance(row, dict) else row
         fine = isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
         expect(fine, f"two texts in pair {i}, {form}", json.dumps(row)[:40])
-        found.append(pair)
+        before = row.get("prompt") or "" if isinstance(row, dict) else ""
+        found.append([before + text for text in pair])
     return found
+
+
+def _named(row: dict[str, Any], number: int) -> list[Any] | None:
+    """The two texts that a row names, once it is sure that nothing but a prompt goes with them."""
+    names = next((both for both in NAMED if {*both} <= row.keys()), None)
+    if names is None:
+        return None
+    words = [key for key, value in row.items() if isinstance(value, (str, list, dict)) and value]
+    others = [key for key in words if key not in (*names, *NOTES, "prompt")]
+    wanted = f"nothing but a prompt beside {' and '.join(names)} in pair {number}"
+    expect(
+        not others, wanted, repr(others[:1])[1:-1], "write it into both texts where it belongs to them, or remove it"
+    )
+    before = row.get("prompt")
+    expect(before is None or isinstance(before, str), f"a text as the prompt of pair {number}", json.dumps(before)[:40])
+    return [row[name] for name in names]
 
 
 def read(

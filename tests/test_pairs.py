@@ -1,5 +1,6 @@
 """Where pairs of texts are read: at the answer, or at the end; and what is said where the two are mistaken for one another."""
 
+import json
 import warnings
 from typing import Any
 
@@ -10,6 +11,7 @@ from reference import both
 import ministeer
 from ministeer import extract
 from ministeer.lab import data
+from ministeer.pairs import parsed
 from ministeer.tokenizer import Tokenizer
 
 BOTH = both(3, 257, 96, 48, 3, 4)
@@ -111,3 +113,28 @@ def test_what_is_neither_a_text_nor_ids_is_refused(pair: Any) -> None:
         extract.read(MODEL, BYTES, [pair])
     with pytest.raises(ValueError, match="expected"):
         extract.read(MODEL, BYTES, [([1, 2], [1, 9999])])
+
+
+@pytest.mark.parametrize("names", [("chosen", "rejected"), ("positive", "negative")])
+def test_a_prompt_goes_before_both_texts_as_it_stands(names: tuple[str, str]) -> None:
+    row = dict(zip(names, (" happy", " sad"), strict=True))
+    notes = {"id": "a 3", "source": ["x"], "margin": 0.5, "seen": True, "of": None, "input": "", "n": [], "row": 0}
+    for given in ([row | notes | {"prompt": "I feel"}], json.dumps(row | notes | {"prompt": "I feel"})):
+        assert parsed(given) == [["I feel happy", "I feel sad"]]
+    assert parsed([row]) == parsed([row | {"prompt": None}]) == parsed([row | {"prompt": ""}]) == [[" happy", " sad"]]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"question": "So?"}, "expected nothing but a prompt beside chosen and rejected in pair 1, got 'question'; "),
+        ({"prompt": "So", "context": "He sang."}, "got 'context'; write it into both texts"),
+        ({"history": ["Hello"]}, "got 'history'"),
+        ({"positive": "good"}, "beside positive and negative|got 'positive'"),
+        ({"prompt": [{"role": "user", "content": "Hi"}]}, "expected a text as the prompt of pair 1, got "),
+        ({"prompt": 3}, "expected a text as the prompt of pair 1, got 3"),
+    ],
+)  # fmt: skip
+def test_what_may_belong_to_the_texts_is_not_left_out_in_silence(more: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parsed([{"chosen": "yes", "rejected": "no"} | more])
