@@ -123,6 +123,8 @@ def test_a_line_that_was_cut_off_is_not_read_and_gives_way_to_the_next(tmp_path:
         assert files.read_lines(path) == [{"a": 1}, {"a": 2}]
     files.append_lines(path, ['{"a": 3}'])
     assert files.read_lines(path) == [{"a": 1}, {"a": 2}, {"a": 3}]
+    path.write_text('{"a": "one\u2028still one\x85"}\n', "utf-8")
+    assert files.read_lines(path) == [{"a": "one\u2028still one\x85"}]
     path.write_text('{"a"')
     files.append_lines(path, ['{"a": 4}'])
     assert path.read_text() == '{"a": 4}\n'

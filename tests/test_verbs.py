@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import ministeer
-from ministeer import Steer, SteeringVector, calibrate, cli, extract, formats, hub, sweep, verbs
+from ministeer import Steer, SteeringVector, calibrate, cli, extract, formats, hub, options, sweep, verbs
+from ministeer.pairs import parsed
 from ministeer.provenance import Provenance
 
 LOADED = functools.cache(ministeer.load)
@@ -270,3 +271,24 @@ def test_an_empty_file_of_prompts_is_refused(vector: SteeringVector, folder: Pat
     (folder / "none.txt").write_text("\n \n")
     told = refused(capsys, "sweep", "love.safetensors", "--prompts", "none.txt", "--answers", " a, b")
     assert "expected a prompt on each line of none.txt, got none" in told
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("source", ["prompts.txt", "-"])
+def test_a_prompt_is_a_line_of_its_file_whatever_letters_it_has(
+    end: str, source: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = ["I feel", "one\u2028still one", " two\x0cand\x85more\x1d ", "three"]
+    written = "\ufeff" + end.join([*wanted[:2], "", *wanted[2:]]) + end
+    (folder / "prompts.txt").write_bytes(written.encode())
+    monkeypatch.setattr("sys.stdin", io.StringIO(written))
+    assert options.lines(source) == wanted
+
+
+def test_a_row_of_pairs_is_a_line_of_its_file_whatever_letters_it_has(folder: Path) -> None:
+    rows = [["one\u2028still one", "\x85"], ["a", "b"]]
+    (folder / "pairs.jsonl").write_bytes(
+        "\r\n".join(["\ufeff", *(json.dumps(r, ensure_ascii=False) for r in rows)]).encode()
+    )
+    assert parsed(options.contents("pairs.jsonl")) == rows
+    assert parsed("\ufeff" + json.dumps(rows[0])) == rows[:1]
