@@ -105,10 +105,12 @@ def make_folder(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it becomes `path` when the block ends well, and is gone when it does not.
 
-    The name is this call's alone: of several that write to one path at a time, the last to end stays, whole. Raises
-    `ValueError` where there is no such folder, `OSError` in one sentence where it cannot be written.
+    The name is this call's alone: of several that write to one path at a time, the last to end stays, whole. A link is
+    followed, not replaced. Raises `ValueError` where there is no such folder, `OSError` in one sentence where it cannot
+    be written.
     """
     with _in_one_sentence(path):
+        path = Path(os.path.realpath(path)) if path.is_symlink() else path
         if not path.parent.is_dir():
             raise ValueError(f"{path}: expected a folder that exists to write into, got {path.parent}; make it first")
         for left in path.parent.glob(f".ministeer-*-{glob.escape(path.name)}"):
