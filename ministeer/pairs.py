@@ -73,8 +73,8 @@ class Read:
 def parsed(given: str | Sequence[Any]) -> list[list[str]]:
     """Pairs of texts from lines of JSON, or what those hold: `["with it", "without"]`, or by the names of `NAMED`.
 
-    A `"prompt"` beside two names goes before both texts, joined as it stands. What else holds words, as a question does,
-    may belong to the texts too, and is refused, but for `NOTES`; numbers, true, false and null are passed over.
+    A `"prompt"` beside two names goes before both texts, joined as it stands. What else holds words, as a question, may
+    belong to them too, and is refused, but for `NOTES`; numbers, true, false and null are passed over.
     """
     form = '["text with it", "text without"] on each line'
     rows = [] if isinstance(given, str) else list(given)

@@ -38,6 +38,8 @@ PRE |= dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), "llama3")
 # what the files call a token -> what a GGUF file calls its id (the third e of "seperator" is the format's own)
 NAMES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 NAMES |= {"sep_token": "seperator", "cls_token": "cls", "mask_token": "mask"}
+# what `added_tokens_decoder` of tokenizer_config.json says of a token, before tokenizer.json does; by default this
+ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 
 
 class Tokenizer:
@@ -280,6 +282,8 @@ class Tokenizer:
                 "pair": [token, sequences[0], token, sequences[1]],
                 "special_tokens": {first: {"id": first, "ids": [self.bos], "tokens": [first]}},
             }  # fmt: skip
+        elif bpe.first_token(spec.get("post_processor"), "the source") is not None:  # its config put it aside
+            spec["post_processor"] = None
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self._names}
         config |= {"chat_template": self.chat_template} if self.chat_template is not None else {}
         texts = {
@@ -308,7 +312,7 @@ def _config(folder: Path) -> dict[str, Any]:
         "special_tokens_map.json", "tokenizer_config.json", "added_tokens.json", "generation_config.json", "config.json"
     )}  # fmt: skip
     options = found["special_tokens_map.json"] | found["tokenizer_config.json"]
-    added = dict(found["added_tokens.json"])
+    added: dict[str, Any] = {name: {"id": i} for name, i in found["added_tokens.json"].items()}
     jinja = folder / "chat_template.jinja"
     beside = read_text(jinja) if jinja.is_file() else None
     try:
@@ -317,7 +321,9 @@ def _config(folder: Path) -> dict[str, Any]:
         names = {
             key: value["content"] if isinstance(value := named.get(key), dict) else value for key in [*NAMES, *own]
         }
-        added |= {token["content"]: int(i) for i, token in (options.get("added_tokens_decoder") or {}).items()}
+        for i, token in (options.get("added_tokens_decoder") or {}).items():
+            flags = {flag: token[flag] for flag in ADDED if isinstance(token.get(flag), bool)}
+            added[token["content"]] = flags | {"id": int(i)}
         template = options.get("chat_template")
         if isinstance(template, list):
             template = {entry["name"]: entry["template"] for entry in template}.get("default")
@@ -344,10 +350,11 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _from_spec(spec: dict[str, Any], config: dict[str, Any], source: str) -> tuple[bpe.Ranks | bpe.Hub, str | None]:
     """The table of a `tokenizer.json` and what stands beside it, and the token that it puts first."""
-    options, there = config["options"], {token["content"] for token in spec.get("added_tokens") or []}
-    usual = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    more = [usual | {"content": name, "id": i} for name, i in config["added"].items() if name not in there]
-    spec = spec | {"added_tokens": [*(spec.get("added_tokens") or []), *sorted(more, key=lambda token: token["id"])]}
+    options, added, there = config["options"], config["added"], spec.get("added_tokens") or []
+    known = [token | added.get(token["content"], {}) | {"id": token["id"]} for token in there]
+    names = {token["content"] for token in there}
+    more = [ADDED | token | {"content": name} for name, token in added.items() if name not in names]
+    spec = spec | {"added_tokens": [*known, *sorted(more, key=lambda token: token["id"])]}
     if isinstance(options.get("add_prefix_space"), bool):
         spec["pre_tokenizer"] = _with_space(spec.get("pre_tokenizer"), options["add_prefix_space"])
     first = bpe.first_token(spec.get("post_processor"), source)

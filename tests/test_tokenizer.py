@@ -450,6 +450,72 @@ def test_a_space_before_the_text_is_put_where_the_config_asks_for_it(tmp_path):
     assert tok.encode("the") == plain.encode(" the") != plain.encode("the")
 
 
+FLAGS = {
+    "lstrip": ("<x>", {"lstrip": True}),
+    "rstrip": ("<x>", {"rstrip": True}),
+    "single_word": ("New", {"single_word": True}),
+    "normalized": ("<e\u0301>", {"normalized": True}),
+    "of a token that tokenizer.json has": ("<|im_start|>", {"lstrip": True, "rstrip": True}),
+    "none": ("<x>", {}),
+}
+
+
+@pytest.mark.parametrize("case", FLAGS)
+def test_an_added_token_takes_its_surroundings_as_the_config_beside_it_says(case, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    name, told = FLAGS[case]
+    spec = trained("qwen2" if case == "normalized" else "gpt2")
+    there = {token["content"]: token["id"] for token in spec["added_tokens"]}
+    number = there.get(name, max(spec["model"]["vocab"].values()) + 1)
+    token = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False) | {"content": name, "special": True}
+    decoder = {str(number): token | told}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "added_tokens_decoder": decoder}
+    folder = folder_of(tmp_path, spec, **config)
+    tok, theirs = Tokenizer.from_folder(folder, 1000), transformers.AutoTokenizer.from_pretrained(folder)
+    assert tok.special[name] == number and isinstance(tok._core, bpe.Ranks) == (case == "none")
+    (tmp_path / "saved").mkdir()
+    tok.save(tmp_path / "saved")
+    again = Tokenizer.from_folder(tmp_path / "saved", 1000)
+    for text in ("a <x> b", "a<x>b", "  <x>  ", "aNew wordNew New b", "<é> x", "a <|im_start|> b"):
+        ids = tok.encode(text, special=True)
+        assert ids == theirs(text, add_special_tokens=False)["input_ids"] == again.encode(text, special=True), text
+
+
+def test_an_added_token_is_text_where_the_config_beside_it_says_so(tmp_path):
+    spec = trained("gpt2")
+    number = max(spec["model"]["vocab"].values()) + 1
+    folder = folder_of(tmp_path, spec, added_tokens_decoder={str(number): {"content": "<think>", "special": False}})
+    tok = Tokenizer.from_folder(folder, 1000)
+    assert tok.prompt("<think>") == [tok.bos, number]
+
+
+@pytest.mark.parametrize("form", ["llama", "gpt2"])
+@pytest.mark.parametrize("add", [True, False, None])
+def test_a_saved_tokenizer_begins_a_prompt_as_before(form, add, tmp_path):
+    pytest.importorskip("tokenizers")
+    first, names = (
+        ("<s>", {"bos_token": "<s>", "eos_token": "</s>"})
+        if form == "llama"
+        else ("<|im_start|>", {"eos_token": END, "bos_token": "<|im_start|>"})
+    )
+    spec = sentencepiece() if form == "llama" else trained("gpt2")
+    number = next(token["id"] for token in spec["added_tokens"] if token["content"] == first)
+    single = [{"SpecialToken": {"id": first, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    spec["post_processor"] = {
+        "type": "TemplateProcessing", "single": single, "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {first: {"id": first, "ids": [number], "tokens": [first]}},
+    }  # fmt: skip
+    tok = Tokenizer.from_folder(
+        folder_of(tmp_path, spec, **names, **({} if add is None else {"add_bos_token": add})), 1000
+    )
+    assert tok.prompt("the")[0] == (tok.eot if add is False else number)
+    (tmp_path / "saved").mkdir()
+    tok.save(tmp_path / "saved")
+    assert Tokenizer.from_folder(tmp_path / "saved", 1000).prompt("the cat") == tok.prompt("the cat")
+    theirs = hub(json.loads((tmp_path / "saved" / "tokenizer.json").read_text("utf-8")))
+    assert theirs.encode("the cat").ids == tok.prompt("the cat")[add is False :]
+
+
 def test_two_files_with_added_tokens(hub_files, gpt2, tmp_path):
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / name).write_bytes((hub_files / name).read_bytes())
