@@ -138,6 +138,7 @@ def shown_vector(vector: SteeringVector, as_json: bool, name: str) -> str:
 def swept(options: argparse.Namespace) -> str:
     prompts, answers = lines(options.prompts), options.answers
     expect(len(answers) > 1 and all(a.strip() for a in answers), "two answers or more, A,B", ",".join(answers))
+    expect(len({*answers}) == len(answers), "answers that differ", repr(",".join(answers)), "give each once")
     model, tokenizer, vector = _loaded(options)
     layers = (
         [site for site in vector.sites if site[0] == "pre"] if options.layers is None else _sites(model, options.layers)

@@ -250,6 +250,7 @@ def test_several_vectors_act_together(vector: SteeringVector, capsys: pytest.Cap
         (["extract", "love.safetensors", "--out", "v.safetensors"], "expected text in UTF-8 in love.safetensors"),
         (["show", "pairs.jsonl"], "pairs.jsonl: expected a safetensors file"),
         (["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", " love"], "expected two answers or more"),
+        (["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", " a, a"], "expected answers that differ, got ' a, a'; "),
         (["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", " love, hate", "--chat"], "expected a chat model for --chat"),
         (["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", " love, hate", "--coeffs", "1,two"], "argument --coeffs: expected a number, got 'two'"),
         (["calibrate", "love.safetensors", "--prompts", "prompts.txt", "--layer", "9"], "expected layers from 0 to 8"),
