@@ -182,9 +182,11 @@ def calibrated(options: argparse.Namespace) -> str:
     _at(vector, site, options.vector)
     ids = [_ids(tokenizer, prompt, options.chat) for prompt in prompts]
     found = calibrate(model, ids, Steer(vector, site, 1.0, options.where), **budget)
+    measured = not math.isnan(found.damage)
     if options.json:
-        return json.dumps(asdict(found))
-    did = f"{found.kl:.3g} nats of KL and {found.damage:+.3g} of loss a token"
+        return json.dumps(asdict(found) | ({} if measured else {"damage": None}))
+    loss = f"and {found.damage:+.3g} of loss a token" if measured else "a token (no token follows to measure a loss by)"
+    did = f"{found.kl:.3g} nats of KL {loss}"
     return f"coefficient {found.coeff:.4g}: {did} over {len(ids)} texts, at layer {options.layer}"
 
 

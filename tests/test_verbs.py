@@ -150,6 +150,26 @@ def test_calibrate_finds_what_the_function_finds(vector: SteeringVector, capsys:
     assert f"coefficient {wanted.coeff:.4g}: " in said(capsys, *words)
 
 
+def test_calibrate_says_that_a_loss_cannot_be_measured(
+    vector: SteeringVector, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "calibrate",
+        "love.safetensors",
+        "--prompts",
+        "prompts.txt",
+        "--layer",
+        "5",
+        "--kl",
+        "0.1",
+        "--where",
+        "last",
+    ]
+    assert json.loads(said(capsys, *words, "--json"))["damage"] is None
+    told = said(capsys, *words)
+    assert "nats of KL a token (no token follows to measure a loss by) over 2 texts" in told
+
+
 def test_exports_are_read_again(vector: SteeringVector, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, "export", "love.safetensors", "--gguf", "love.gguf", "--coeff", "2")
     found = formats.load_gguf(folder / "love.gguf", LOADED("nano", device="cpu", dtype="float32")[0])
