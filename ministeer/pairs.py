@@ -86,7 +86,7 @@ def parsed(given: str | Sequence[Any]) -> list[list[str]]:
     expect(bool(rows), f"a pair or more, {form}", "none")
     found = []
     for i, row in enumerate(rows, 1):
-        pair = _named(row, i) if isinstance(row, dict) else row
+        pair: Any = _named(row, i) if isinstance(row, dict) else row
         fine = isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
         expect(fine, f"two texts in pair {i}, {form}", json.dumps(row)[:40])
         before = row.get("prompt") or "" if isinstance(row, dict) else ""

@@ -46,7 +46,10 @@ def add(commands: Any) -> None:
         made.add_argument("--chat", action="store_true", help="put each into the model's chat template, as the user's words")  # fmt: skip
 
     made = verb("extract", "make a vector of pairs of texts, and say how sound it is at each layer")
-    made.add_argument("pairs", type=some, metavar="FILE", help='lines of JSON, ["text with it", "text without"] or {"positive": ..., "negative": ...}, with a "prompt" before both if there is one; - reads standard input')  # fmt: skip
+    rows = (
+        'lines of JSON, ["text with it", "text without"] or {"positive": ..., "negative": ...}, a "prompt" before both'
+    )
+    made.add_argument("pairs", type=some, metavar="FILE", help=f"{rows} if there is one; - reads standard input")
     made.add_argument(
         "--out", type=some, required=True, metavar="FILE", help="where it is written, a .safetensors file"
     )
