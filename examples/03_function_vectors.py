@@ -32,7 +32,7 @@ lab = Experiment.from_command_line("03_function_vectors")
 layers, sites = protocol.layers(lab), protocol.sites(lab)
 lists = data.task_prompts(data.answerable(lab.tokenizer), 25, structure=STRUCTURE, shots=SHOTS, seed=1)
 mixed = antonyms.asked(lab, STRUCTURE, "train", 30, shots=SHOTS, shuffled=True)
-mixed = [item for item in mixed if len(lab.tokenizer.encode(item["words"][0])) == 1]  # what mediation can read
+mixed = [item for item in mixed if len(lab.tokenizer.continuation(item["words"][0])) == 1]  # what mediation can read
 effects = [row["effects"] for row in lab.cell(mediation, clean=lists["antonym"], shuffled=mixed)]
 top = heads.top_heads(torch.tensor(effects), k=10)
 tasks = antonyms.task_vectors(lab, lists, sites)  # each less all others: a control holds minus a fifth of the antonyms'

@@ -21,6 +21,7 @@ from ministeer.merges import ranks_say_the_same
 UNKNOWN = "\ufffd".encode()  # what an id without a token decodes to: a padded table has such ids, and models emit them
 SURROGATES = re.compile("([\ud800-\udfff]+)")
 LONGEST = 1000  # characters of a token; none is near
+BEFORE = ("\n", "a", ".", "1")  # texts of which one at least does not merge with what goes on after it
 
 # How a family cuts text into pieces: the pattern for tiktoken, and the ways in which a tokenizer.json says the same
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -85,6 +86,9 @@ class Ranks:
         for i, part in enumerate(self.names.split(text) if special and self.names else [text]):
             ids += [self.special[part]] if i % 2 else self.ordinary(part)
         return ids
+
+    def continuation(self, text: str) -> list[int]:
+        return self.ordinary(text)
 
     def ordinary(self, text: str) -> list[int]:
         text = unicodedata.normalize("NFC", text) if self.nfc else text
@@ -162,6 +166,9 @@ class Hub:
             self.shown = {token["content"] for token in spec.get("added_tokens") or [] if token.get("special") is False}
             unnamed = {"model": _unnamed(spec["model"], special.keys() - self.shown), "added_tokens": []}
             self.plain = tokenizers.Tokenizer.from_str(json.dumps(spec | ends | unnamed))
+            after = spec | {key: _unspaced(spec[key]) for key in ("normalizer", "pre_tokenizer") if key in spec}
+            same = after == spec  # nothing is put before a text
+            self.after = self.plain if same else tokenizers.Tokenizer.from_str(json.dumps(after | ends | unnamed))
             self.full.encode("a")
             wrong = [name for name, i in special.items() if self.full.token_to_id(name) != i]
         except BaseException as error:
@@ -183,12 +190,26 @@ class Hub:
         )
 
     def encode(self, text: str, special: bool) -> list[int]:
+        return self._ids(self.full if special else self.plain, text)
+
+    def continuation(self, text: str) -> list[int]:
+        ids = self._ids(self.after, text)
+        if self.after is not self.plain:  # what strips or merges could make other tokens of it after a text
+            before = ((self.encode(other, False), self.encode(other + text, False)) for other in BEFORE)
+            if not any([*alone, *ids] == both for alone, both in before):
+                raise ValueError(
+                    f"expected a text that keeps its tokens after another, got {text[:60]!r}, of which {self.source} "
+                    "makes others there; encode both as one text, and take the ids after the first's"
+                )
+        return ids
+
+    def _ids(self, tokenizer: Any, text: str) -> list[int]:
         if SURROGATES.search(text):
             raise ValueError(
                 "expected a text, got half a character (a lone surrogate); this tokenizer has no ids for it"
             )
         try:
-            return list((self.full if special else self.plain).encode(text, add_special_tokens=False).ids)
+            return list(tokenizer.encode(text, add_special_tokens=False).ids)
         except Exception as error:  # the package says no more than that
             raise ValueError(
                 f"expected a text that the tokenizer of {self.source} has ids for, got {str(error)[:200]!r}; download it again"
@@ -215,6 +236,17 @@ class Hub:
 
     def spec(self) -> dict[str, Any]:
         return dict(self.content)
+
+
+def _unspaced(part: Any) -> Any:
+    """A normalizer or a pre-tokenizer that puts no space before a text; None for one that does no more."""
+    if not isinstance(part, dict) or part.get("type") == "Prepend":
+        return None
+    for inner in ("normalizers", "pretokenizers"):
+        if inner in part:
+            return part | {inner: [left for one in part[inner] if (left := _unspaced(one)) is not None]}
+    kind, bare = part.get("type"), {"add_prefix_space": False} if "add_prefix_space" in part else {}
+    return part | bare | {"prepend_scheme": "never"} if kind == "Metaspace" else part | bare
 
 
 def _unnamed(model: dict[str, Any], names: set[str]) -> dict[str, Any]:

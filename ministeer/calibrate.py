@@ -29,8 +29,10 @@ class NotMonotone(UserWarning):
 
 @dataclass(frozen=True)
 class Calibration:
-    """The coefficient found; there, in nats a token, the divergence and the damage, by which the texts' loss rises; and each coefficient that was
-    tried, with what the budget is of.
+    """The coefficient found; there, in nats a token, the divergence and the damage, by which the texts' loss rises; and
+    each coefficient that was tried, with what the budget is of.
+
+    The damage is NaN where no token follows a steered position, as with where="last": there is no loss to rise.
 
     To steer by it: `dataclasses.replace(steer, coeff=found.coeff)`.
     """
@@ -88,13 +90,17 @@ def calibrate(
     counted, told = sum(batch.counted for batch in batches), sum(batch.told for batch in batches)
     if not (counted, told)[which]:
         wanted = "predictions" if damage is None else "tokens"
-        raise ValueError(f"expected texts with {wanted} after a steered position, got none in {len(texts)} texts")
+        remedy = "" if damage is None else '; steer more positions, such as where="all", or give kl'
+        raise ValueError(
+            f"expected texts with {wanted} after a steered position, got none in {len(texts)} texts{remedy}"
+        )
     both: dict[float, tuple[float, float]] = {}  # of each coefficient tried, divergence and damage
 
     def measure(coeff: float) -> float:
         if coeff not in both:
             parts = [batch.change(model, replace(steer, coeff=sign * coeff)) for batch in batches]
-            both[coeff] = (sum(kl for kl, _ in parts) / counted, sum(rise for _, rise in parts) / max(told, 1))
+            rise = sum(rise for _, rise in parts) / told if told else math.nan
+            both[coeff] = sum(kl for kl, _ in parts) / counted, rise
         return both[coeff][which]
 
     low, high = 0.0, start

@@ -74,7 +74,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
     text = path.read_text("utf-8", errors="replace")
     try:
-        found = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        found = [json.loads(line) for line in text.split("\n")[:-1]]
         if others := [row for row in found if not isinstance(row, dict)]:
             raise ValueError(f"a {type(others[0]).__name__}")
     except (ValueError, RecursionError) as error:
@@ -105,10 +105,12 @@ def make_folder(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it becomes `path` when the block ends well, and is gone when it does not.
 
-    The name is this call's alone: of several that write to one path at a time, the last to end stays, whole. Raises
-    `ValueError` where there is no such folder, `OSError` in one sentence where it cannot be written.
+    The name is this call's alone: of several that write to one path at a time, the last to end stays, whole. A link is
+    followed, not replaced. Raises `ValueError` where there is no such folder, `OSError` in one sentence where it cannot
+    be written.
     """
     with _in_one_sentence(path):
+        path = Path(os.path.realpath(path)) if path.is_symlink() else path
         if not path.parent.is_dir():
             raise ValueError(f"{path}: expected a folder that exists to write into, got {path.parent}; make it first")
         for left in path.parent.glob(f".ministeer-*-{glob.escape(path.name)}"):

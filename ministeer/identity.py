@@ -157,6 +157,8 @@ class _Telling:
         return [self.tell(part) for part in (kind, make, given, state, [*(items or ())], [*(entries or ())])]
 
     def _class(self, kind: type) -> list[str]:
+        if not isinstance(kind.__module__, str):  # a class of Cython's own, which numpy's generators hold
+            return [kind.__qualname__]
         name = f"{kind.__module__}.{kind.__qualname__}"
         if _installed(kind.__module__):
             return [name, _version(kind.__module__)]

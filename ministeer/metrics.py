@@ -41,8 +41,16 @@ def logit_difference(logits: Tensor, positive: Sequence[int] | Tensor, negative:
     return logits[rows, plus].float() - logits[rows, minus].float()
 
 
+def _tensors(**given: Any) -> None:
+    """Raise `ValueError` for what is no tensor of torch."""
+    for name, x in given.items():
+        if not isinstance(x, Tensor):
+            raise ValueError(f"expected {name} as a tensor, got {type(x).__name__}; write torch.as_tensor({name})")
+
+
 def _ids(logits: Tensor, tokens: Any) -> list[int]:
     """Token ids as plain numbers, which are equal where their tensors are not; checked against logits `(B, V)`."""
+    _tensors(logits=logits)
     if logits.ndim != 2:
         raise ValueError(
             f"expected the logits of one position a row, (B, V), got {tuple(logits.shape)}; of (B, T, V) take logits[:, -1]"
@@ -68,6 +76,7 @@ def kl(logits: Tensor, reference: Tensor) -> Tensor:
     A token of reference probability 0 adds nothing; one that `logits` alone rule out, by -inf, makes it infinite.
     Raises `ValueError` for two shapes: of one reference for all rows give `reference.expand_as(logits)`.
     """
+    _tensors(logits=logits, reference=reference)
     if logits.shape != reference.shape:
         raise ValueError(
             f"expected logits and a reference of one shape, got {tuple(logits.shape)} and {tuple(reference.shape)}; "
@@ -83,6 +92,7 @@ def perplexity(logits: Tensor, ids: Tensor, counted: Tensor | None = None) -> Te
     ids: `(B, T)`. counted: `(B, T)`, true for the tokens that count, by default all; leave out padding, and the
     positions at which a vector was injected.
     """
+    _tensors(logits=logits, ids=ids, **({} if counted is None else {"counted": counted}))
     if logits.ndim != 3 or ids.shape != logits.shape[:2]:
         raise ValueError(
             f"expected logits (B, T, V) and ids (B, T) of the same texts, got {tuple(logits.shape)} and {tuple(ids.shape)}; "

@@ -85,18 +85,18 @@ def several(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
 def contents(path: str) -> str:
     """The text of a file, or of standard input for "-"."""
     if path == "-":
-        return sys.stdin.read()
+        return sys.stdin.read().removeprefix("\ufeff")  # the mark that some programs begin a file with
     file = Path(path)
     expect(not file.is_dir(), "a file", f"the folder {path}", "name a file in it")
     expect(file.exists(), "a file, or - for standard input", f"{path}, which is not there")
     try:
-        return file.read_text("utf-8")
+        return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"expected text in UTF-8 in {path}, got other bytes; is it a text file?") from None
 
 
 def lines(path: str) -> list[str]:
-    """The lines of a file that are not empty."""
-    found = [line for line in contents(path).splitlines() if line.strip()]
+    """The lines of a file that are not empty; a line ends where a program ends one, not at a letter such as U+2028."""
+    found = [line.removesuffix("\r") for line in contents(path).split("\n") if line.strip()]
     expect(bool(found), f"a prompt on each line of {path}", "none")
     return found

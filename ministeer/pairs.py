@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from torch import Tensor
@@ -22,8 +23,10 @@ from ministeer.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-Pairs = Sequence[tuple[str, str] | list[str]]
+Text = str | Sequence[int]  # as ids it is read as they are: what `tok.chat` gives
+Pairs = Sequence[tuple[Text, Text] | list[Text]]
 NAMED = (("positive", "negative"), ("plus", "minus"), ("chosen", "rejected"))  # how rows of pairs call their texts
+NOTES = ("id", "source")  # what rows hold besides, in words that are not part of their texts
 Token = Literal["answer", "last"]
 
 
@@ -68,10 +71,14 @@ class Read:
 
 
 def parsed(given: str | Sequence[Any]) -> list[list[str]]:
-    """Pairs of texts from lines of JSON, or what those hold: `["with it", "without"]`, or `{"positive": ..., "negative": ...}`."""
+    """Pairs of texts from lines of JSON, or what those hold: `["with it", "without"]`, or by the names of `NAMED`.
+
+    A `"prompt"` beside two names goes before both texts, joined as it stands. What else holds words, as a question, may
+    belong to them too, and is refused, but for `NOTES`; numbers, true, false and null are passed over.
+    """
     form = '["text with it", "text without"] on each line'
     rows = [] if isinstance(given, str) else list(given)
-    for i, line in enumerate(given.splitlines() if isinstance(given, str) else (), 1):
+    for i, line in enumerate(given.removeprefix("\ufeff").split("\n") if isinstance(given, str) else (), 1):
         try:
             rows += [json.loads(line)] if line.strip() else []
         except (ValueError, RecursionError):
@@ -79,13 +86,28 @@ def parsed(given: str | Sequence[Any]) -> list[list[str]]:
     expect(bool(rows), f"a pair or more, {form}", "none")
     found = []
     for i, row in enumerate(rows, 1):
-        pair = row
-        if isinstance(row, dict):
-            pair = next(([row[a], row[b]] for a, b in NAMED if a in row and b in row), None)
+        pair: Any = _named(row, i) if isinstance(row, dict) else row
         fine = isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
         expect(fine, f"two texts in pair {i}, {form}", json.dumps(row)[:40])
-        found.append(pair)
+        before = row.get("prompt") or "" if isinstance(row, dict) else ""
+        found.append([before + text for text in pair])
     return found
+
+
+def _named(row: dict[str, Any], number: int) -> list[Any] | None:
+    """The two texts that a row names, once it is sure that nothing but a prompt goes with them."""
+    names = next((both for both in NAMED if {*both} <= row.keys()), None)
+    if names is None:
+        return None
+    words = [key for key, value in row.items() if isinstance(value, (str, list, dict)) and value]
+    others = [key for key in words if key not in (*names, *NOTES, "prompt")]
+    wanted = f"nothing but a prompt beside {' and '.join(names)} in pair {number}"
+    expect(
+        not others, wanted, repr(others[:1])[1:-1], "write it into both texts where it belongs to them, or remove it"
+    )
+    before = row.get("prompt")
+    expect(before is None or isinstance(before, str), f"a text as the prompt of pair {number}", json.dumps(before)[:40])
+    return [row[name] for name in names]
 
 
 def read(
@@ -97,6 +119,7 @@ def read(
 ) -> Read:
     """The streams of pairs of texts, positive and negative, in which directions are found: the slow step, done once.
 
+    pairs: of texts, each read as `tokenizer.prompt` has it, or of lists of ids, as `tokenizer.chat` gives them.
     sites: by default the stream that enters each block and the one that leaves the last. What the literature calls
         the output of block i is `("pre", i + 1)`.
     how: token, batch_size and on_batch, see `Reading`.
@@ -135,7 +158,8 @@ def read_pairs(
             stacklevel=3,
         )
     found = pair_streams(source, rows, positions, wanted, batch_size=batch_size, on_batch=on_batch)
-    return Read(found, Provenance.of(source, "read", [text for pair in pairs for text in pair], token))
+    told = [text if isinstance(text, str) else " ".join(map(str, text)) for pair in pairs for text in pair]
+    return Read(found, Provenance.of(source, "read", told, token))
 
 
 def _pair_rows(tokenizer: Tokenizer, pairs: Pairs) -> list[tuple[list[int], list[int]]]:
@@ -146,10 +170,18 @@ def _pair_rows(tokenizer: Tokenizer, pairs: Pairs) -> list[tuple[list[int], list
         raise refusal("at least one pair of texts", "none")
     for number, pair in enumerate(pairs):
         fine = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
-        fine = fine and all(isinstance(text, str) for text in pair)
+        fine = fine and all(isinstance(text, str) or _are_ids(text) for text in pair)
         got = " ".join(repr(pair).split())[:60]
         expect(fine, "pairs of two texts, the positive one first", f"{got} as number {number}", remedy)
-    return [(tokenizer.prompt(plus), tokenizer.prompt(minus)) for plus, minus in pairs]
+    return [(_ids(tokenizer, plus), _ids(tokenizer, minus)) for plus, minus in pairs]
+
+
+def _are_ids(text: object) -> bool:
+    return isinstance(text, Sequence) and len(text) > 0 and all(isinstance(i, Integral) for i in text)
+
+
+def _ids(tokenizer: Tokenizer, text: Text) -> list[int]:
+    return tokenizer.prompt(text) if isinstance(text, str) else [int(i) for i in text]
 
 
 def _end_alike(tokenizer: Tokenizer, plus: Sequence[int], minus: Sequence[int], first: int) -> bool:

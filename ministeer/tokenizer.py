@@ -3,6 +3,7 @@
     tok = Tokenizer.gpt2()
     tok.prompt("Hello world")                    # [50256, 15496, 995]: as a model reads it
     tok.encode("Hello world")                    # [15496, 995]: the text's own
+    tok.continuation(" world")                   # [995]: of a text that goes on after another
     tok.decode([15496, 995])                     # "Hello world"
     tok.encode("<|endoftext|>", special=True)    # [50256]; without `special` it is text like any other
 
@@ -37,6 +38,8 @@ PRE |= dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), "llama3")
 # what the files call a token -> what a GGUF file calls its id (the third e of "seperator" is the format's own)
 NAMES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 NAMES |= {"sep_token": "seperator", "cls_token": "cls", "mask_token": "mask"}
+# what `added_tokens_decoder` of tokenizer_config.json says of a token, before tokenizer.json does; by default this
+ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 
 
 class Tokenizer:
@@ -45,7 +48,8 @@ class Tokenizer:
     special: the tokens that are no text, by name, such as `{"<|im_start|>": 1}`.
     bos: begins a document: what its own file puts first, else `eot`. `prompt` puts it before a text.
     eot: ends a document: `<|endoftext|>`, or `<|end_of_text|>`, or what the files call `eos_token`.
-    stop: the ids that end an answer: `eot`, `eos_token` (in a chat model the end of a turn), and `generation_config.json`'s.
+    stop: the ids that end an answer: `eot`, `eos_token` (in a chat model the end of a turn), and those that
+        `generation_config.json` names, or, where it names none, a list in `config.json`.
     chat_template: the jinja2 source, or None.
     """
 
@@ -184,11 +188,17 @@ class Tokenizer:
 
         A table without some single bytes (SmolLM2's lacks 21) leaves out the characters it cannot say, as everywhere.
         """
-        if not isinstance(text, str):
-            raise ValueError(
-                f"expected a text, got {str(text)[:60]!r}, a {type(text).__name__}; give one text at a time"
-            )
+        self._text(text)
         return self._core.encode(text, special)
+
+    def continuation(self, text: str) -> list[int]:
+        """Ids of a text that goes on after another: `[*tok.prompt("Is it so?"), *tok.continuation(" yes")]`.
+
+        What `encode` gives, but for tokenizers that put a space before every text, as Llama 2's, whose `encode` gives
+        " yes" two of them. Raises `ValueError` for a text that becomes other tokens after another.
+        """
+        self._text(text)
+        return self._core.continuation(text)
 
     def chat(self, messages: list[dict[str, str]], *, generation: bool = True) -> list[int]:
         """Ids of a conversation in the model's own form, special tokens included.
@@ -216,6 +226,12 @@ class Tokenizer:
         """The bytes of one token, which need not be text alone."""
         return self._core.token_bytes(self._checked(id))
 
+    def _text(self, text: object) -> None:
+        if not isinstance(text, str):
+            raise ValueError(
+                f"expected a text, got {str(text)[:60]!r}, a {type(text).__name__}; give one text at a time"
+            )
+
     def _checked(self, id: int) -> int:
         size = max(self.n_vocab, self._limit)
         try:
@@ -232,15 +248,21 @@ class Tokenizer:
         return number
 
     def single(self, text: str) -> int:
-        """The id of a text that must be one token, such as " doctor"; `ValueError` with its pieces if it is not."""
-        ids = self.encode(text)
+        """The id of a text that must be one token where it goes on after another, such as " doctor".
+
+        Raises `ValueError` with its pieces if it is not.
+        """
+        ids = self.continuation(text)
         if len(ids) != 1:
             pieces = [self.decode([i]) for i in ids]
             raise ValueError(f"expected one token, got {len(ids)} for {text!r}: {pieces}; mind the leading space")
         return ids[0]
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json` into a folder, for every client of the hub's layout."""
+        """Write `tokenizer.json` and `tokenizer_config.json` into a folder, for every client of the hub's layout.
+
+        What `stop` has from `generation_config.json` is the model's: `save_model` writes it.
+        """
         for name, content in self.files(folder).items():
             write_text(Path(folder) / name, content)
 
@@ -260,6 +282,8 @@ class Tokenizer:
                 "pair": [token, sequences[0], token, sequences[1]],
                 "special_tokens": {first: {"id": first, "ids": [self.bos], "tokens": [first]}},
             }  # fmt: skip
+        elif bpe.first_token(spec.get("post_processor"), "the source") is not None:  # its config put it aside
+            spec["post_processor"] = None
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self._names}
         config |= {"chat_template": self.chat_template} if self.chat_template is not None else {}
         texts = {
@@ -285,10 +309,10 @@ class Tokenizer:
 def _config(folder: Path) -> dict[str, Any]:
     """What stands beside a tokenizer: `names` (bos_token ..., and a model's own such as image_token), `added`, `options`, `chat_template`, `generation_eos`."""
     found = {name: read_json(folder / name) if (folder / name).is_file() else {} for name in (
-        "special_tokens_map.json", "tokenizer_config.json", "added_tokens.json", "generation_config.json"
+        "special_tokens_map.json", "tokenizer_config.json", "added_tokens.json", "generation_config.json", "config.json"
     )}  # fmt: skip
     options = found["special_tokens_map.json"] | found["tokenizer_config.json"]
-    added = dict(found["added_tokens.json"])
+    added: dict[str, Any] = {name: {"id": i} for name, i in found["added_tokens.json"].items()}
     jinja = folder / "chat_template.jinja"
     beside = read_text(jinja) if jinja.is_file() else None
     try:
@@ -297,7 +321,9 @@ def _config(folder: Path) -> dict[str, Any]:
         names = {
             key: value["content"] if isinstance(value := named.get(key), dict) else value for key in [*NAMES, *own]
         }
-        added |= {token["content"]: int(i) for i, token in (options.get("added_tokens_decoder") or {}).items()}
+        for i, token in (options.get("added_tokens_decoder") or {}).items():
+            flags = {flag: token[flag] for flag in ADDED if isinstance(token.get(flag), bool)}
+            added[token["content"]] = flags | {"id": int(i)}
         template = options.get("chat_template")
         if isinstance(template, list):
             template = {entry["name"]: entry["template"] for entry in template}.get("default")
@@ -310,21 +336,25 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{folder / 'tokenizer_config.json'}: expected names of tokens and a chat template, got {error!r}; "
             "download it again"
         ) from error
+    ends = found["generation_config.json"].get("eos_token_id")
+    if ends is None and isinstance(several := found["config.json"].get("eos_token_id"), list):
+        ends = several  # as `save_model` writes; a single one there is often just what its class has by default
     return {
         "names": {key: name for key, name in names.items() if name is not None},
         "added": added,
         "options": options,
         "chat_template": template,
-        "generation_eos": found["generation_config.json"].get("eos_token_id"),
+        "generation_eos": ends,
     }
 
 
 def _from_spec(spec: dict[str, Any], config: dict[str, Any], source: str) -> tuple[bpe.Ranks | bpe.Hub, str | None]:
     """The table of a `tokenizer.json` and what stands beside it, and the token that it puts first."""
-    options, there = config["options"], {token["content"] for token in spec.get("added_tokens") or []}
-    usual = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    more = [usual | {"content": name, "id": i} for name, i in config["added"].items() if name not in there]
-    spec = spec | {"added_tokens": [*(spec.get("added_tokens") or []), *sorted(more, key=lambda token: token["id"])]}
+    options, added, there = config["options"], config["added"], spec.get("added_tokens") or []
+    known = [token | added.get(token["content"], {}) | {"id": token["id"]} for token in there]
+    names = {token["content"] for token in there}
+    more = [ADDED | token | {"content": name} for name, token in added.items() if name not in names]
+    spec = spec | {"added_tokens": [*known, *sorted(more, key=lambda token: token["id"])]}
     if isinstance(options.get("add_prefix_space"), bool):
         spec["pre_tokenizer"] = _with_space(spec.get("pre_tokenizer"), options["add_prefix_space"])
     first = bpe.first_token(spec.get("post_processor"), source)

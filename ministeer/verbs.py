@@ -46,7 +46,10 @@ def add(commands: Any) -> None:
         made.add_argument("--chat", action="store_true", help="put each into the model's chat template, as the user's words")  # fmt: skip
 
     made = verb("extract", "make a vector of pairs of texts, and say how sound it is at each layer")
-    made.add_argument("pairs", type=some, metavar="FILE", help='lines of JSON, ["text with it", "text without"] or {"positive": ..., "negative": ...}; - reads standard input')  # fmt: skip
+    rows = (
+        'lines of JSON, ["text with it", "text without"] or {"positive": ..., "negative": ...}, a "prompt" before both'
+    )
+    made.add_argument("pairs", type=some, metavar="FILE", help=f"{rows} if there is one; - reads standard input")
     made.add_argument(
         "--out", type=some, required=True, metavar="FILE", help="where it is written, a .safetensors file"
     )
@@ -100,8 +103,9 @@ def extracted(options: argparse.Namespace) -> str:
     token = options.token
     if options.chat:
         expect(token in (None, "last"), "--token last for --chat", token, "leave it out")
-        pairs, token = [[_as_chat(tokenizer, text) for text in pair] for pair in pairs], "last"
-    vector = getattr(methods, options.method)(model, tokenizer, pairs, sites, token=token)
+        token = "last"
+    read = [[_ids(tokenizer, text, options.chat) for text in pair] if options.chat else pair for pair in pairs]
+    vector = getattr(methods, options.method)(model, tokenizer, read, sites, token=token)
     vector.save(options.out)
     return shown_vector(vector, options.json, options.out)
 
@@ -137,6 +141,7 @@ def shown_vector(vector: SteeringVector, as_json: bool, name: str) -> str:
 def swept(options: argparse.Namespace) -> str:
     prompts, answers = lines(options.prompts), options.answers
     expect(len(answers) > 1 and all(a.strip() for a in answers), "two answers or more, A,B", ",".join(answers))
+    expect(len({*answers}) == len(answers), "answers that differ", repr(",".join(answers)), "give each once")
     model, tokenizer, vector = _loaded(options)
     layers = (
         [site for site in vector.sites if site[0] == "pre"] if options.layers is None else _sites(model, options.layers)
@@ -144,7 +149,7 @@ def swept(options: argparse.Namespace) -> str:
     for site in layers:
         _at(vector, site, options.vector)
     ids = [_ids(tokenizer, prompt, options.chat) for prompt in prompts]
-    choices = [[tokenizer.encode(answer) for answer in answers]] * len(ids)
+    choices = [[tokenizer.continuation(answer) for answer in answers]] * len(ids)
     for row in ids:
         check_room(model, [row], max(len(choice) for choice in choices[0]))
     rows = sweep(model, ids, choices, {"vector": vector}, layers, options.coeffs, where=options.where)
@@ -180,9 +185,11 @@ def calibrated(options: argparse.Namespace) -> str:
     _at(vector, site, options.vector)
     ids = [_ids(tokenizer, prompt, options.chat) for prompt in prompts]
     found = calibrate(model, ids, Steer(vector, site, 1.0, options.where), **budget)
+    measured = not math.isnan(found.damage)
     if options.json:
-        return json.dumps(asdict(found))
-    did = f"{found.kl:.3g} nats of KL and {found.damage:+.3g} of loss a token"
+        return json.dumps(asdict(found) | ({} if measured else {"damage": None}))
+    loss = f"and {found.damage:+.3g} of loss a token" if measured else "a token (no token follows to measure a loss by)"
+    did = f"{found.kl:.3g} nats of KL {loss}"
     return f"coefficient {found.coeff:.4g}: {did} over {len(ids)} texts, at layer {options.layer}"
 
 
@@ -256,10 +263,6 @@ def check_chat(options: argparse.Namespace, tokenizer: Tokenizer) -> None:
 
 def _ids(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:
     return tokenizer.chat([{"role": "user", "content": prompt}]) if chat else tokenizer.prompt(prompt)
-
-
-def _as_chat(tokenizer: Tokenizer, text: str) -> str:
-    return tokenizer.decode(tokenizer.chat([{"role": "user", "content": text}]))
 
 
 def _sites(model: Transformer, layers: Sequence[int]) -> list[Site]:

@@ -1,6 +1,7 @@
 """The calibrated coefficient: it spends the budget, by a divergence computed the slow way; a budget out of reach is refused."""
 
 import itertools
+import math
 import warnings
 from typing import Any
 
@@ -198,3 +199,11 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> N
 def test_wrong_steers_are_refused(steer: Steer, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         calibrate(MODEL, TEXTS, steer)
+
+
+def test_a_loss_that_no_token_tells_is_not_a_number() -> None:
+    """The last token steered, none follows: what was never measured is not "+0"."""
+    last = Steer(V, ("pre", 1), where="last")
+    assert math.isnan(calibrate(MODEL, TEXTS, last, kl=0.01, start=1e-4).damage)
+    with pytest.raises(ValueError, match='got none in 3 texts; steer more positions, such as where="all", or give kl'):
+        calibrate(MODEL, TEXTS, last, damage=1e-6)

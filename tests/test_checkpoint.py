@@ -235,6 +235,19 @@ def test_load_gives_the_folders_tokenizer(saved):
     assert checkpoint.load(saved / "model.safetensors")[1].n_vocab == 257
 
 
+def test_the_ids_that_end_an_answer_come_back_as_they_were_saved(saved, tmp_path):
+    lines = (base64.b64encode(bytes([b])) + b" %d\n" % b for b in range(256))
+    (saved / "vocab.tiktoken").write_bytes(b"".join(lines))
+    (saved / "generation_config.json").write_text('{"eos_token_id": [256, 10, 13]}')
+    model, tok = checkpoint.load(saved)
+    assert tok.stop == (256, 10, 13)
+    checkpoint.save_model(model, tmp_path / "again", tokenizer=tok)
+    assert checkpoint.load(tmp_path / "again")[1].stop == tok.stop
+    checkpoint.save_model(model, tmp_path / "bare")  # whose config has a single one, the last id, by default
+    tok.save(tmp_path / "bare")
+    assert checkpoint.load(tmp_path / "bare")[1].stop == (256,)
+
+
 def test_a_vocabulary_that_load_would_prefer_is_not_left_beside_another(saved):
     lines = [base64.b64encode(bytes([b])) + b" %d\n" % b for b in range(256)]
     (saved / "vocab.tiktoken").write_bytes(b"".join(lines))

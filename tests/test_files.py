@@ -123,6 +123,8 @@ def test_a_line_that_was_cut_off_is_not_read_and_gives_way_to_the_next(tmp_path:
         assert files.read_lines(path) == [{"a": 1}, {"a": 2}]
     files.append_lines(path, ['{"a": 3}'])
     assert files.read_lines(path) == [{"a": 1}, {"a": 2}, {"a": 3}]
+    path.write_text('{"a": "one\u2028still one\x85"}\n', "utf-8")
+    assert files.read_lines(path) == [{"a": "one\u2028still one\x85"}]
     path.write_text('{"a"')
     files.append_lines(path, ['{"a": 4}'])
     assert path.read_text() == '{"a": 4}\n'
@@ -246,3 +248,15 @@ def test_a_vector_that_may_not_be_read_is_said(tmp_path: Path, ending: str) -> N
         pytest.raises(PermissionError, match=f"^{re.escape(str(path))}: expected what can be read"),
     ):
         SteeringVector.load(path) if ending == "safetensors" else formats.load_gguf(path)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_one_and_its_file_is_written(there: bool, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    file, link = tmp_path / "store" / "v.txt", tmp_path / "v.txt"
+    if there:
+        file.write_text("old")
+    link.symlink_to(Path("store") / "v.txt")
+    files.write_text(link, "new")
+    assert link.is_symlink() and file.read_text() == "new" and not file.is_symlink()
+    assert [*tmp_path.iterdir()] and sorted(p.name for p in tmp_path.rglob("*")) == ["store", "v.txt", "v.txt"]

@@ -87,6 +87,7 @@ HOLDERS: dict[str, Callable[[int], Any]] = {
     "dtype of a tensor": lambda n: torch.zeros(1, dtype=torch.float32 if n == 3 else torch.int32),
     "path": lambda n: Path(str(n)),
     "generator": lambda n: torch.Generator().manual_seed(n),
+    "generator of numpy": np.random.default_rng,
     "deep": lambda n: [{"a": (Data(n),)}],
 }  # fmt: skip
 

@@ -379,3 +379,19 @@ def test_groups_that_have_no_order_do_not_depend_on_how_they_come() -> None:
     found = group_means(values, labels).tolist()
     assert sorted(found) == values
     assert group_means(values[::-1], labels[::-1]).tolist() == found
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, ids: metrics.kl(x.numpy(), x), r"expected logits as a tensor, got ndarray; write torch.as_tensor"),
+        (lambda x, ids: metrics.kl(x, x.numpy()), "expected reference as a tensor, got ndarray"),
+        (lambda x, ids: metrics.perplexity(x, ids.tolist()), "expected ids as a tensor, got list; write torch.as_t"),
+        (lambda x, ids: metrics.perplexity(x.numpy(), ids), "expected logits as a tensor, got ndarray"),
+        (lambda x, ids: metrics.perplexity(x, ids, [[True] * 3]), "expected counted as a tensor, got list"),
+        (lambda x, ids: metrics.log_odds(x[:, 0].numpy(), [1], [2]), "expected logits as a tensor, got ndarray"),
+    ],
+)  # fmt: skip
+def test_what_is_no_tensor_is_refused_in_one_sentence(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(torch.zeros(1, 3, 5), torch.zeros(1, 3, dtype=torch.long))

@@ -1,14 +1,17 @@
 """Where pairs of texts are read: at the answer, or at the end; and what is said where the two are mistaken for one another."""
 
+import json
 import warnings
 from typing import Any
 
 import pytest
+import torch
 from reference import both
 
 import ministeer
 from ministeer import extract
 from ministeer.lab import data
+from ministeer.pairs import parsed
 from ministeer.tokenizer import Tokenizer
 
 BOTH = both(3, 257, 96, 48, 3, 4)
@@ -90,3 +93,48 @@ def test_a_pair_begins_with_bos_whether_it_says_so_or_not() -> None:
 def test_a_misspelt_keyword_is_not_passed_over() -> None:
     with pytest.raises(TypeError, match="tokne"):
         extract.pca(MODEL, BYTES, CONTEXTS, tokne="last")
+
+
+def test_pairs_of_ids_are_read_as_they_are() -> None:
+    texts, site = [("so A", "so B"), ("is A", "is B")], ("pre", 1)
+    ids = [[BYTES.prompt(text) for text in pair] for pair in texts]
+    assert (
+        extract.contrastive(MODEL, BYTES, ids, site)[site] == extract.contrastive(MODEL, BYTES, texts, site)[site]
+    ).all()
+    bare = extract.read(MODEL, BYTES, [[row[1:] for row in pair] for pair in ids], site)  # nothing is put before them
+    tape = [site]
+    MODEL(torch.tensor([BYTES.encode("so A")]), tape=tape)
+    torch.testing.assert_close(bare.streams[site][0, 0], tape[0][0, -1].detach())
+
+
+@pytest.mark.parametrize("pair", [([1, 2], []), ([1.5], [2]), ("a", None), ([["a"]], "b")])
+def test_what_is_neither_a_text_nor_ids_is_refused(pair: Any) -> None:
+    with pytest.raises(ValueError, match="expected pairs of two texts"):
+        extract.read(MODEL, BYTES, [pair])
+    with pytest.raises(ValueError, match="expected"):
+        extract.read(MODEL, BYTES, [([1, 2], [1, 9999])])
+
+
+@pytest.mark.parametrize("names", [("chosen", "rejected"), ("positive", "negative")])
+def test_a_prompt_goes_before_both_texts_as_it_stands(names: tuple[str, str]) -> None:
+    row = dict(zip(names, (" happy", " sad"), strict=True))
+    notes = {"id": "a 3", "source": ["x"], "margin": 0.5, "seen": True, "of": None, "input": "", "n": [], "row": 0}
+    for given in ([row | notes | {"prompt": "I feel"}], json.dumps(row | notes | {"prompt": "I feel"})):
+        assert parsed(given) == [["I feel happy", "I feel sad"]]
+    assert parsed([row]) == parsed([row | {"prompt": None}]) == parsed([row | {"prompt": ""}]) == [[" happy", " sad"]]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"question": "So?"}, "expected nothing but a prompt beside chosen and rejected in pair 1, got 'question'; "),
+        ({"prompt": "So", "context": "He sang."}, "got 'context'; write it into both texts"),
+        ({"history": ["Hello"]}, "got 'history'"),
+        ({"positive": "good"}, "beside positive and negative|got 'positive'"),
+        ({"prompt": [{"role": "user", "content": "Hi"}]}, "expected a text as the prompt of pair 1, got "),
+        ({"prompt": 3}, "expected a text as the prompt of pair 1, got 3"),
+    ],
+)  # fmt: skip
+def test_what_may_belong_to_the_texts_is_not_left_out_in_silence(more: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parsed([{"chosen": "yes", "rejected": "no"} | more])

@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from texts import texts, trained
+from texts import folder_of, sentencepiece, texts, trained
 
 from ministeer import bpe
 from ministeer import tokenizer as module
@@ -215,12 +215,6 @@ def hub(spec: dict) -> Any:
     return pytest.importorskip("tokenizers").Tokenizer.from_str(json.dumps(spec))
 
 
-def folder_of(tmp_path: Path, spec: dict, **config: Any) -> Path:
-    (tmp_path / "tokenizer.json").write_text(json.dumps(spec), "utf-8")
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
-    return tmp_path
-
-
 def agree(tok: Tokenizer, theirs: Any, some: list[str]) -> None:
     """Ours and the package's ids are equal on all texts, with special tokens and without."""
     for special in (True, False):
@@ -336,27 +330,6 @@ def test_a_table_of_ranks_turned_into_merges_stays_with_tiktoken(tmp_path):
     assert isinstance(other._core, bpe.Hub)
 
 
-def sentencepiece(**model: Any) -> dict[str, Any]:
-    """Of Llama 2's form: spaces as ▁, one put before the text, bytes for what is unknown."""
-    vocab = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
-    for token in ("▁", "t", "h", "e", "c", "a", "th", "the", "▁the", "ca"):
-        vocab[token] = len(vocab)
-    added = [{"id": i, "content": n, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-             for i, n in enumerate(("<unk>", "<s>", "</s>"))]  # fmt: skip
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
-        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]},
-        "pre_tokenizer": None, "post_processor": None,
-        "decoder": {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
-            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-        "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None, "end_of_word_suffix": None,
-                  "fuse_unk": True, "byte_fallback": True, "vocab": vocab,
-                  "merges": [["t", "h"], ["th", "e"], ["▁", "the"], ["c", "a"]]} | model,
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("kind", ["Unigram", "BPE"])
 def test_a_special_tokens_name_is_text_also_where_the_model_could_make_the_token(tmp_path, kind):
     pytest.importorskip("tokenizers")
@@ -385,8 +358,8 @@ def test_sentencepiece_runs_on_the_package(tmp_path):
     agree(tok, hub(sentencepiece()), ["the cat", "the <s> cat</s>", *texts(300)])
     assert tok.decode(tok.encode("the cat é\n")) == "the cat é\n"
     assert tok.token_bytes(tok.encode("é")[1]) == "é".encode()[:1]
-    assert tok.token_bytes(tok.single("the")) == b" the"
-    assert tok.decode([tok.single("the"), 299]) == "the\ufffd"
+    assert (tok.token_bytes(tok.single(" the")), tok.token_bytes(tok.single("the"))) == (b" the", b"the")
+    assert tok.decode([tok.single(" the"), 299]) == "the\ufffd"
     assert pickle.loads(pickle.dumps(tok)).encode("the cat") == tok.encode("the cat")
     with pytest.raises(ValueError, match="half a character"):
         tok.encode("\ud800")
@@ -402,6 +375,66 @@ def test_sentencepiece_runs_on_the_package(tmp_path):
     assert (again.bos, again.eot) == (1, 2)
 
 
+METASPACE = {"type": "Metaspace", "replacement": "▁"}
+NEVER, FIRST = ({"prepend_scheme": scheme, "split": False} for scheme in ("never", "first"))
+SPACED = {
+    "Prepend": {},
+    "Prepend alone": {"normalizer": {"type": "Prepend", "prepend": "▁"}, "pre_tokenizer": METASPACE | NEVER},
+    "Metaspace": {"normalizer": None, "pre_tokenizer": METASPACE | FIRST},
+    "an older Metaspace, in a sequence": {
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [METASPACE | {"add_prefix_space": True}]},
+    },
+}
+
+
+@pytest.mark.parametrize("form", SPACED)
+def test_a_text_goes_on_without_the_space_that_is_put_before_a_text(tmp_path, form):
+    """Llama 2's `encode` of " the" has two spaces; after a text it has one."""
+    pytest.importorskip("tokenizers")
+    tok = Tokenizer.from_folder(
+        folder_of(tmp_path, sentencepiece() | SPACED[form], bos_token="<s>", eos_token="</s>"), 300
+    )
+    for text in (" the", "the", " the cat é", "  the", "", "\nthe"):
+        assert [*tok.prompt("a cat"), *tok.continuation(text)] == tok.prompt(f"a cat{text}"), text
+    if form.startswith("Prepend"):
+        assert tok.continuation(" the") != tok.encode(" the")
+    assert tok.decode([tok.bos, tok.single(" the")]).endswith(" the") and tok.single("the") != tok.single(" the")
+    with pytest.raises(ValueError, match="expected a text, got '3'"):
+        tok.continuation(3)
+
+
+def test_a_space_that_the_config_asks_for_is_not_put_before_what_goes_on(tmp_path):
+    pytest.importorskip("tokenizers")
+    spec = trained("gpt2")
+    plain = Tokenizer.from_folder(folder_of(tmp_path, spec, add_prefix_space=False), 1000)
+    tok = Tokenizer.from_folder(folder_of(tmp_path, spec, add_prefix_space=True), 1000)
+    assert tok.continuation("the") == plain.encode("the") != tok.encode("the")
+
+
+def test_of_byte_level_bpe_what_goes_on_has_the_ids_of_encode(gpt2, tmp_path):
+    some = [*texts(500), " yes", "\n\nSo", "  ", ""]
+    assert [gpt2.continuation(text) for text in some] == [gpt2.encode(text) for text in some]
+    pytest.importorskip("tokenizers")
+    vocab = {letter: n for n, letter in enumerate([*bpe.byte_letters(), "bc", "ab", "abc", "<|endoftext|>"])}
+    spec = bpe.content(vocab, ["b c", "a b", "ab c"], "gpt2", {"<|endoftext|>": 259})
+    tok = Tokenizer.from_folder(folder_of(tmp_path, spec), 260)
+    assert isinstance(tok._core, bpe.Hub)
+    assert [tok.continuation(text) for text in some] == [tok.encode(text) for text in some]
+
+
+def test_a_text_that_changes_after_another_is_refused_as_a_continuation(tmp_path):
+    pytest.importorskip("tokenizers")
+    spec = sentencepiece()
+    spec["normalizer"]["normalizers"].insert(0, {"type": "Strip", "strip_left": True, "strip_right": False})
+    tok = Tokenizer.from_folder(folder_of(tmp_path, spec, eos_token="</s>"), 300)
+    with pytest.raises(
+        ValueError, match=r"expected a text that keeps its tokens after another, got ' the', .* encode both"
+    ):
+        tok.continuation(" the")
+    assert tok.continuation("the") == [spec["model"]["vocab"]["the"]]
+
+
 def test_without_the_package_a_sentence_names_it(tmp_path, monkeypatch):
     folder = folder_of(tmp_path, sentencepiece(), eos_token="</s>")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
@@ -415,6 +448,72 @@ def test_a_space_before_the_text_is_put_where_the_config_asks_for_it(tmp_path):
     tok = Tokenizer.from_folder(folder_of(tmp_path, spec, add_prefix_space=True), 1000)
     plain = Tokenizer.from_folder(folder_of(tmp_path, spec, add_prefix_space=False), 1000)
     assert tok.encode("the") == plain.encode(" the") != plain.encode("the")
+
+
+FLAGS = {
+    "lstrip": ("<x>", {"lstrip": True}),
+    "rstrip": ("<x>", {"rstrip": True}),
+    "single_word": ("New", {"single_word": True}),
+    "normalized": ("<e\u0301>", {"normalized": True}),
+    "of a token that tokenizer.json has": ("<|im_start|>", {"lstrip": True, "rstrip": True}),
+    "none": ("<x>", {}),
+}
+
+
+@pytest.mark.parametrize("case", FLAGS)
+def test_an_added_token_takes_its_surroundings_as_the_config_beside_it_says(case, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    name, told = FLAGS[case]
+    spec = trained("qwen2" if case == "normalized" else "gpt2")
+    there = {token["content"]: token["id"] for token in spec["added_tokens"]}
+    number = there.get(name, max(spec["model"]["vocab"].values()) + 1)
+    token = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False) | {"content": name, "special": True}
+    decoder = {str(number): token | told}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "added_tokens_decoder": decoder}
+    folder = folder_of(tmp_path, spec, **config)
+    tok, theirs = Tokenizer.from_folder(folder, 1000), transformers.AutoTokenizer.from_pretrained(folder)
+    assert tok.special[name] == number and isinstance(tok._core, bpe.Ranks) == (case == "none")
+    (tmp_path / "saved").mkdir()
+    tok.save(tmp_path / "saved")
+    again = Tokenizer.from_folder(tmp_path / "saved", 1000)
+    for text in ("a <x> b", "a<x>b", "  <x>  ", "aNew wordNew New b", "<é> x", "a <|im_start|> b"):
+        ids = tok.encode(text, special=True)
+        assert ids == theirs(text, add_special_tokens=False)["input_ids"] == again.encode(text, special=True), text
+
+
+def test_an_added_token_is_text_where_the_config_beside_it_says_so(tmp_path):
+    spec = trained("gpt2")
+    number = max(spec["model"]["vocab"].values()) + 1
+    folder = folder_of(tmp_path, spec, added_tokens_decoder={str(number): {"content": "<think>", "special": False}})
+    tok = Tokenizer.from_folder(folder, 1000)
+    assert tok.prompt("<think>") == [tok.bos, number]
+
+
+@pytest.mark.parametrize("form", ["llama", "gpt2"])
+@pytest.mark.parametrize("add", [True, False, None])
+def test_a_saved_tokenizer_begins_a_prompt_as_before(form, add, tmp_path):
+    pytest.importorskip("tokenizers")
+    first, names = (
+        ("<s>", {"bos_token": "<s>", "eos_token": "</s>"})
+        if form == "llama"
+        else ("<|im_start|>", {"eos_token": END, "bos_token": "<|im_start|>"})
+    )
+    spec = sentencepiece() if form == "llama" else trained("gpt2")
+    number = next(token["id"] for token in spec["added_tokens"] if token["content"] == first)
+    single = [{"SpecialToken": {"id": first, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    spec["post_processor"] = {
+        "type": "TemplateProcessing", "single": single, "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {first: {"id": first, "ids": [number], "tokens": [first]}},
+    }  # fmt: skip
+    tok = Tokenizer.from_folder(
+        folder_of(tmp_path, spec, **names, **({} if add is None else {"add_bos_token": add})), 1000
+    )
+    assert tok.prompt("the")[0] == (tok.eot if add is False else number)
+    (tmp_path / "saved").mkdir()
+    tok.save(tmp_path / "saved")
+    assert Tokenizer.from_folder(tmp_path / "saved", 1000).prompt("the cat") == tok.prompt("the cat")
+    theirs = hub(json.loads((tmp_path / "saved" / "tokenizer.json").read_text("utf-8")))
+    assert theirs.encode("the cat").ids == tok.prompt("the cat")[add is False :]
 
 
 def test_two_files_with_added_tokens(hub_files, gpt2, tmp_path):

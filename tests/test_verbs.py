@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import ministeer
-from ministeer import Steer, SteeringVector, calibrate, cli, extract, formats, hub, sweep, verbs
+from ministeer import Steer, SteeringVector, calibrate, cli, extract, formats, hub, options, sweep, verbs
+from ministeer.pairs import parsed
 from ministeer.provenance import Provenance
 
 LOADED = functools.cache(ministeer.load)
@@ -88,6 +89,7 @@ def test_pairs_in_a_chat_template_are_read_where_the_answer_begins(
     texts = [[f"<|endoftext|>You said {text}. I said" for text in pair] for pair in PAIRS]
     assert [[tok.prompt(text) for text in pair] for pair in texts] == ids
     assert same(found, extract.contrastive(model, tok, texts, ("pre", 5), token="last"))
+    assert found.provenance == extract.contrastive(model, tok, ids, ("pre", 5), token="last").provenance
 
 
 @pytest.mark.parametrize("names", [("positive", "negative"), ("chosen", "rejected"), ("plus", "minus")])
@@ -146,6 +148,26 @@ def test_calibrate_finds_what_the_function_finds(vector: SteeringVector, capsys:
     assert found["coeff"] == pytest.approx(wanted.coeff) and found["kl"] == pytest.approx(0.1, rel=0.02)
     assert found["damage"] == pytest.approx(wanted.damage)
     assert f"coefficient {wanted.coeff:.4g}: " in said(capsys, *words)
+
+
+def test_calibrate_says_that_a_loss_cannot_be_measured(
+    vector: SteeringVector, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "calibrate",
+        "love.safetensors",
+        "--prompts",
+        "prompts.txt",
+        "--layer",
+        "5",
+        "--kl",
+        "0.1",
+        "--where",
+        "last",
+    ]
+    assert json.loads(said(capsys, *words, "--json"))["damage"] is None
+    told = said(capsys, *words)
+    assert "nats of KL a token (no token follows to measure a loss by) over 2 texts" in told
 
 
 def test_exports_are_read_again(vector: SteeringVector, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,6 +270,7 @@ def test_several_vectors_act_together(vector: SteeringVector, capsys: pytest.Cap
         (["extract", "love.safetensors", "--out", "v.safetensors"], "expected text in UTF-8 in love.safetensors"),
         (["show", "pairs.jsonl"], "pairs.jsonl: expected a safetensors file"),
         (["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", " love"], "expected two answers or more"),
+        (["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", " a, a"], "expected answers that differ, got ' a, a'; "),
         (["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", " love, hate", "--chat"], "expected a chat model for --chat"),
         (["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", " love, hate", "--coeffs", "1,two"], "argument --coeffs: expected a number, got 'two'"),
         (["calibrate", "love.safetensors", "--prompts", "prompts.txt", "--layer", "9"], "expected layers from 0 to 8"),
@@ -269,3 +292,24 @@ def test_an_empty_file_of_prompts_is_refused(vector: SteeringVector, folder: Pat
     (folder / "none.txt").write_text("\n \n")
     told = refused(capsys, "sweep", "love.safetensors", "--prompts", "none.txt", "--answers", " a, b")
     assert "expected a prompt on each line of none.txt, got none" in told
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("source", ["prompts.txt", "-"])
+def test_a_prompt_is_a_line_of_its_file_whatever_letters_it_has(
+    end: str, source: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = ["I feel", "one\u2028still one", " two\x0cand\x85more\x1d ", "three"]
+    written = "\ufeff" + end.join([*wanted[:2], "", *wanted[2:]]) + end
+    (folder / "prompts.txt").write_bytes(written.encode())
+    monkeypatch.setattr("sys.stdin", io.StringIO(written))
+    assert options.lines(source) == wanted
+
+
+def test_a_row_of_pairs_is_a_line_of_its_file_whatever_letters_it_has(folder: Path) -> None:
+    rows = [["one\u2028still one", "\x85"], ["a", "b"]]
+    (folder / "pairs.jsonl").write_bytes(
+        "\r\n".join(["\ufeff", *(json.dumps(r, ensure_ascii=False) for r in rows)]).encode()
+    )
+    assert parsed(options.contents("pairs.jsonl")) == rows
+    assert parsed("\ufeff" + json.dumps(rows[0])) == rows[:1]

@@ -7,6 +7,7 @@ import random
 import sys
 import unicodedata
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ministeer import bpe
@@ -99,3 +100,30 @@ def trained(scheme: str, size: int = 700, **content: Any) -> dict[str, Any]:
     )
     backend.train_from_iterator(texts(2000, seed=7), trainer)
     return json.loads(backend.to_str()) | content
+
+
+def sentencepiece(**model: Any) -> dict[str, Any]:
+    """Of Llama 2's form: spaces as ▁, one put before the text, bytes for what is unknown."""
+    vocab = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
+    for token in ("▁", "▁▁", "t", "h", "e", "c", "a", "th", "the", "▁the", "ca"):
+        vocab[token] = len(vocab)
+    added = [{"id": i, "content": n, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+             for i, n in enumerate(("<unk>", "<s>", "</s>"))]  # fmt: skip
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]},
+        "pre_tokenizer": None, "post_processor": None,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None, "end_of_word_suffix": None,
+                  "fuse_unk": True, "byte_fallback": True, "vocab": vocab,
+                  "merges": [["▁", "▁"], ["t", "h"], ["th", "e"], ["▁", "the"], ["c", "a"]]} | model,
+    }  # fmt: skip
+
+
+def folder_of(tmp_path: Path, spec: dict, **config: Any) -> Path:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec), "utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    return tmp_path

@@ -40,7 +40,7 @@ def prompt_ids(tokenizer: Tokenizer, text: str, form: str = "plain", system: str
     if form != "chat":
         raise ValueError(f"expected the form 'plain' or 'chat', got {form!r}")
     said = [{"role": "system", "content": system}] if system else []
-    return tokenizer.chat([*said, {"role": "user", "content": ASKED}]) + tokenizer.encode(text)
+    return tokenizer.chat([*said, {"role": "user", "content": ASKED}]) + tokenizer.continuation(text)
 
 
 @torch.no_grad()
@@ -69,7 +69,7 @@ def answers(
     likeliest: `{"said": (V, L, C)}` instead: the likeliest next token as text.
     """
     prompts = [prompt_ids(tokenizer, item["prompt"], form, system) for item in items]
-    score: Any = _best if likeliest else [[tokenizer.encode(word) for word in item["words"]] for item in items]
+    score: Any = _best if likeliest else [[tokenizer.continuation(word) for word in item["words"]] for item in items]
     if randoms is not None:
         vectors = _in_its_place(model, tokenizer, vectors, layers, form, randoms)
     found: list[Row] = []
@@ -166,7 +166,7 @@ def hits(items: Sequence[Item], rows: Sequence[Row], tokenizer: Tokenizer) -> Ar
     """Whether the likeliest next token begins one of the item's answers, 1 or 0, (N, V, L, C), of the rows of `answers(likeliest=True)`."""
     found = []
     for item, row in zip(items, rows, strict=True):
-        first = {tokenizer.decode(tokenizer.encode(word)[:1]) for word in item["words"]}
+        first = {tokenizer.decode(tokenizer.continuation(word)[:1]) for word in item["words"]}
         found.append(np.vectorize(lambda said, first=first: said in first, otypes=[float])(np.array(row["said"])))
     return np.array(found)
 
@@ -250,13 +250,15 @@ def disturbance(
     """
     site: Site = ("pre", layer)
     found: list[Row] = []
+    said = tokenizer.encode if form == "plain" else tokenizer.continuation  # as `prompt_ids` has the text
     nothing = torch.zeros(model.config.width, dtype=torch.float32)
     added = [nothing] if vectors is None else [content(vector, site, how) for vector in vectors.values()]
     for start in range(0, len(texts), TEXTS):
         some = texts[start : start + TEXTS]
         bare = [prompt_ids(tokenizer, text, form) for text in some]
         rows = [prompt_ids(tokenizer, f"{before} {text}" if before else text, form, system) for text in some]
-        counts = [min(_alike(*pair), len(tokenizer.encode(text))) for text, *pair in zip(some, bare, rows, strict=True)]
+        own = [len(said(text)) for text in some]
+        counts = [min(_alike(*pair), n) for n, *pair in zip(own, bare, rows, strict=True)]
         plain_ids, plain_positions = pad(bare)
         plain = model(plain_ids.to(model.device))[_last(plain_positions, counts)]  # (all texts' tokens, vocabulary)
         ids, positions = pad(rows)

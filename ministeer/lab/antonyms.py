@@ -59,7 +59,7 @@ def passing(tokenizer: Tokenizer, item: Item) -> Item:
     right = item["words"][0].strip()
     (word,) = {*item["pair"].split()} - {right}
     words = [item["words"][0], *(item["words"][0].replace(right, w) for w in sorted(accepted(word) - {right}))]
-    tokens = {w: tuple(tokenizer.encode(w)) for w in words}
+    tokens = {w: tuple(tokenizer.continuation(w)) for w in words}
     if not wide(tokenizer):
         words = [w for w in words if len(tokens[w]) == 1]
     begun = {w for w in words for other in words if w != other and tokens[w][: len(tokens[other])] == tokens[other]}
@@ -117,7 +117,7 @@ def log_p(
     """log p(any of an item's answers), in nats, (N, V, L, C). randoms: as in `answers`; V is then their number."""
     settings = {"vectors": vectors, "layers": [*layers], "coefficients": [*doses], "randoms": randoms}
     # answers of several tokens apart: beside them, every prompt of a batch is run over as many
-    several = [any(len(lab.tokenizer.encode(word)) > 1 for word in item["words"]) for item in items]
+    several = [any(len(lab.tokenizer.continuation(word)) > 1 for word in item["words"]) for item in items]
     found: dict[int, Array] = {}
     for _, group in groupby(sorted(range(len(items)), key=several.__getitem__), key=several.__getitem__):
         some = list(group)

@@ -151,7 +151,7 @@ def measured(
     for a vector that did not see them; "tenth", a tenth of the stream's norm over the vector's own; and its health. Of none: "odds", log p(matching) - log p(other).
     """
     prompt = opening(tokenizer)
-    ids, held = ([[tokenizer.encode(text) for text in pair] for pair in pairs] for pairs in (training, held_out))
+    ids, held = ([[statement(tokenizer, text) for text in pair] for pair in pairs] for pairs in (training, held_out))
     found, norms = read(model, tokenizer, training, layers)
     seen = torch.tensor([i % TRIED > 0 for i in range(len(ids))])
     blind = extract.contrastive(Read({site: x[seen] for site, x in found.streams.items()}, found.source))
@@ -192,6 +192,12 @@ def opening(tokenizer: Tokenizer) -> list[int]:
     return tokenizer.chat([{"role": "user", "content": ASKED}])
 
 
+def statement(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a statement behind an opening, or, with a space before it, behind what was said after that."""
+    begins = tokenizer.chat_template is None and not text.startswith(" ")
+    return tokenizer.encode(text) if begins else tokenizer.continuation(text)
+
+
 @torch.no_grad()
 def read(
     model: Transformer,
@@ -204,7 +210,7 @@ def read(
     tokens. The prompt is read once for some statements of about one length."""
     prompt, texts = opening(tokenizer) if prompt is None else prompt, [text for pair in pairs for text in pair]
     sites: list[Site] = [("pre", i) for i in layers]
-    rows = [tokenizer.encode(text) for text in texts]
+    rows = [statement(tokenizer, text) for text in texts]
     head = torch.tensor([[*prompt]], device=model.device)
     means = {site: torch.empty(len(rows), model.config.width, dtype=torch.float32) for site in sites}
     norms, tokens = dict.fromkeys(sites, 0.0), sum(map(len, rows))
@@ -225,7 +231,7 @@ def read(
 def receipt(model: Transformer, tokenizer: Tokenizer, pairs: Sequence[Pair], layer: int) -> Receipt:
     """What adding their vector does to a run of some pairs, at every token."""
     vector = tenth(model, tokenizer, pairs=pairs, layer=layer)
-    done, rows = Receipt(), [[*opening(tokenizer), *tokenizer.encode(text)] for pair in pairs for text in pair]
+    done, rows = Receipt(), [[*opening(tokenizer), *statement(tokenizer, text)] for pair in pairs for text in pair]
     prefill(model, rows, steer=Steer(vector, ("pre", layer), 1.0, where="all"), receipt=done)
     return done
 

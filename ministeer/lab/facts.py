@@ -25,7 +25,7 @@ def prompts(lab: Experiment, most: int | None = None) -> list[Item]:
     rows, words = data.facts(lab.tokenizer), ("right", "wrong1", "wrong2", "wrong3")
 
     def tokens(row: Mapping[str, str]) -> int:
-        return sum(len(lab.tokenizer.encode(f" {row[k]}")) for k in words)
+        return sum(len(lab.tokenizer.continuation(f" {row[k]}")) for k in words)
 
     if most is not None:
         rng = random.Random(0)

@@ -25,7 +25,7 @@ WAYS = FIXED, SHARE, ALONE = "at every token", "the same share of the norm", "at
 def prompt(tokenizer: Tokenizer, name: str, length: int) -> list[int]:
     """What stands before a statement: so many tokens of other text and the question in the chat template, where there is one, else what begins a text
     and the other text. Of that there are 36 sentences, which come again in other orders; the behaviour's name decides them."""
-    said = tokenizer.encode(f" {' '.join(data.neutral(tokenizer, name, length))}")
+    said = tokenizer.continuation(f" {' '.join(data.neutral(tokenizer, name, length))}")
     text = tokenizer.decode(said[:length]).strip()
     if tokenizer.chat_template is None:
         return tokenizer.prompt(text)
@@ -50,7 +50,7 @@ def measured(
     before = prompt(tokenizer, name, length)
     space = " " if length and tokenizer.chat_template is None else ""
     texts = [[space + text for text in pair] for pair in pairs]
-    ids = [[tokenizer.encode(text) for text in pair] for pair in texts]
+    ids = [[behaviours.statement(tokenizer, text) for text in pair] for pair in texts]
     norm, short = (
         behaviours.read(model, tokenizer, *given)[1]["pre", layer]
         for given in ((texts, [layer], before), (pairs, [layer]))

@@ -33,7 +33,7 @@ def moved(
 ) -> list[Row]:
     """`{"dose", "effects"}` for `Experiment.cell`: half of what log p(matching) - log p(other) of each pair is more with the vector than with it taken
     away, (N,), nats. vector: a tenth of the stream's norm long, as `behaviours.tenth` makes it."""
-    ids = [[tokenizer.encode(text) for text in pair] for pair in pairs]
+    ids = [[behaviours.statement(tokenizer, text) for text in pair] for pair in pairs]
     doses = {str(dose): vector * (10 * dose) for dose in DOSES}
     by_statement = behaviours.slopes(model, behaviours.opening(tokenizer), ids, doses, [layer])[:, 0]  # (C, N, 2)
     effects = behaviours.pairs_of(by_statement)

@@ -63,7 +63,7 @@ def measured(
             for seed in range(seeds)
         ),
     ]  # fmt: skip
-    ids = [[tokenizer.encode(text) for text in pair] for pair in held_out]
+    ids = [[behaviours.statement(tokenizer, text) for text in pair] for pair in held_out]
     vectors = {str(i): tenth_of(norms, vector) for i, (_, vector) in enumerate(made)}
     by_statement = behaviours.slopes(model, behaviours.opening(tokenizer), ids, vectors, [layer])[:, 0]  # (V, N, 2)
     slopes = behaviours.pairs_of(by_statement)

@@ -46,7 +46,7 @@ def valence(
 ) -> list[dict[str, Any]]:
     """log p(the next word is pleasant) - log p(it is unpleasant), in nats: `{"coefficient", "prompt", "valence"}` for each."""
     ids, found = [tokenizer.prompt(prompt) for prompt in prompts], []
-    one = [[i[0] for w in words(sign) if len(i := tokenizer.encode(f" {w}")) == 1] for sign in ("1", "-1")]
+    one = [[i[0] for w in words(sign) if len(i := tokenizer.continuation(f" {w}")) == 1] for sign in ("1", "-1")]
     for c in coefficients:
         nats = log_odds(prefill(model, ids, None, [Steer(vector, ("pre", layer), c, "front")]), *one).tolist()
         found += [{"coefficient": c, "prompt": p, "valence": v} for p, v in zip(prompts, nats, strict=True)]

@@ -31,7 +31,7 @@ def before(tokenizer: Tokenizer, name: str, others: Sequence[str]) -> dict[str, 
     """The sentences said before, for each of `COUNTS`, `{kind: [sentences]}`: the first so many of those of the opposite persona, and as many neutral
     ones as have at least as many tokens together."""
     against = [[text if text[-1:] in ".!?" else f"{text}." for text in others[:k]] for k in COUNTS]  # else they run on
-    lengths = [sum(len(tokenizer.encode(f" {text}")) for text in some) for some in against]
+    lengths = [sum(len(tokenizer.continuation(f" {text}")) for text in some) for some in against]
     return {OPPOSITE: against, NEUTRAL: [data.neutral(tokenizer, name, length) for length in lengths]}
 
 
@@ -46,9 +46,9 @@ def measured(
 ) -> list[Row]:
     """One row for `Experiment.cell`: `{"tokens", "odds"}`, how many the sentences have, and log p(matching) - log p(other) of each pair behind them at
     each of `COEFFICIENTS`, (3, N), nats; the vector is added at every token, those of the sentences too."""
-    said = tokenizer.encode(" ".join(sentences))
+    said = behaviours.statement(tokenizer, " ".join(sentences))
     space = " " if sentences else ""
-    ids = [[tokenizer.encode(space + text) for text in pair] for pair in pairs]
+    ids = [[behaviours.statement(tokenizer, space + text) for text in pair] for pair in pairs]
     prompt = [*behaviours.opening(tokenizer), *said]
     (odds,) = behaviours.pairs_of(behaviours.log_p_behind(model, prompt, ids, {"own": vector}, layer, COEFFICIENTS))
     return [{"tokens": len(said), "odds": odds.round(4).tolist()}]

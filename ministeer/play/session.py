@@ -233,9 +233,9 @@ class Session:
         """The tokens that are a word, with and without the space before it."""
         found = []
         for form in dict.fromkeys((f" {word.strip()}", word.strip())):
-            ids = self.tokenizer.encode(form)
+            ids = self.tokenizer.continuation(form)
             found += ids if len(ids) == 1 else []
-        split = [self.tokenizer.decode([i]) for i in self.tokenizer.encode(f" {word.strip()}")]
+        split = [self.tokenizer.decode([i]) for i in self.tokenizer.continuation(f" {word.strip()}")]
         expect(bool(found), "a word that is one token of this model", f"{word!r}, which is {split}", "take a commoner one")  # fmt: skip
         return list(dict.fromkeys(found))
 

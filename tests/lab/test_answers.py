@@ -106,7 +106,7 @@ def test_a_prompt_in_the_chat_form_begins_the_assistants_message():
         def chat(self, messages):
             return [messages]
 
-        def encode(self, text):
+        def continuation(self, text):
             return [text]
 
     ids = prompt_ids(Chats(), "The sky is", "chat", system="Be brief.")

@@ -75,7 +75,7 @@ def neutral(tokenizer: Any, name: str, tokens: int) -> list[str]:
             if tokens <= 0:
                 return said
             said.append(text)
-            tokens -= len(tokenizer.encode(f" {text}"))
+            tokens -= len(tokenizer.continuation(f" {text}"))
 
 
 def group_prompts(axis: str, split: str) -> list[dict[str, Any]]:
@@ -155,7 +155,7 @@ def answerable(tokenizer: Any) -> dict[str, dict[str, list[Pair]]]:
         return word_tasks()
     return {
         task: {
-            split: [pair for pair in pairs if len(tokenizer.encode(f" {pair[1]}")) == 1]
+            split: [pair for pair in pairs if len(tokenizer.continuation(f" {pair[1]}")) == 1]
             for split, pairs in splits.items()
         }
         for task, splits in word_tasks().items()
