@@ -52,7 +52,7 @@ class Experiment:
         results: str | Path = "results",
         quick: bool = False,
     ) -> None:
-        self.name, self.model_name, self.dtype, self.device, self.quick = name, model, dtype, device, quick
+        self.name, self.model_name, self.dtype, self.device, self.quick = name, str(model), dtype, device, quick
         self.options = argparse.Namespace()
         self.model: Transformer
         self.tokenizer: Tokenizer
@@ -250,7 +250,7 @@ class Experiment:
                 if weights != self.weights and Path(model).resolve() != Path(self.model_name).resolve():
                     raise refusal(
                         f"what was measured on {self.model_name} in {self.folder}",
-                        f"{journal.stem}, measured on {model}, a model with other weights",
+                        f"{journal.stem}, measured on {model}, another model",
                         "give another folder for the results (--results), or remove this one",
                     )
 

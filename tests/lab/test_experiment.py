@@ -280,7 +280,9 @@ def test_models_whose_paths_end_alike_share_no_folder_unless_they_are_the_same(f
 
     run = at("run1")
     run.cell(measure, text="hot")
-    said = r"expected what was measured on .*run2/final in .*final, got 02_y, measured on .*run1/final, a model with other weights; g"
+    said = (
+        r"expected what was measured on .*run2/final in .*final, got 02_y, measured on .*run1/final, another model; g"
+    )
     for name in ("02_y", "03_z"):
         with pytest.raises(ValueError, match=said):
             at("run2", name)

@@ -17,6 +17,7 @@ import pytest
 
 from ministeer import metrics
 from ministeer.lab import answers
+from ministeer.lab.experiment import Experiment
 from ministeer.lab.keys import Code, code_key
 
 ROOT = Path(__file__).parents[2]
@@ -134,6 +135,11 @@ def more(text: str) -> str:
 )
 def test_what_no_measure_reaches_costs_nothing(copy, edits):
     assert copy.after(*edits) == copy.before
+
+
+def test_a_key_is_the_same_wherever_the_package_lies(copy, tmp_path):
+    lab = Experiment("test", str(ROOT / "weights" / "nano"), results=tmp_path)
+    assert copy.before == {f.__name__: lab._key(f, {"layer": 1}) for f in (answers.answers, answers.disturbance)}
 
 
 @pytest.mark.parametrize(
@@ -432,6 +438,7 @@ REACHED = {
     "a star": ("f()", "from their_helper import *\n", "def f():\n    return %d\n"),
     "a star's constant": ("K", "from their_helper import *\n", "K = %d\n"),
     "by exec": ("K", "K = 0\nexec('K = %d')\n", ""),
+    "by exec alone": ("K", "exec('K = %d')\n", ""),
     "by globals": ("K", "K = int()\nglobals()['K'] = %d\n", ""),
     "another's": ("their_helper.T['k']", "import their_helper\ntheir_helper.T['k'] = %d\n", "T = {}\n"),
     "computed": ("K", "import os\nos.environ['MINISTEER_K'] = '%d'\nK = os.environ['MINISTEER_K']\n", ""),
