@@ -68,8 +68,8 @@ def model_identity(model: Transformer) -> str:
 
 
 def state(model: Transformer) -> list[Any]:
-    """What a model computes with, to be compared within a process: its modules' attributes and hooks, and of each tensor where it lies,
-    how often it was written to, and its first row, by which most edits of `tensor.data` are seen, which torch does not count."""
+    """What a model computes with, to be compared within a process: its modules' attributes and hooks, of each tensor
+    where it lies, how often it was written to, and its first row: torch does not count edits of `tensor.data`."""
 
     def of(value: Any) -> Any:
         if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:

@@ -37,8 +37,8 @@ def fingerprint(model: Transformer) -> str:
     """Which weights these are: 16 hex digits of the SHA-256 of the tensors' hashes, in the order of their names, each rounded to bfloat16.
 
     Rounded, so that a checkpoint has one fingerprint whether it was loaded in float32 or in bfloat16; float16 rounds
-    otherwise, and has another. Settings of the config that are not the architecture's default, such as another epsilon of its norms,
-    are hashed too; whole numbers, as the number of heads, are not.
+    otherwise, and has another. Settings of the config that are not the architecture's default, such as another
+    epsilon of its norms, are hashed too; whole numbers, as the number of heads, are not.
     """
     with torch.device("meta"):
         names = sorted(type(model)(model.config).state_dict())
@@ -54,7 +54,7 @@ def fingerprint(model: Transformer) -> str:
 
 
 def _unusual(config: Any) -> dict[str, Any]:
-    """What a config says besides sizes, where it is not the default: a model that has the defaults is its weights alone."""
+    """What a config says besides sizes, where it is not the default: a model with the defaults is its weights alone."""
     usual, said = {field.name: field.default for field in fields(config)}, asdict(config)
     of_numbers = {name: float(value) for name, value in said.items() if type(usual[name]) is float}
     others = {name: value for name, value in said.items() if name not in of_numbers and type(value) is not int}

@@ -1,10 +1,11 @@
 """One experiment's measurements on disk: `results/<model>/cells/NN_name.jsonl`, with everything they depend on, and of them
 `NN_name.json`, what the report shows.
 
-An experiment is cut into cells. A cell is a function of the model and of settings that can be written down, so its key
-says what decides its rows: the source that the function can reach and the values it holds (`keys.py` says how far), its settings, the
-weights, the model's config, what decides the tokenizer's ids, the dtype and the device. A cell whose key is in the file is not computed again: an interrupted run continues, whatever changed is computed
-anew, and a change of the package that no measure reaches costs nothing.
+An experiment is cut into cells. A cell is a function of the model and of settings that can be written down, so its
+key says what decides its rows: the source that the function can reach and the values it holds (`keys.py` says how
+far), its settings, the weights, the model's config, what decides the tokenizer's ids, the dtype and the device. A
+cell whose key is in the file is not computed again: an interrupted run continues, whatever changed is computed anew,
+and a change of the package that no measure reaches costs nothing.
 """
 
 from __future__ import annotations
@@ -107,8 +108,8 @@ class Experiment:
     def cell(self, measure: Measure, **settings: Any) -> list[Row]:
         """The rows of `measure(model, tokenizer, **settings)`, from the file if they are there.
 
-        Settings are plain values, as JSON has them, or steering vectors, which are written as their provenance. The rows are a copy, as
-        they are read back from the file. Raises `ValueError` for a model that was changed since it was loaded.
+        Settings are plain values, as JSON has them, or steering vectors, which are written as their provenance. The
+        rows are a copy, as they are read back from the file. Raises `ValueError` for a model changed since its loading.
         """
         key = self._key(measure, settings)
         if key in self._known:
@@ -236,7 +237,7 @@ class Experiment:
         return _digest([_code(function, frozenset(classes)).key(), sorted(settings.items()), model, self._where()])
 
     def _check_folder(self) -> None:
-        """Refuse a folder with what was measured on another model, whose path ends alike; the same path may hold new weights."""
+        """Refuse a folder with results of another model, whose path ends alike. The same path may hold new weights."""
         for journal in sorted(self.journal.parent.glob("*.jsonl")):
             page = self.folder / f"{journal.stem}.json"
             with journal.open(encoding="utf-8") as file:

@@ -1,16 +1,19 @@
-"""What decides the rows of a cell, as far as it is code: the definitions that its measure can reach by name, and what it holds.
+"""What decides the rows of a cell, as far as it is code: what its measure can reach by name, and what it holds.
 
-From the measure, the classes of the running model and that of its tokenizer, every name of a function, a class or a constant is
-followed to where it is defined, in the file of the measure or in the package, and from there on. A class is taken whole, with its
-bases. A name in an annotation is followed too, since methods are called on what it announces. Other packages are not followed.
+From the measure, the classes of the running model and that of its tokenizer, every name of a function, a class or a
+constant is followed to where it is defined, in the file of the measure or in the package, and from there on. A class
+is taken whole, with its bases. A name in an annotation is followed too, since methods are called on what it
+announces. Other packages are not followed.
 
-The text that is read has to be that of the code that runs: where a definition was edited after it was loaded, there is no key.
-What is found counts by what it says: moving or renaming a definition, formatting, comments, docstrings and the spelling of annotations
-change no key, nor does any file that is not reached. Values count beside it: what a measure closes over, its defaults, the arguments
-of a `partial`, and the plain data of a constant (numbers, texts, lists, ...) where they are not what its text says.
+The text that is read has to be that of the code that runs: where a definition was edited after it was loaded, there
+is no key. What is found counts by what it says: moving or renaming a definition, formatting, comments, docstrings and
+the spelling of annotations change no key, nor does any file that is not reached. Values count beside it: what a
+measure closes over, its defaults, the arguments of a `partial`, and the plain data of a constant (numbers, texts,
+lists, ...) where they are not what its text says.
 
-Not seen: what no name leads to, as `getattr` with a text; what the measure reads as it runs, as `os.environ` or a file; a constant that
-is no plain data, as a tensor, and was changed after its definition. What the measured code only writes to decides nothing and is left out.
+Not seen: what no name leads to, as `getattr` with a text; what the measure reads as it runs, as `os.environ` or a
+file; a constant that is no plain data, as a tensor, and was changed after its definition. What the measured code only
+writes to decides nothing and is left out.
 """
 
 from __future__ import annotations
@@ -33,14 +36,14 @@ from ministeer.source import node_of, stands
 def code_key(measure: Callable[..., Any], classes: Iterable[type]) -> str:
     """16 hex digits of the SHA-256 of all that a measure and the classes it runs on can reach.
 
-    Raises `ValueError` for a measure whose source or whose values cannot be read, and for a definition that was edited after it was
-    loaded.
+    Raises `ValueError` for a measure whose source or whose values cannot be read, and for a definition that was edited
+    after it was loaded.
     """
     return Code(measure, classes).key()
 
 
 class Code:
-    """What a measure reaches. Its text is read once; its key is asked for at each cell, as values may change in between."""
+    """What a measure reaches. Its text is read once, its key asked for at each cell, as values change in between."""
 
     def __init__(self, measure: Callable[..., Any], classes: Iterable[type]) -> None:
         self.measure, self.classes = measure, sorted(classes, key=lambda kind: kind.__qualname__)
@@ -73,8 +76,8 @@ def links(measure: Any) -> list[Any]:
 
 
 def captured(measure: Callable[..., Any]) -> list[tuple[str, str]]:
-    """What a measure holds besides its text, by name, each as its identity: arguments of a `partial`, what functions close over, and
-    defaults. What a function only writes to is left out, as is what wrappers of other packages hold."""
+    """What a measure holds besides its text, each by its name and identity: arguments of a `partial`, what functions
+    close over, and defaults. What a function only writes to is left out, and what wrappers of other packages hold."""
     chain, found = links(measure), []
     for link in chain:
         held: dict[str, Any] = {}
@@ -108,9 +111,10 @@ def _identity(name: str, value: Any) -> str:
         return identity(value)
     except ValueError as error:
         raise refusal(
-            "a measure that holds what can be read, since its key says what it is", f"{name} in it, a {type(value).__name__}",
+            "a measure that holds what can be read, since its key says what it is",
+            f"{name} in it, a {type(value).__name__}",
             "give it as a setting, or make it in the measure",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def check_loaded(places: Iterable[Place]) -> None:
@@ -120,13 +124,14 @@ def check_loaded(places: Iterable[Place]) -> None:
         for module in modules(file):
             if not _as_loaded(file, said(file).definitions.get(name, []), vars(module).get(name)):
                 raise refusal(
-                    f"{name} as {file.name} says it", "one that was loaded before the file was edited, or set from elsewhere",
+                    f"{name} as {file.name} says it",
+                    "one that was loaded before the file was edited, or set from elsewhere",
                     "begin again: what is measured so far is kept",
-                )  # fmt: skip
+                )
 
 
 def _as_loaded(file: Path, statements: list[ast.stmt], thing: Any) -> bool:
-    """Whether the statements that define a name in a file say what a module holds by it, as far as that can be compared."""
+    """Whether the statements that define a name say what a module holds by it, as far as that can be compared."""
     if isinstance(thing, (int, float, str, tuple)):
         said = literal(statements)
         return said is None or bool(said[0] == thing)
@@ -142,8 +147,8 @@ def _as_loaded(file: Path, statements: list[ast.stmt], thing: Any) -> bool:
 
 
 def _functions(statements: list[ast.stmt], of_class: bool) -> list[ast.FunctionDef]:
-    """The function, or a class's methods, that a name stands for as they are written: one with a decorator may be anything, and an
-    enumeration replaces `__new__`."""
+    """The function, or a class's methods, that a name stands for as they are written: one with a decorator may be
+    anything, and an enumeration replaces `__new__`."""
     if len(statements) != 1 or isinstance(statements[0], ast.ClassDef) != of_class:
         return []
     inner = statements[0].body if isinstance(statements[0], ast.ClassDef) else statements

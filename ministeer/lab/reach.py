@@ -1,4 +1,4 @@
-"""What code can reach by name: definitions, in the file of a function, in those beside it and in the package; and what they hold."""
+"""What code can reach by name: definitions in its file, in those beside it and in the package, and what they hold."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ministeer.source import FUNCTIONS, definition, node_of, parse
 
 DATA = (type(None), bool, int, float, complex, str, bytes, range)
 CHANGING = {
-    "add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "reverse", "setdefault",
-    "sort", "update",
+    "add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "reverse",
+    "setdefault", "sort", "update",
 }  # fmt: skip
 PACKAGE = Path(__file__).resolve().parents[1]
 Place = tuple[Path, str]  # a file, and a name that it defines
@@ -26,8 +26,8 @@ Module = Path  # a module of the package as a path without its suffix
 
 
 class Contents(NamedTuple):
-    """A file: the statements by the names that they define, what its imports bring, `{name: (module, name there or None)}`, and the
-    modules of which they bring all."""
+    """A file: the statements by the names that they define, what its imports bring, `{name: (module, name there or
+    None)}`, and the modules of which they bring all."""
 
     definitions: dict[str, list[ast.stmt]]
     imports: dict[str, tuple[Module, str | None]]
@@ -35,7 +35,7 @@ class Contents(NamedTuple):
 
 
 class Reach:
-    """Definitions in the order in which they are met. Each is written once, with the numbers of others in the place of their names."""
+    """Definitions as they are met. Each is written once, with the numbers of others in the place of their names."""
 
     def __init__(self) -> None:
         self.places: list[Place] = []
@@ -73,7 +73,7 @@ class Reach:
         return found
 
     def values(self) -> list[Any]:
-        """The plain data that constants hold where that is not what their text says, or, outside the package, is computed."""
+        """The plain data of constants, where it is not what their text says or, outside the package, is computed."""
         found = []
         for number, place in enumerate(self.places):
             (file, name), (home, _) = place, self.home(place)
@@ -98,7 +98,7 @@ class Reach:
         return self._homes[file], name
 
     def _open(self, place: Place) -> None:
-        """Follow the functions in a list or a dict of a file outside the package: a registry's are named nowhere else."""
+        """Follow the functions in a list or a dict outside the package: a registry's are named nowhere else."""
         home, name = self.home(place)
         left = [] if PACKAGE in place[0].parents else [home.get(name)]
         for thing in left:  # which grows
@@ -202,7 +202,7 @@ def contents(file: Path) -> Contents:
 
 
 def _texts(file: Path) -> list[str]:
-    """What a file says. A cell of a notebook is no file, and names in it may be another cell's: of one, what each cell said that ran."""
+    """What a file says. A cell of a notebook is no file, and names in it may be another's: what each said that ran."""
     if file.is_file():
         return [file.read_text(encoding="utf-8")]
     beside = [
@@ -220,7 +220,7 @@ def _defined(node: ast.AST) -> list[str]:
 
 
 def _altered(statement: ast.stmt) -> list[str]:
-    """The names of what a statement of a file changes in place: `T` of `T[0] = 1`, `T.x = 1`, `T.append(1)`, and of a lone `T.x()`."""
+    """The names of what a statement changes in place: `T` of `T[0] = 1`, `T.x = 1`, `T.append(1)`, a lone `T.x()`."""
     if isinstance(statement, (*FUNCTIONS, ast.ClassDef)):
         return []
     found = [statement.value.func] if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) else []
@@ -233,7 +233,7 @@ def _altered(statement: ast.stmt) -> list[str]:
 
 
 def written(within: ast.AST) -> set[int]:
-    """The nodes, by id, at which code writes to a thing and reads nothing of it: `T` of a line `T.append(1)`, or of `T[0] = 1`."""
+    """The nodes, by id, where code writes to a thing and reads nothing: `T` of a line `T.append(1)` or `T[0] = 1`."""
     found: list[ast.expr] = []
     for node in ast.walk(within):
         if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):

@@ -433,7 +433,7 @@ REACHED = {
     "a method": ("T.keyword", "import functools\nT = functools.partial(print)\nT.keyword = %d\n", ""),
     "an attribute": ("C.k", "class C:\n    k = 0\nC.k = %d\n", ""),
     "a registry": (
-        "R['f']()", "R = {}\ndef register(f):\n    R[f.__name__] = f\n    return f\n@register\ndef f():\n    return %d\n", ""
+        "R['f']()", "R = {}\ndef to(f):\n    R[f.__name__] = f\n    return f\n@to\ndef f():\n    return %d\n", ""
     ),
     "a star": ("f()", "from their_helper import *\n", "def f():\n    return %d\n"),
     "a star's constant": ("K", "from their_helper import *\n", "K = %d\n"),
