@@ -74,6 +74,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
     text = path.read_text("utf-8", errors="replace")
     try:
+        # by "\n" alone: JSON may hold other ends of lines, such as U+2028, as they are
         found = [json.loads(line) for line in text.split("\n")[:-1]]
         if others := [row for row in found if not isinstance(row, dict)]:
             raise ValueError(f"a {type(others[0]).__name__}")

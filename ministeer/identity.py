@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.nn.modules import module as modules
 
 from ministeer.model import Transformer, refusal
 from ministeer.provenance import data_hash, tensor_hash
@@ -64,6 +65,24 @@ def model_identity(model: Transformer) -> str:
         for tensor, told in zip(tensors, pool.map(_of_tensor, tensors)):
             telling.told[id(tensor)] = tensor, data_hash(told)
     return telling.tell(model)
+
+
+def state(model: Transformer) -> list[Any]:
+    """What a model computes with, to be compared within a process: its modules' attributes and hooks, of each tensor
+    where it lies, how often it was written to, and its first row: torch does not count edits of `tensor.data`."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
+            row = value.detach()[:1] if value.ndim > 1 else value.detach()
+            times = None if value.is_inference() else value._version
+            return value.data_ptr(), times, row.double().cpu().numpy().tobytes()
+        if isinstance(value, dict):
+            return [(name, of(part)) for name, part in value.items()]
+        return value if type(value) in PLAIN else id(value)
+
+    everywhere = modules._global_forward_hooks, modules._global_forward_pre_hooks
+    held = [{n: v for n, v in vars(part).items() if n != "training"} for part in model.modules()]  # none here drops out
+    return [*map(of, everywhere), *map(of, held)]
 
 
 class _Telling:
@@ -183,7 +202,7 @@ class _Telling:
         held = [self.tell(part) for part in (function.__defaults__, function.__kwdefaults__)] + self._named(
             vars(function)
         )
-        if _installed_file(code.co_filename):
+        if installed_file(code.co_filename):
             said = [home, code.co_name, _version(home)]
             if not code.co_flags & inspect.CO_NESTED:
                 return said
@@ -272,11 +291,11 @@ def _imported(node: ast.AST, package: str | None) -> dict[str, Any]:
 def _written(entry: Any) -> bool:
     """Whether a method stands in a text of the user's."""
     code = getattr(inspect.unwrap(entry), "__code__", None) if callable(entry) else None
-    return code is not None and not _installed_file(code.co_filename) and bool(text_of(code))
+    return code is not None and not installed_file(code.co_filename) and bool(text_of(code))
 
 
 @lru_cache
-def _installed_file(file: str) -> bool:
+def installed_file(file: str) -> bool:
     """Whether a file is of Python itself or of an installed package; this one's own are read like the user's."""
     path = Path(file)
     if PACKAGE in path.parents:
@@ -289,7 +308,7 @@ def _installed(module: str) -> bool:
     top = module.partition(".")[0]
     found = sys.modules.get(top)
     file = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), None)
-    return top in sys.stdlib_module_names and top != "__main__" if file is None else _installed_file(str(file))
+    return top in sys.stdlib_module_names and top != "__main__" if file is None else installed_file(str(file))
 
 
 @lru_cache

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ def fingerprint(model: Transformer) -> str:
     Parameters that the architecture does not have, an adapter's, come after those.
 
     Rounded, so that a checkpoint has one fingerprint whether it was loaded in float32 or in bfloat16; float16 rounds
-    otherwise, and has another.
+    otherwise, and has another. Settings of the config that are not the architecture's default, such as another
+    epsilon of its norms, are hashed too; whole numbers, as the number of heads, are not.
     """
     with torch.device("meta"):
         names = sorted(type(model)(model.config).state_dict())
@@ -48,7 +50,17 @@ def fingerprint(model: Transformer) -> str:
         return tensor_hash([(name, attrgetter(name)(model).to(torch.bfloat16))])
 
     with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:  # each holds a copy or two
-        return data_hash(list(pool.map(one, names)))
+        hashes = list(pool.map(one, names))
+    settings = _unusual(model.config)
+    return data_hash([*hashes, json.dumps(settings, sort_keys=True)] if settings else hashes)
+
+
+def _unusual(config: Any) -> dict[str, Any]:
+    """What a config says besides sizes, where it is not the default: a model with the defaults is its weights alone."""
+    usual, said = {field.name: field.default for field in fields(config)}, asdict(config)
+    of_numbers = {name: float(value) for name, value in said.items() if type(usual[name]) is float}
+    others = {name: value for name, value in said.items() if name not in of_numbers and type(value) is not int}
+    return {name: value for name, value in (of_numbers | others).items() if value != usual[name]}
 
 
 def tensor_hash(named: Iterable[tuple[object, Tensor]]) -> str:

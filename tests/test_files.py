@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -128,6 +129,12 @@ def test_a_line_that_was_cut_off_is_not_read_and_gives_way_to_the_next(tmp_path:
     path.write_text('{"a"')
     files.append_lines(path, ['{"a": 4}'])
     assert path.read_text() == '{"a": 4}\n'
+
+
+def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path: Path) -> None:
+    rows = [{"text": f"one{mark}two"} for mark in ("\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r", "\n")]
+    files.append_lines(tmp_path / "rows.jsonl", [json.dumps(row, ensure_ascii=False) for row in rows])
+    assert files.read_lines(tmp_path / "rows.jsonl") == rows
 
 
 @pytest.mark.parametrize("text", ["[1]\n", "null\n", "7\n", "{}\n{\n", "[" * 100000 + "\n"])

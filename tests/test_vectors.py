@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from reference import SHAPES, both, pair, random_tensor, writer
 
 from ministeer import vectors
+from ministeer.checkpoint import load_model
 from ministeer.provenance import Provenance, data_hash, fingerprint
 from ministeer.steer import Steer
 from ministeer.vectors import SteeringVector
@@ -412,6 +413,27 @@ def test_any_one_weight_changes_the_fingerprint_if_by_more_than_bf16s_rounding(n
         assert fingerprint(model) != here
         weights[index] = old
     assert fingerprint(model) == here
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("gpt2", {"layer_norm_epsilon": 0.05}), ("gpt2", {"activation": "relu"}), ("llama", {"rope_base": 10000})],
+)
+def test_settings_that_no_tensor_shows_change_the_fingerprint_where_they_are_not_the_default(
+    name: str, setting: dict[str, Any], tmp_path: Path
+) -> None:
+    model = MODELS[name]
+    other = type(model)(replace(model.config, **setting))
+    other.load_state_dict(model.state_dict())
+    assert fingerprint(other) != fingerprint(model)
+    vector = SteeringVector({("pre", 1): V}, replace(PROVENANCE, model=fingerprint(model)))
+    vector.save(tmp_path / "v.safetensors")
+    with pytest.warns(UserWarning, match=fingerprint(other)):
+        SteeringVector.load(tmp_path / "v.safetensors", other)
+
+
+def test_a_model_with_the_default_settings_has_the_fingerprint_that_vectors_on_disk_name() -> None:
+    assert fingerprint(load_model("nano")) == "938da8e04c74d47e"
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,10 +1,11 @@
 """One experiment's measurements on disk: `results/<model>/cells/NN_name.jsonl`, with everything they depend on, and of them
 `NN_name.json`, what the report shows.
 
-An experiment is cut into cells. A cell is a function of the model and of settings that can be written down, so its key
-says what decides its rows: the source that the function can reach (`keys.py` says how far), its settings, the weights, their dtype
-and the device. A cell whose key is in the file is not computed again: an interrupted run continues, whatever changed is computed
-anew, and a change of the package that no measure reaches costs nothing.
+An experiment is cut into cells. A cell is a function of the model and of settings that can be written down, so its
+key says what decides its rows: the source that the function can reach and the values it holds (`keys.py` says how
+far), its settings, the weights, the model's config, what decides the tokenizer's ids, the dtype and the device. A
+cell whose key is in the file is not computed again: an interrupted run continues, whatever changed is computed anew,
+and a change of the package that no measure reaches costs nothing.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from typing import Any
 
 from ministeer.checkpoint import load
 from ministeer.files import append_lines, make_folder, read_lines, write_text
-from ministeer.lab.keys import code_key
-from ministeer.model import Transformer
-from ministeer.provenance import fingerprint
+from ministeer.identity import state
+from ministeer.lab.keys import Code, links
+from ministeer.model import Transformer, refusal
+from ministeer.provenance import data_hash, fingerprint
 from ministeer.receipt import Receipt
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector, vector_hash
@@ -51,12 +53,14 @@ class Experiment:
         results: str | Path = "results",
         quick: bool = False,
     ) -> None:
-        self.name, self.model_name, self.dtype, self.device, self.quick = name, model, dtype, device, quick
+        self.name, self.model_name, self.dtype, self.device, self.quick = name, str(model), dtype, device, quick
         self.options = argparse.Namespace()
         self.model: Transformer
         self.tokenizer: Tokenizer
         self.model, self.tokenizer = load(model, device=device, dtype=dtype)
         self.weights = fingerprint(self.model)
+        self._loaded = state(self.model)
+        self._vocabulary = data_hash([*self.tokenizer.files().values()])
         self.folder = Path(results) / (Path(model).name + ("-quick" if quick else ""))
         make_folder(self.folder)
         self.path = self.folder / f"{name}.json"
@@ -68,6 +72,7 @@ class Experiment:
             raise ValueError(
                 f"{self.journal}: expected cells with a key and rows, got others ({error!r}); remove it to measure again"
             ) from error
+        self._check_folder()
         self._known: dict[str, Row] = known
         self._used: dict[str, Row] = {}
         self._vectors: set[Path] = set()
@@ -103,7 +108,8 @@ class Experiment:
     def cell(self, measure: Measure, **settings: Any) -> list[Row]:
         """The rows of `measure(model, tokenizer, **settings)`, from the file if they are there.
 
-        Settings are plain values, as JSON has them, or steering vectors, which are written as their provenance.
+        Settings are plain values, as JSON has them, or steering vectors, which are written as their provenance. The
+        rows are a copy, as they are read back from the file. Raises `ValueError` for a model changed since its loading.
         """
         key = self._key(measure, settings)
         if key in self._known:
@@ -113,17 +119,19 @@ class Experiment:
             rows = measure(self.model, self.tokenizer, **settings)
             seconds = time.perf_counter() - start
             self._seconds += seconds
-            self._known[key] = {
+            cell = {
                 "key": key,
-                "measure": measure.__name__,
+                "measure": links(measure)[-1].__name__,
+                "model": self.model_name,
                 "settings": {name: _short(value) for name, value in settings.items()},
                 **self._where(),
                 "seconds": round(seconds, 2),
                 "rows": rows,
             }
-            append_lines(self.journal, [_line(self._known[key])])
+            append_lines(self.journal, [_line(cell)])
+            self._known[key] = json.loads(_line(cell))
         self._used[key] = self._known[key]
-        found: list[Row] = self._known[key]["rows"]
+        found: list[Row] = json.loads(_line(self._known[key]))["rows"]
         return found
 
     def vector(self, make: Callable[..., SteeringVector], **settings: Any) -> SteeringVector:
@@ -217,8 +225,35 @@ class Experiment:
         return f"python examples/{self.name}.py --model {self.model_name}{''.join(options)}"
 
     def _key(self, function: Callable[..., Any], settings: dict[str, Any]) -> str:
+        if state(self.model) != self._loaded:
+            raise refusal(
+                "the model as it was loaded", "one with a tensor, a module or a hook that was changed since",
+                "undo it or load it again; for another model, save it and measure its folder",
+            )  # fmt: skip
         classes = {type(part) for part in self.model.modules()} | {type(self.tokenizer), SteeringVector}
-        return _digest([_code(function, frozenset(classes)), settings, self._where()])
+        tok = self.tokenizer
+        model = [asdict(self.model.config), self._vocabulary, tok.chat_template, tok.bos, tok.eot, tok.stop]
+        # of dicts in the settings the order counts: rows are often in it
+        return _digest([_code(function, frozenset(classes)).key(), sorted(settings.items()), model, self._where()])
+
+    def _check_folder(self) -> None:
+        """Refuse a folder with results of another model, whose path ends alike. The same path may hold new weights."""
+        for journal in sorted(self.journal.parent.glob("*.jsonl")):
+            page = self.folder / f"{journal.stem}.json"
+            with journal.open(encoding="utf-8") as file:
+                first = file.readline()
+            for text in (first, page.read_text("utf-8") if page.is_file() else ""):
+                try:
+                    lies = json.loads(text)
+                    model, weights = lies["model"], lies["weights"]
+                except (ValueError, KeyError, TypeError):  # cut off, or of another form
+                    continue
+                if weights != self.weights and Path(model).resolve() != Path(self.model_name).resolve():
+                    raise refusal(
+                        f"what was measured on {self.model_name} in {self.folder}",
+                        f"{journal.stem}, measured on {model}, another model",
+                        "give another folder for the results (--results), or remove this one",
+                    )
 
     def _where(self) -> Row:
         """What the model is and what it runs on."""
@@ -264,10 +299,10 @@ def _line(cell: Row) -> str:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(value, default=_plain).encode()).hexdigest()[:16]
 
 
-_code = cache(code_key)  # one run, one source
+_code = cache(Code)  # one run, one source
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ import builtins
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,128 @@ def test_a_notebook_whose_command_line_is_the_kernels_runs_as_it_is_by_default(f
     assert Experiment.from_command_line("01_test").path == Path("results/nano/01_test.json")
     monkeypatch.setattr("sys.argv", ["examples/01_test.py", "--subset", "quick"])  # %run of the script
     assert Experiment.from_command_line("01_test").quick
+
+
+def test_another_config_tokenizer_or_chat_template_is_measured_again(folder):
+    lab(folder).cell(measure, text="hot")
+    config = json.loads((folder / "config.json").read_text())
+    for changed in ({"layer_norm_epsilon": 0.5}, {"n_head": 1}):  # the weights stay the same
+        (folder / "config.json").write_text(json.dumps(config | changed))
+        lab(folder).cell(measure, text="hot")
+    assert len(calls) == 3
+    (folder / "config.json").write_text(json.dumps(config))
+    ranks = (folder / "vocab.tiktoken").read_text().splitlines()
+    (folder / "vocab.tiktoken").write_text("\n".join(ranks[:-1]) + "\n")
+    run = lab(folder)
+    run.cell(measure, text="hot")
+    run.tokenizer.chat_template = "{{ messages }}"
+    run.cell(measure, text="hot")
+    assert len(calls) == 5
+    (folder / "vocab.tiktoken").write_text("\n".join(ranks) + "\n")
+    lab(folder).cell(measure, text="hot")
+    assert len(calls) == 5
+
+
+def scale(weight: torch.Tensor) -> None:
+    with torch.no_grad():
+        weight.mul_(2)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda model: scale(model.blocks[0].ln_1.weight),
+        lambda model: scale(model.wte.weight.data),
+        lambda model: setattr(model.blocks[1].ln_1, "eps", 0.5),
+        lambda model: setattr(model.blocks[1], "forward", lambda x, *given: x),
+        lambda model: setattr(model, "ln_f", torch.nn.Identity()),
+        lambda model: model.blocks[1].register_forward_hook(lambda module, given, out: 2 * out),
+    ],
+)
+def test_a_model_that_was_changed_since_it_was_loaded_is_refused(folder, edit):
+    run = lab(folder)
+    run.cell(measure, text="hot")
+    run.model.train().eval()
+    run.cell(measure, text="hot")
+    edit(run.model)
+    with pytest.raises(
+        ValueError, match="expected the model as it was loaded, got one with a tensor, .*; undo it or load"
+    ):
+        run.cell(measure, text="hot")
+    assert len(calls) == 1
+
+
+def test_a_hook_on_every_module_is_refused_and_may_be_taken_off(folder):
+    run = lab(folder)
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, given, out: out)
+    try:
+        with pytest.raises(ValueError, match="expected the model as it was loaded"):
+            run.cell(measure, text="hot")
+    finally:
+        handle.remove()
+    run.cell(measure, text="hot")
+
+
+def test_rows_that_are_changed_stay_as_they_were_measured(folder):
+    def two(model, tokenizer):
+        return [{"of": {"a": (1, 2)}}, {"of": {1: "b"}}]
+
+    run, saved = lab(folder), [{"of": {"a": [1, 2]}}, {"of": {"1": "b"}}]
+    for _ in range(2):  # measured, and known
+        rows = run.cell(two)
+        assert rows == saved
+        rows.pop()["of"].clear()
+        rows[0]["of"]["a"] = 7
+    run.save(**PAGE)
+    assert lab(folder).cell(two) == saved
+
+
+def test_closures_and_partials_of_one_text_are_cells_of_their_own(folder):
+    def of(k):
+        return lambda model, tokenizer: [{"k": k}]
+
+    run = lab(folder)
+    assert [run.cell(of(k)) for k in (1, 2, 1)] == [[{"k": 1}], [{"k": 2}], [{"k": 1}]]
+    for text in ("hot", "cold", "hot"):
+        run.cell(partial(measure, text=text))
+    assert len(calls) == 2
+    assert json.loads(run.journal.read_text().splitlines()[-1])["measure"] == "measure"
+
+
+def test_the_order_in_a_setting_counts_and_that_of_the_settings_does_not(folder):
+    run = lab(folder)
+    run.cell(measure, text="hot", doses={"a": 1, "b": 2})
+    run.cell(measure, doses={"a": 1, "b": 2}, text="hot")
+    assert len(calls) == 1
+    run.cell(measure, text="hot", doses={"b": 2, "a": 1})  # rows come in its order
+    assert len(calls) == 2
+
+
+def test_models_whose_paths_end_alike_share_no_folder_unless_they_are_the_same(folder, tmp_path):
+    for name in ("run1", "run2", "copy"):
+        write_model(tmp_path / name / "final", seed=int(name == "run2"))
+
+    def at(name: str, experiment: str = "02_y", **settings: bool) -> Experiment:
+        return Experiment(experiment, str(tmp_path / name / "final"), results=tmp_path / "results", **settings)
+
+    run = at("run1")
+    run.cell(measure, text="hot")
+    said = (
+        r"expected what was measured on .*run2/final in .*final, got 02_y, measured on .*run1/final, another model; g"
+    )
+    for name in ("02_y", "03_z"):
+        with pytest.raises(ValueError, match=said):
+            at("run2", name)
+    run.save(**PAGE)
+    with pytest.raises(ValueError, match=said):
+        at("run2")
+    at("run2", quick=True).cell(measure, text="hot")
+    again = at("copy")  # the same weights
+    again.cell(measure, text="hot")
+    assert len(calls) == 2
+    write_model(tmp_path / "run1" / "final", seed=2)  # trained again
+    at("run1").cell(measure, text="hot")
+    assert len(calls) == 3
 
 
 def test_settings_that_cannot_be_written_down_are_refused(folder):

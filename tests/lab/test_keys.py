@@ -1,6 +1,7 @@
 """Which edits of the code measure a cell again, and which do not: on a copy of the package, by the keys that experiments use."""
 
 import ast
+import functools
 import importlib
 import json
 import linecache
@@ -14,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from ministeer.lab.keys import code_key
+from ministeer import metrics
+from ministeer.lab import answers
+from ministeer.lab.experiment import Experiment
+from ministeer.lab.keys import Code, code_key
 
 ROOT = Path(__file__).parents[2]
 KEYS = """
@@ -131,6 +135,11 @@ def more(text: str) -> str:
 )
 def test_what_no_measure_reaches_costs_nothing(copy, edits):
     assert copy.after(*edits) == copy.before
+
+
+def test_a_key_is_the_same_wherever_the_package_lies(copy, tmp_path):
+    lab = Experiment("test", str(ROOT / "weights" / "nano"), results=tmp_path)
+    assert copy.before == {f.__name__: lab._key(f, {"layer": 1}) for f in (answers.answers, answers.disturbance)}
 
 
 @pytest.mark.parametrize(
@@ -282,3 +291,222 @@ def test_a_measure_of_a_notebook_reaches_the_other_cells(tmp_path):
     assert cells_key(tmp_path, cells[0], "OTHER = 5\n", cells[2]) == before
     assert cells_key(tmp_path, "LIMIT = 4\n", *cells[1:]) != before
     assert cells_key(tmp_path, *cells[:2], cells[2].replace("LIMIT", "-LIMIT")) != before
+
+
+def test_a_cell_of_a_notebook_that_was_run_again_counts_for_a_measure_that_stands(tmp_path):
+    known: dict[str, object] = {}
+
+    def run(name: str, text: str) -> None:
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+        exec(compile(text, name, "exec"), known)  # noqa: S102
+
+    names = [str(tmp_path / f"{i}.py") for i in range(3)]
+    try:
+        run(names[0], "def helper():\n    return 1\n")
+        run(names[1], "def measure(model):\n    return helper()\n")
+        code = Code(known["measure"], [])
+        before = code.key()
+        assert code.key() == before
+        run(names[2], "def helper():\n    return 2\n")
+        assert code.key() != before
+    finally:
+        for name in names:
+            linecache.cache.pop(name, None)
+
+
+# ---- values: what a measure holds, and what constants hold at the time
+
+
+def closing(k):
+    def measure(model, tokenizer):
+        return [k]
+
+    return measure
+
+
+def by_default(k):
+    def measure(model, tokenizer, k=k, *, unused=0):
+        return [k]
+
+    return measure
+
+
+def given(model, tokenizer, *, k):
+    return [k]
+
+
+def wrapping(k):
+    def decorate(f):
+        @functools.wraps(f)
+        def measure(model, tokenizer):
+            return [*f(model, tokenizer), k]
+
+        return measure
+
+    return decorate(closing(0))
+
+
+def replacing(k):
+    def decorate(f):
+        def measure(model, tokenizer):
+            return f(model, tokenizer)
+
+        return measure
+
+    return decorate(closing(k))
+
+
+def helped(k):
+    def helper():
+        return k
+
+    def measure(model, tokenizer):
+        return [helper()]
+
+    return measure
+
+
+HOLDING = [closing, by_default, wrapping, replacing, helped, lambda k: functools.partial(given, k=k)]
+
+
+@pytest.mark.parametrize("of", HOLDING)
+@pytest.mark.parametrize(("one", "other"), [(1, 2), (1, True), ([1, 2], [2, 1]), ({"a": 1}, {"a": 2}), ("a", "b")])
+def test_what_a_measure_holds_is_in_its_key(of, one, other):
+    assert code_key(of(one), []) == code_key(of(one), [])
+    assert code_key(of(one), []) != code_key(of(other), [])
+
+
+def test_what_a_measure_holds_may_change_between_two_cells():
+    held = {"a": 1}
+    code = Code(closing(held), [])
+    before = code.key()
+    held["a"] = 2
+    assert code.key() != before
+    held["a"] = 1
+    assert code.key() == before
+
+
+def test_what_a_measure_only_writes_to_is_not_in_its_key():
+    def of(log, table, read):
+        def measure(model, tokenizer):
+            log.append(1)
+            table["now"] = 1
+            read.append(len(read))
+            return []
+
+        return measure
+
+    key = code_key(of([], {}, []), [])
+    assert code_key(of([1], {"now": 1}, []), []) == key
+    assert code_key(of([], {}, [0]), []) != key
+
+
+@pytest.mark.parametrize("of", HOLDING[:2])
+def test_a_measure_that_holds_what_cannot_be_read_is_refused(of):
+    with pytest.raises(
+        ValueError, match="expected a measure that holds what can be read, .*, got k in it, a generator; g"
+    ):
+        code_key(of(i for i in "ab"), [])
+
+
+MEASURE = "\ndef measure(model, tokenizer):\n    return "
+
+
+def loaded(folder: Path, monkeypatch, measured: str, main: str, helper: str = ""):
+    """A module whose measure returns what `measured` says, with a module `their_helper` beside it."""
+    folder.mkdir()
+    (folder / "their_helper.py").write_text(helper)
+    (folder / "their_main.py").write_text(main + MEASURE + measured + "\n")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for name in ("their_helper", "their_main"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(folder)
+        return importlib.import_module("their_main")
+
+
+REACHED = {
+    "an entry": ("T['k']", "T = {}\nT['k'] = %d\n", ""),
+    "an item": ("W[0]", "W = []\nW.append(%d)\n", ""),
+    "an item of a loop": ("W[-1]", "W = []\nfor i in (1, %d):\n    W.append(i)\n", ""),
+    "a key": ("T['k']", "T = {}\nT.update(k=%d)\n", ""),
+    "a method": ("T.keyword", "import functools\nT = functools.partial(print)\nT.keyword = %d\n", ""),
+    "an attribute": ("C.k", "class C:\n    k = 0\nC.k = %d\n", ""),
+    "a registry": (
+        "R['f']()", "R = {}\ndef to(f):\n    R[f.__name__] = f\n    return f\n@to\ndef f():\n    return %d\n", ""
+    ),
+    "a star": ("f()", "from their_helper import *\n", "def f():\n    return %d\n"),
+    "a star's constant": ("K", "from their_helper import *\n", "K = %d\n"),
+    "by exec": ("K", "K = 0\nexec('K = %d')\n", ""),
+    "by exec alone": ("K", "exec('K = %d')\n", ""),
+    "by globals": ("K", "K = int()\nglobals()['K'] = %d\n", ""),
+    "another's": ("their_helper.T['k']", "import their_helper\ntheir_helper.T['k'] = %d\n", "T = {}\n"),
+    "computed": ("K", "import os\nos.environ['MINISTEER_K'] = '%d'\nK = os.environ['MINISTEER_K']\n", ""),
+    "of a decorator": (
+        "f()", "def of(k):\n    return lambda f: lambda: k\n@of(%d)\ndef f():\n    return 0\n", ""
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REACHED)
+def test_what_a_constant_becomes_after_its_definition_is_in_the_key(what, tmp_path, monkeypatch):
+    measured, *files = REACHED[what]
+    keys, rows = [], []
+    for n, k in enumerate((1, 1, 2)):
+        there = loaded(
+            tmp_path / f"{n}", monkeypatch, measured, *(text % k if "%d" in text else text for text in files)
+        )
+        try:
+            keys.append(code_key(there.measure, []))
+        except ValueError as error:  # a refusal is an answer too, where the text says otherwise
+            assert "expected K as their_main.py says it" in str(error)
+            return
+        rows.append(there.measure(None, None))
+    assert rows[0] == rows[1] != rows[2]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_constant_may_change_between_two_cells(tmp_path, monkeypatch):
+    main = "SET = {'scale': 1}\nK = 1\nLOG = []\n"
+    there = loaded(tmp_path / "a", monkeypatch, "LOG.append(0) or [SET['scale'], K]", main)
+    code = Code(there.measure, [])
+    before = code.key()
+    there.SET["scale"] = 2
+    second = code.key()
+    there.SET["scale"], there.K = 1, 2
+    assert len({before, second, code.key()}) == 3
+    there.K = 1
+    assert code.key() == before
+
+
+def test_a_function_that_was_replaced_is_refused(monkeypatch):
+    code = Code(answers.disturbance, [])
+    before = code.key()
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "kl", lambda *given: 0)
+        for ask in (code.key, lambda: code_key(answers.disturbance, [])):
+            with pytest.raises(
+                ValueError, match=r"expected kl as metrics.py says it, got .* or set from elsewhere; begin"
+            ):
+                ask()
+    assert code.key() == before
+
+
+STABLE = """
+import sys
+from pathlib import Path
+from ministeer.lab import answers, behaviours, experiment
+from ministeer.vectors import SteeringVector
+sys.path.insert(0, sys.argv[1])
+import their_main
+print(experiment.code_key(answers.answers, []), experiment.code_key(their_main.measure, []))
+""".replace("experiment", "keys")
+
+
+def test_a_key_is_the_same_in_every_process(tmp_path, monkeypatch):
+    main = "WORDS = {w for w in ('a', 'b', 'c', 'd')}\nTABLE = {'s': {'x', 'y', 'z'}, 'f': len}\n"
+    there = loaded(tmp_path / "a", monkeypatch, "[WORDS, TABLE]", main)
+    keys = f"{code_key(answers.answers, [])} {code_key(there.measure, [])}\n"
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
+    command = [sys.executable, "-c", STABLE, str(tmp_path / "a")]
+    assert subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout == keys
