@@ -539,7 +539,7 @@ def test_shards_that_are_not_there(saved):
         ("n_layer", 1000, "expected tensors of 1000 layers, found 28 tensors in all"),
         ("vocab_size", 2**40, "vocab_size of at most 1048576, found 1099511627776"),
         ("n_layer", "absent", "expected n_layer, found no such entry"),
-        ("n_head", 5, "got n_embd=48 for n_head=5"),
+        ("n_head", 5, "expected n_embd to be a multiple of n_head=5, got 48"),
         ("n_embd", "48", "n_embd to be a whole number above 0, found '48'"),
         ("layer_norm_epsilon", "small", "layer_norm_epsilon between 0 and 1, found 'small'"),
     ],

@@ -127,7 +127,10 @@ def more(text: str) -> str:
         [
             (
                 "divergence.py",
-                lambda _: "import torch\n" + cut("kl")((ROOT / "ministeer" / "metrics.py").read_text("utf-8")),
+                lambda _: (
+                    "import torch\nfrom ministeer.metrics import _tensors\n"
+                    + cut("kl")((ROOT / "ministeer" / "metrics.py").read_text("utf-8"))
+                ),
             ),
             ("metrics.py", moved("kl", "ministeer.divergence")),
         ],

@@ -71,7 +71,7 @@ def test_what_is_chosen_on_and_what_is_measured_share_no_occupation(whole):
 
 
 def test_a_model_with_an_open_vocabulary_is_asked_for_all_occupations_but_one():
-    everyone = SimpleNamespace(tokenizer=SimpleNamespace(encode=str.split), part=list)
+    everyone = SimpleNamespace(tokenizer=SimpleNamespace(encode=str.split, continuation=str.split), part=list)
     assert len(pronouns.occupations(everyone)) == 59
 
 
@@ -277,7 +277,7 @@ def test_costs_stand_at_the_ways_own_dose_then_where_shares_are_removed(lab, cho
 
 
 def test_of_each_relation_the_facts_with_the_shortest_answers_are_taken():
-    lab = SimpleNamespace(tokenizer=SimpleNamespace(encode=str.split), part=list)
+    lab = SimpleNamespace(tokenizer=SimpleNamespace(encode=str.split, continuation=str.split), part=list)
     everything, some = facts.prompts(lab), facts.prompts(lab, most=12)
 
     def words(item):
