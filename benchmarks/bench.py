@@ -289,6 +289,9 @@ small ones in a batch and turned matrices were tried: all slower). Extraction an
 both sides and are three quarters of the time, so what remains to be gained is norms, turns and attention; fused activations, joined
 matrices and other sizes of batch were tried and gain nothing. Loading: the float32 file is rounded and looked through for NaN; what
 is left is first touching the new memory.
+
+**On another machine**, an EPYC of family 25 whose memory was read at 32.4 GB/s, the same command gave these ratios on 2026-11-26, row by row: in
+float32 1.28, 1.58, 1.56, 2.14, 3.74 and 33.0; in bfloat16 0.76, 1.14, 1.28, 1.79, 2.61 and 16.6.
 """
 
 

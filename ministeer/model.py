@@ -230,16 +230,18 @@ def look_back(q: Tensor, k: Tensor, v: Tensor, layer: int, past: Past | None, sc
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`(..., in)` -> `(..., out)`: W x + b as `F.linear` has it, by a quicker way for a few tokens in float32 on a CPU.
-    There torch multiplies a vector on one core; as a batch of small products it uses all. 8, 32 and 4 were the quickest."""
-    (out, n), few = weight.shape, 0 < x.numel() <= 8 * weight.shape[1] and x.dtype == torch.float32
-    rows = weight.is_contiguous()  # else perhaps columns, as GPT-2's checkpoints hold it
-    if not few or x.device.type != "cpu" or not (rows or weight.mT.is_contiguous()):
+    There torch multiplies a vector on one core; as a batch of P small products it uses all."""
+    (out, n), rows = weight.shape, weight.is_contiguous()  # else perhaps columns, as GPT-2's checkpoints hold it
+    few = 0 < x.numel() <= 8 * n and x.dtype == torch.float32 and x.device.type == "cpu"
+    if not few or not (rows or weight.mT.is_contiguous()):
         return F.linear(x, weight, bias)
-    x_, parts = x.reshape(-1, n), next(s for s in range(32 if rows else 4, 0, -1) if (out if rows else n) % s == 0)
-    if rows:  # (S, N, in) @ (S, in, out / S) -> (N, S, out / S)
-        y = torch.bmm(x_.expand(parts, *x_.shape), weight.view(parts, -1, n).mT).transpose(0, 1)
-    else:  # (S, N, in / S) @ (S, in / S, out) -> (N, out)
-        y = torch.bmm(x_.view(len(x_), parts, -1).transpose(0, 1), weight.mT.view(parts, -1, out)).sum(0)
+    size, most = (out, 32) if rows else (n, 4)  # these, and 8 tokens, were the quickest
+    p = next(p for p in range(most, 0, -1) if size % p == 0)
+    flat = x.reshape(-1, n)  # (N, in)
+    if rows:  # (P, N, in) @ (P, in, out / P) -> (N, P, out / P)
+        y = torch.bmm(flat.expand(p, *flat.shape), weight.view(p, -1, n).mT).transpose(0, 1)
+    else:  # (P, N, in / P) @ (P, in / P, out) -> (N, out)
+        y = torch.bmm(flat.view(len(flat), p, -1).transpose(0, 1), weight.mT.view(p, -1, out)).sum(0)
     y = y.reshape(*x.shape[:-1], out)
     return y if bias is None else y + bias.to(y.dtype)  # which autocast may have changed
 
