@@ -77,8 +77,9 @@ def sweep(
     where: as in `Steer`; of a prompt with an answer after it, "generated" is the answer.
     path: a file of one JSON row a line, filled as cells are done: a sweep that was cut off continues there, and rows of other
         sweeps stay; one sweep at a time writes there. A row is found again by its key: the model to the bit with its config and
-        hooks, prompt, vector, site, coefficient, where and score, as `identity.identity` tells them; a score or an intervention that
-        holds what cannot be read is refused. Without a path a key says only which cell of this call it is.
+        hooks, prompt, vector, site, coefficient, where and score, and this function with all that it calls here, as `identity.identity`
+        tells them; a score or an intervention that holds what cannot be read is refused. Without a path a key says only which cell of
+        this call it is.
     memory: bytes to spend beside the model, roughly. Where they run out all the same, half as many variants are run at a time.
 
     Under torch.distributed every process calls this with the same arguments and gets all rows.
@@ -190,7 +191,8 @@ def _told(
     model: Transformer, score: Any, vectors: Mapping[str, Vector], where: Any
 ) -> tuple[list[str], dict[str, str]]:
     """What the rows of a file depend on: what all of them share, and each vector."""
-    same = [model_identity(model), str(where), identity(score) if callable(score) else "log p"]
+    scored = identity(score) if callable(score) else "log p"
+    same = [model_identity(model), identity(sweep), str(where), scored]
     named = {name: identity(vector_hash(v) if isinstance(v, SteeringVector) else v) for name, v in vectors.items()}
     return same, named
 

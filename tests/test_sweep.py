@@ -253,6 +253,27 @@ def test_a_sweep_that_was_cut_off_continues(model, tmp_path):
     assert sweep(model, *settings, path=path) == rows and not calls
 
 
+def test_rows_of_another_version_of_this_package_are_measured_again(model, tmp_path, monkeypatch):
+    path, calls = tmp_path / "rows.jsonl", []
+
+    def score(logits, i):
+        calls.append(i)
+        return logits[:, 0]
+
+    def run():
+        calls.clear()
+        sweep(model, [[1, 2]], score, {"v": direction(1)}, [1], [1.0], path=path)
+        return len(calls)
+
+    assert run() == 1 and run() == 0
+    steering = importlib.import_module("ministeer.steer")
+    now = steering.heard_alone
+    monkeypatch.setattr(steering, "heard_alone", lambda model, site: now(model, site))
+    assert run() == 1 and run() == 0
+    monkeypatch.undo()
+    assert run() == 0
+
+
 def test_what_changed_is_measured_again(model, tmp_path):
     path, calls = tmp_path / "rows.jsonl", []
     other_config, other_weights, other_part = (copy.deepcopy(model) for _ in range(3))
