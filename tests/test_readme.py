@@ -100,5 +100,5 @@ def test_what_it_says_of_public_behaviours_is_what_was_recorded():
     found = {
         v.claim.key: v for v in report.verdicts(json.loads((folder / "evidence.json").read_text())["this training"])
     }
-    assert found["price_linear"].word == found["long_kept"].word == claims.SUPPORTED
+    assert all(found[key].word == claims.SUPPORTED for key in ("price_linear", "long_kept", "words_added"))
     assert 0 < found["price_quadratic"].effect[0] < 0.5  # half less the exponents' distance from 2, in the mean
