@@ -149,7 +149,8 @@ class _Telling:
         elif isinstance(value, ContextVar):
             name, inner = value.name, (value.get(None),)
         elif isinstance(value, os.PathLike):
-            inner = (os.fspath(value),)
+            path = Path(os.fspath(value))  # a file of this package is the same wherever it is installed
+            inner = (str(path.relative_to(PACKAGE) if PACKAGE in (path, *path.parents) else path),)
         return self._object(value) if inner is None else [name, *map(self.tell, inner)]
 
     def _named(self, held: Mapping[str, Any]) -> list[str]:
@@ -202,7 +203,7 @@ class _Telling:
         held = [self.tell(part) for part in (function.__defaults__, function.__kwdefaults__)] + self._named(
             vars(function)
         )
-        if installed_file(code.co_filename):
+        if _installed_file(code.co_filename):
             said = [home, code.co_name, _version(home)]
             if not code.co_flags & inspect.CO_NESTED:
                 return said
@@ -237,7 +238,7 @@ class _Telling:
 
 def _unread(value: Any, what: str | None = None) -> NoReturn:
     what = what or f"a {type(value).__module__}.{type(value).__qualname__}"
-    remedy = "give a function that holds none, or no path"
+    remedy = "give a function that holds none, or, to sweep, no path"
     raise refusal(
         "a function whose whole state can be read, since the key of its results says what it is", what, remedy
     )
@@ -282,6 +283,8 @@ def _imported(node: ast.AST, package: str | None) -> dict[str, Any]:
                     )
                 elif isinstance(part, ast.ImportFrom):
                     module = importlib.import_module("." * part.level + (part.module or ""), package)
+                    if not hasattr(module, alias.name):  # a module in it that nobody has loaded yet
+                        importlib.import_module(f"{module.__name__}.{alias.name}")
                     found[alias.asname or alias.name] = getattr(module, alias.name)
             except (ImportError, AttributeError, TypeError):
                 continue
@@ -291,11 +294,11 @@ def _imported(node: ast.AST, package: str | None) -> dict[str, Any]:
 def _written(entry: Any) -> bool:
     """Whether a method stands in a text of the user's."""
     code = getattr(inspect.unwrap(entry), "__code__", None) if callable(entry) else None
-    return code is not None and not installed_file(code.co_filename) and bool(text_of(code))
+    return code is not None and not _installed_file(code.co_filename) and bool(text_of(code))
 
 
 @lru_cache
-def installed_file(file: str) -> bool:
+def _installed_file(file: str) -> bool:
     """Whether a file is of Python itself or of an installed package; this one's own are read like the user's."""
     path = Path(file)
     if PACKAGE in path.parents:
@@ -308,7 +311,7 @@ def _installed(module: str) -> bool:
     top = module.partition(".")[0]
     found = sys.modules.get(top)
     file = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), None)
-    return top in sys.stdlib_module_names and top != "__main__" if file is None else installed_file(str(file))
+    return top in sys.stdlib_module_names and top != "__main__" if file is None else _installed_file(str(file))
 
 
 @lru_cache

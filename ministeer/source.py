@@ -66,11 +66,6 @@ def text_of(code: CodeType) -> str:
     return "".join(linecache.getlines(code.co_filename))
 
 
-def stands(code: CodeType) -> bool:
-    """Whether the file of a function's code still says what was compiled."""
-    return _bare(code) in _compiled(text_of(code))
-
-
 @lru_cache(maxsize=64)
 def _compiled(text: str) -> dict[CodeType, list[int]]:
     """What the functions of a text compile to, and on which lines they begin."""

@@ -12,7 +12,7 @@ import torch
 
 from ministeer import extract
 from ministeer.files import read_lines
-from ministeer.lab import data, keys
+from ministeer.lab import data
 from ministeer.lab.claims import CANNOT, CLAIMS, NOT_SUPPORTED, judge
 from ministeer.lab.experiment import Experiment
 from ministeer.provenance import Provenance
@@ -36,7 +36,6 @@ def nothing(lab: Experiment, make: object, **settings: object) -> SteeringVector
 def test_without_its_vectors_an_experiment_supports_no_claim(name, tmp_path, monkeypatch):
     monkeypatch.setattr(Experiment, "vector", nothing)
     monkeypatch.setattr(Receipt, "finish", lambda *_: None)  # it refuses a run that touches nothing
-    monkeypatch.setattr(keys, "check_loaded", lambda _: None)  # which refuses just that
     monkeypatch.setattr(sys, "argv", [name, "--results", str(tmp_path), "--subset", "quick"])
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     evidence = json.loads((tmp_path / "nano-quick" / f"{name}.json").read_text())["evidence"]

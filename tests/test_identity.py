@@ -166,6 +166,24 @@ def test_an_edited_text_is_not_that_of_the_function_that_runs(tmp_path: Path, mo
     sys.modules.pop("their_score")
 
 
+def test_a_module_that_a_function_imports_counts_whether_or_not_it_was_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "their_package").mkdir()
+    (tmp_path / "their_package" / "__init__.py").write_text("")
+    (tmp_path / "their_package" / "part.py").write_text("K = 5\n")
+    (tmp_path / "their_late.py").write_text("def f(x):\n    from their_package import part\n    return x[part.K]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    late = importlib.import_module("their_late")
+    before = identity(late.f)
+    importlib.import_module("their_package.part").K = 5  # type: ignore[attr-defined]
+    assert identity(late.f) == before
+    importlib.import_module("their_package.part").K = 6  # type: ignore[attr-defined]
+    assert identity(late.f) != before
+    for name in ("their_late", "their_package", "their_package.part"):
+        sys.modules.pop(name)
+
+
 def test_a_method_that_gives_another_one_arguments_counts() -> None:
     def calls(token: int) -> Any:
         class Calls:

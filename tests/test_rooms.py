@@ -109,11 +109,9 @@ ROOMS = {
     "lab/data/__init__.py": Room(set(), set()),
     "lab/data/balance.py": Room({"lab.data"}, set()),
     "lab/experiment.py": Room(
-        {"checkpoint", "files", "identity", "model", "provenance", "receipt", "tokenizer", "vectors", "lab.keys"},
+        {"checkpoint", "files", "identity", "model", "provenance", "receipt", "tokenizer", "vectors"},
         {"tqdm", "IPython"},
     ),
-    "lab/keys.py": Room({"identity", "model", "source", "lab.reach"}, set()),
-    "lab/reach.py": Room({"identity", "source"}, set()),
     "lab/estimate.py": Room({"checkpoint", "files", "layouts", "model"}, {"torch"}),
     "lab/claims.py": Room({"model", "lab.intervals"}, set()),
     "lab/intervals.py": Room({"metrics", "model"}, {"numpy", "scipy"}),

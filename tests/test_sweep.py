@@ -365,7 +365,7 @@ def test_a_score_whose_state_cannot_be_told_is_refused_if_its_rows_are_kept(mode
         return logits[:, 0] + 0 * len(str(held))
 
     settings = ([[1, 2]], score, {"v": direction(1)}, [1], [1.0])
-    with pytest.raises(ValueError, match="whole state can be read.*or no path") as error:
+    with pytest.raises(ValueError, match="whole state can be read.*no path") as error:
         sweep(model, *settings, path=tmp_path / "rows.jsonl")
     assert "\n" not in str(error.value) and not any(tmp_path.iterdir())
     assert len(sweep(model, *settings)) == 1

@@ -2,10 +2,10 @@
 `NN_name.json`, what the report shows.
 
 An experiment is cut into cells. A cell is a function of the model and of settings that can be written down, so its
-key says what decides its rows: the source that the function can reach and the values it holds (`keys.py` says how
-far), its settings, the weights, the model's config, what decides the tokenizer's ids, the dtype and the device. A
-cell whose key is in the file is not computed again: an interrupted run continues, whatever changed is computed anew,
-and a change of the package that no measure reaches costs nothing.
+key says what decides its rows: the function with all that it calls and holds, as `identity.identity` tells it, its
+settings, the weights, the model's config, what decides the tokenizer's ids, the dtype and the device. A cell whose
+key is in the file is not computed again: an interrupted run continues, whatever changed is computed anew, and a
+change of the package that no measure reaches costs nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import builtins
 import hashlib
+import inspect
 import json
 import sys
 import time
@@ -24,8 +25,7 @@ from typing import Any
 
 from ministeer.checkpoint import load
 from ministeer.files import append_lines, make_folder, read_lines, write_text
-from ministeer.identity import state
-from ministeer.lab.keys import Code, links
+from ministeer.identity import identity, state
 from ministeer.model import Transformer, refusal
 from ministeer.provenance import data_hash, fingerprint
 from ministeer.receipt import Receipt
@@ -60,6 +60,8 @@ class Experiment:
         self.model, self.tokenizer = load(model, device=device, dtype=dtype)
         self.weights = fingerprint(self.model)
         self._loaded = state(self.model)
+        classes = {type(part) for part in self.model.modules()} | {type(self.tokenizer), SteeringVector}
+        self._classes = identity(sorted(classes, key=lambda kind: kind.__qualname__))
         self._vocabulary = data_hash([*self.tokenizer.files().values()])
         self.folder = Path(results) / (Path(model).name + ("-quick" if quick else ""))
         make_folder(self.folder)
@@ -121,7 +123,7 @@ class Experiment:
             self._seconds += seconds
             cell = {
                 "key": key,
-                "measure": links(measure)[-1].__name__,
+                "measure": _name(measure),
                 "model": self.model_name,
                 "settings": {name: _short(value) for name, value in settings.items()},
                 **self._where(),
@@ -230,11 +232,10 @@ class Experiment:
                 "the model as it was loaded", "one with a tensor, a module or a hook that was changed since",
                 "undo it or load it again; for another model, save it and measure its folder",
             )  # fmt: skip
-        classes = {type(part) for part in self.model.modules()} | {type(self.tokenizer), SteeringVector}
-        tok = self.tokenizer
+        tok, code = self.tokenizer, [self._classes, _once(function) if _of_this(function) else identity(function)]
         model = [asdict(self.model.config), self._vocabulary, tok.chat_template, tok.bos, tok.eot, tok.stop]
         # of dicts in the settings the order counts: rows are often in it
-        return _digest([_code(function, frozenset(classes)).key(), sorted(settings.items()), model, self._where()])
+        return _digest([code, sorted(settings.items()), model, self._where()])
 
     def _check_folder(self) -> None:
         """Refuse a folder with results of another model, whose path ends alike. The same path may hold new weights."""
@@ -302,7 +303,18 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, default=_plain).encode()).hexdigest()[:16]
 
 
-_code = cache(Code)  # one run, one source
+_once = cache(identity)  # what this package says does not change in a run
+
+
+def _of_this(function: Any) -> bool:
+    """Whether it is this package's own, and no notebook's or script's, which can change from cell to cell."""
+    return inspect.isfunction(function) and function.__module__.startswith("ministeer.")
+
+
+def _name(measure: Any) -> str:
+    while isinstance(measure, partial):
+        measure = measure.func
+    return getattr(measure, "__name__", type(measure).__name__)
 
 
 def _plain(value: Any) -> Any:

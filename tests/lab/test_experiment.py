@@ -20,7 +20,7 @@ from ministeer.vectors import SteeringVector
 
 NANO = Path(__file__).parents[2] / "weights" / "nano"
 PAGE = {"title": "T", "question": "Q?", "protocol": "P.", "finding": "F.", "receipt": Receipt()}
-calls: list[object] = []
+calls: list[object] = []  # measures find it by a text, as what they name is in their key
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def lab(folder: Path, **settings: str) -> Experiment:
 
 
 def measure(model, tokenizer, *, text, **settings):
-    calls.append((text, settings))
+    globals()["calls"].append((text, settings))
     if text == "stop":
         raise KeyboardInterrupt
     return [{"norm": model(torch.tensor([tokenizer.encode(text)])).norm().item()}]
@@ -63,7 +63,7 @@ def test_what_changed_is_measured_again(folder):
     assert len(calls) == 4
 
     def measured(model, tokenizer, *, text):  # the code
-        calls.append(text)
+        globals()["calls"].append(text)
         return []
 
     lab(folder).cell(measured, text="hot")

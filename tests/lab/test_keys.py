@@ -1,4 +1,4 @@
-"""Which edits of the code measure a cell again, and which do not: on a copy of the package, by the keys that experiments use."""
+"""Which edits of the code measure a cell again, and which do not, by the keys that experiments use."""
 
 import ast
 import functools
@@ -16,61 +16,54 @@ from pathlib import Path
 import pytest
 
 from ministeer import metrics
+from ministeer.identity import identity
 from ministeer.lab import answers
 from ministeer.lab.experiment import Experiment
-from ministeer.lab.keys import Code, code_key
 
 ROOT = Path(__file__).parents[2]
+MEASURES = (answers.answers, answers.disturbance)
 KEYS = """
 import json, sys
-from ministeer.lab import answers, experiment, keys
-keys.check_loaded = lambda places: None  # what is edited here is read and not run
+from ministeer.lab import answers, experiment
 lab = experiment.Experiment("test", sys.argv[1], results=sys.argv[2])
-for line in sys.stdin:  # after each edit
-    experiment._code.cache_clear()
-    print(json.dumps({f.__name__: lab._key(f, {"layer": 1}) for f in (answers.answers, answers.disturbance)}), flush=True)
+print(json.dumps({f.__name__: lab._key(f, {"layer": 1}) for f in (answers.answers, answers.disturbance)}))
 """
 
 
 class Copy:
-    """A copy of the package, and a process that tells the keys its files give."""
+    """A copy of the package, in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.package = folder / "ministeer"
+        self.folder, self.package = folder, folder / "ministeer"
         shutil.copytree(ROOT / "ministeer", self.package, ignore=shutil.ignore_patterns("__pycache__", "nano"))
-        command = [sys.executable, "-c", KEYS, str(ROOT / "weights" / "nano"), str(folder / "results")]
-        env = os.environ | {"PYTHONPATH": str(folder)}
-        self.process = subprocess.Popen(
-            command, cwd=folder, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.before = self.keys()
-
-    def keys(self) -> dict[str, str]:
-        self.process.stdin.write("now\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        self.before = self.after()
 
     def after(self, *edits: tuple[str, Callable[[str], str]]) -> dict[str, str]:
-        """The keys after edits of files, which are undone."""
-        paths = [self.package / file for file, _ in edits]
-        before = {path: path.read_text("utf-8") if path.exists() else None for path in paths}
-        for path, (_, edit) in zip(paths, edits, strict=True):
-            text = edit(before[path] or "")
-            assert text != before[path]
+        """The keys that a new process finds after edits of files, which are undone."""
+        before = {
+            file: path.read_text("utf-8") if (path := self.package / file).exists() else None for file, _ in edits
+        }
+        for file, edit in edits:
+            path = self.package / file
+            now = path.read_text("utf-8") if path.exists() else ""
+            text = edit(now)
+            assert text != now
             ast.parse(text)
             path.write_text(text, "utf-8")
-        found = self.keys()
-        for path, text in before.items():
+        command = [sys.executable, "-B", "-c", KEYS, str(ROOT / "weights" / "nano"), str(self.folder / "results")]
+        env = os.environ | {"PYTHONPATH": str(self.folder), "PYTHONHASHSEED": "7"}
+        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
+        for file, text in before.items():
+            path = self.package / file
             path.unlink() if text is None else path.write_text(text, "utf-8")
+        assert done.returncode == 0, done.stderr
+        found: dict[str, str] = json.loads(done.stdout)
         return found
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    made = Copy(tmp_path_factory.mktemp("copy"))
-    yield made
-    made.process.stdin.close()
-    made.process.wait(60)
+    return Copy(tmp_path_factory.mktemp("copy"))
 
 
 def lines_of(text: str, name: str) -> tuple[int, int, int]:
@@ -113,57 +106,59 @@ def more(text: str) -> str:
     return text + "\n\ndef more():\n    return 1\n"
 
 
-@pytest.mark.parametrize(
-    "edits",
-    [
-        [(file, more)]
-        for file in ("cli.py", "lab/report.py", "lab/claims.py", "lab/experiment.py", "metrics.py", "lab/answers.py")
-    ]
-    + [
-        [("metrics.py", insert("kl", '"""Said again."""'))],
-        [("model.py", insert("Attention.forward", "# a comment"))],
-        [("metrics.py", insert("bootstrap", "changed = 1"))],  # a file that is reached, a function that is not
-        [("lab/answers.py", lambda text: text.replace("content(", "renamed("))],
-        [
-            (
-                "divergence.py",
-                lambda _: (
-                    "import torch\nfrom ministeer.metrics import _tensors\n"
-                    + cut("kl")((ROOT / "ministeer" / "metrics.py").read_text("utf-8"))
-                ),
+UNREACHED = {
+    "more functions": [(file, more) for file in ("cli.py", "lab/report.py", "lab/experiment.py", "metrics.py", "lab/answers.py")],
+    "words": [
+        ("metrics.py", insert("kl", '"""Said again."""')),
+        ("model.py", insert("Attention.forward", "# a comment")),
+        ("metrics.py", insert("bootstrap", "changed = 1")),  # a file that is reached, a function that is not
+        ("lab/answers.py", lambda text: text.replace("content(", "renamed(")),
+    ],
+    "a move": [
+        (
+            "divergence.py",
+            lambda _: "import torch\nfrom torch import Tensor\nfrom ministeer.metrics import _tensors\n"
+            + cut("kl")((ROOT / "ministeer" / "metrics.py").read_text("utf-8")),
+        ),
+        (
+            "lab/answers.py",
+            lambda text: text.replace("metrics.kl(", "divergence.kl(").replace(
+                "from ministeer import extract, metrics", "from ministeer import divergence, extract, metrics"
             ),
-            ("metrics.py", moved("kl", "ministeer.divergence")),
-        ],
+        ),
     ],
-)
-def test_what_no_measure_reaches_costs_nothing(copy, edits):
-    assert copy.after(*edits) == copy.before
+}  # fmt: skip
 
 
-def test_a_key_is_the_same_wherever_the_package_lies(copy, tmp_path):
+@pytest.mark.parametrize("what", UNREACHED)
+def test_what_no_measure_reaches_costs_nothing(copy, what):
+    assert copy.after(*UNREACHED[what]) == copy.before
+
+
+def test_a_key_is_the_same_wherever_the_package_lies_and_in_every_process(copy, tmp_path):
     lab = Experiment("test", str(ROOT / "weights" / "nano"), results=tmp_path)
-    assert copy.before == {f.__name__: lab._key(f, {"layer": 1}) for f in (answers.answers, answers.disturbance)}
+    assert copy.before == {f.__name__: lab._key(f, {"layer": 1}) for f in MEASURES}
+
+
+EACH = {"answers", "disturbance"}
 
 
 @pytest.mark.parametrize(
-    ("file", "edit", "measures"),
+    ("edits", "measures"),
     [
-        ("lab/answers.py", insert("answers", "changed = 1"), {"answers"}),
-        ("lab/answers.py", insert("content", "changed = 1"), {"answers", "disturbance"}),
-        ("metrics.py", insert("kl", "changed = 1"), {"disturbance"}),
-        ("variants.py", insert("above", "changed = 1"), {"answers"}),
-        ("model.py", insert("Block.attend", "changed = 1"), {"answers", "disturbance"}),
-        ("model.py", insert("Attention.forward", "changed = 1"), {"answers", "disturbance"}),
-        ("model.py", insert("multiply", "changed = 1"), {"answers", "disturbance"}),
-        ("tokenizer.py", insert("Tokenizer.encode", "changed = 1"), {"answers", "disturbance"}),
-        ("interventions.py", insert("project_out", "changed = 1"), {"answers", "disturbance"}),
-        ("vectors.py", insert("SteeringVector.__getitem__", "changed = 1"), {"answers", "disturbance"}),
-        ("steer.py", insert("_Part.add", "changed = 1"), {"answers", "disturbance"}),
-        ("lab/answers.py", lambda text: text.replace("\nTEXTS = ", "\nTEXTS = 1 + "), {"disturbance"}),
+        ([("lab/answers.py", insert("answers", "changed = 1")), ("variants.py", insert("above", "changed = 1"))], {"answers"}),
+        ([("metrics.py", insert("kl", "changed = 1"))], {"disturbance"}),
+        ([("lab/answers.py", lambda text: text.replace("\nTEXTS = ", "\nTEXTS = 1 + "))], {"disturbance"}),
+        ([("lab/answers.py", insert("content", "changed = 1"))], EACH),
+        ([("model.py", insert("Block.attend", "changed = 1"))], EACH),
+        ([("model.py", insert("multiply", "changed = 1"))], EACH),
+        ([("tokenizer.py", insert("Tokenizer.encode", "changed = 1"))], EACH),
+        ([("vectors.py", insert("SteeringVector.__getitem__", "changed = 1"))], EACH),
+        ([("steer.py", insert("_Part.add", "changed = 1"))], EACH),
     ],
-)
-def test_what_a_measure_reaches_measures_again(copy, file, edit, measures):
-    after = copy.after((file, edit))
+)  # fmt: skip
+def test_what_a_measure_reaches_measures_again(copy, edits, measures):
+    after = copy.after(*edits)
     assert {measure for measure, key in copy.before.items() if key != after[measure]} == measures
 
 
@@ -210,7 +205,7 @@ def script_keys(folder: Path, script: str = SCRIPT, beside: str = BESIDE) -> lis
     finally:
         sys.path.remove(str(folder))
         sys.modules.pop("beside")
-    return [code_key(function, []) for function in (found["measure"], found["made"]())]
+    return [identity(function) for function in (found["measure"], found["made"]())]
 
 
 @pytest.mark.parametrize(
@@ -230,49 +225,6 @@ def test_a_measure_of_a_script_reaches_its_own_file_and_those_beside_it(tmp_path
     assert [a != b for a, b in zip(before, after, strict=True)] == which
 
 
-EDITED = """
-LIMIT = 3
-class Held:
-    def within(self):
-        return LIMIT
-
-def helper(x):
-    return x + OTHER
-OTHER = 4
-
-def measure(model, tokenizer):
-    return helper(Held())
-"""
-
-
-def test_a_measure_that_was_edited_after_it_was_loaded_has_no_key(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    file = tmp_path / "their_measure.py"
-    file.write_text(EDITED)
-    module = importlib.import_module("their_measure")
-    key = code_key(module.measure, [])
-    file.write_text(EDITED.replace("\nclass", "\n# said\n\nclass") + "def unused():\n    return 1\n")
-    assert code_key(module.measure, []) == key
-    for old, new in (
-        ("LIMIT = 3", "LIMIT = 5"),
-        ("return LIMIT", "return -LIMIT"),
-        ("+ OTHER", "- OTHER"),
-        ("return h", "return 2 * h"),
-    ):
-        file.write_text(EDITED.replace(old, new))
-        with pytest.raises(ValueError, match="expected .* as their_measure.py says it, got one that was loaded before"):
-            code_key(module.measure, [])
-    assert code_key(importlib.reload(module).measure, []) != key
-    sys.modules.pop("their_measure")
-
-
-def test_a_measure_without_a_text_of_its_own_is_refused(tmp_path):
-    (tmp_path / "some.py").write_text("two = [lambda: 1, lambda: 2]\n")
-    with pytest.raises(ValueError, match=r"expected a measure whose source can be read, got <lambda>; define it by"):
-        code_key(runpy.run_path(str(tmp_path / "some.py"))["two"][0], [])
-
-
 def cells_key(folder: Path, *cells: str) -> str:
     """The key of `measure` in a notebook, whose cells IPython leaves in `linecache` by the names of files that are not there."""
     names = [str(folder / f"{i}.py") for i in range(len(cells))]
@@ -281,7 +233,7 @@ def cells_key(folder: Path, *cells: str) -> str:
         for name, text in zip(names, cells, strict=True):
             linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
             exec(compile(text, name, "exec"), known)  # noqa: S102
-        return code_key(known["measure"], [])
+        return identity(known["measure"])
     finally:
         for name in names:
             linecache.cache.pop(name, None)
@@ -307,11 +259,10 @@ def test_a_cell_of_a_notebook_that_was_run_again_counts_for_a_measure_that_stand
     try:
         run(names[0], "def helper():\n    return 1\n")
         run(names[1], "def measure(model):\n    return helper()\n")
-        code = Code(known["measure"], [])
-        before = code.key()
-        assert code.key() == before
+        before = identity(known["measure"])
+        assert identity(known["measure"]) == before
         run(names[2], "def helper():\n    return 2\n")
-        assert code.key() != before
+        assert identity(known["measure"]) != before
     finally:
         for name in names:
             linecache.cache.pop(name, None)
@@ -375,41 +326,17 @@ HOLDING = [closing, by_default, wrapping, replacing, helped, lambda k: functools
 @pytest.mark.parametrize("of", HOLDING)
 @pytest.mark.parametrize(("one", "other"), [(1, 2), (1, True), ([1, 2], [2, 1]), ({"a": 1}, {"a": 2}), ("a", "b")])
 def test_what_a_measure_holds_is_in_its_key(of, one, other):
-    assert code_key(of(one), []) == code_key(of(one), [])
-    assert code_key(of(one), []) != code_key(of(other), [])
+    assert identity(of(one)) == identity(of(one))
+    assert identity(of(one)) != identity(of(other))
 
 
-def test_what_a_measure_holds_may_change_between_two_cells():
-    held = {"a": 1}
-    code = Code(closing(held), [])
-    before = code.key()
-    held["a"] = 2
-    assert code.key() != before
-    held["a"] = 1
-    assert code.key() == before
-
-
-def test_what_a_measure_only_writes_to_is_not_in_its_key():
-    def of(log, table, read):
-        def measure(model, tokenizer):
-            log.append(1)
-            table["now"] = 1
-            read.append(len(read))
-            return []
-
-        return measure
-
-    key = code_key(of([], {}, []), [])
-    assert code_key(of([1], {"now": 1}, []), []) == key
-    assert code_key(of([], {}, [0]), []) != key
-
-
-@pytest.mark.parametrize("of", HOLDING[:2])
-def test_a_measure_that_holds_what_cannot_be_read_is_refused(of):
-    with pytest.raises(
-        ValueError, match="expected a measure that holds what can be read, .*, got k in it, a generator; g"
-    ):
-        code_key(of(i for i in "ab"), [])
+def test_a_measure_that_holds_what_cannot_be_read_is_refused(tmp_path):
+    lab = Experiment("test", "nano", results=tmp_path)
+    for of in HOLDING[:2]:
+        with pytest.raises(
+            ValueError, match="whole state can be read, since the key of its results .*, got a .*generator"
+        ):
+            lab.cell(of(i for i in "ab"))
 
 
 MEASURE = "\ndef measure(model, tokenizer):\n    return "
@@ -459,57 +386,38 @@ def test_what_a_constant_becomes_after_its_definition_is_in_the_key(what, tmp_pa
         there = loaded(
             tmp_path / f"{n}", monkeypatch, measured, *(text % k if "%d" in text else text for text in files)
         )
-        try:
-            keys.append(code_key(there.measure, []))
-        except ValueError as error:  # a refusal is an answer too, where the text says otherwise
-            assert "expected K as their_main.py says it" in str(error)
-            return
+        keys.append(identity(there.measure))
         rows.append(there.measure(None, None))
     assert rows[0] == rows[1] != rows[2]
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_a_constant_may_change_between_two_cells(tmp_path, monkeypatch):
-    main = "SET = {'scale': 1}\nK = 1\nLOG = []\n"
-    there = loaded(tmp_path / "a", monkeypatch, "LOG.append(0) or [SET['scale'], K]", main)
-    code = Code(there.measure, [])
-    before = code.key()
-    there.SET["scale"] = 2
-    second = code.key()
-    there.SET["scale"], there.K = 1, 2
-    assert len({before, second, code.key()}) == 3
-    there.K = 1
-    assert code.key() == before
-
-
-def test_a_function_that_was_replaced_is_refused(monkeypatch):
-    code = Code(answers.disturbance, [])
-    before = code.key()
+def test_a_measure_of_a_script_is_told_anew_for_each_cell(tmp_path, monkeypatch):
+    """What it names, and what it holds, may change between two cells; a function set from elsewhere counts as it is."""
+    lab = Experiment("test", "nano", results=tmp_path / "results")
+    there = loaded(tmp_path / "a", monkeypatch, "[SET['scale'], K]", "SET = {'scale': 1}\nK = 1\n")
+    held = {"a": 1}
+    for measure, change, back in (
+        (there.measure, lambda: there.SET.update(scale=2), lambda: there.SET.update(scale=1)),
+        (there.measure, lambda: setattr(there, "K", 2), lambda: setattr(there, "K", 1)),
+        (closing(held), lambda: held.update(a=2), lambda: held.update(a=1)),
+    ):
+        before = lab._key(measure, {})
+        change()
+        assert lab._key(measure, {}) != before
+        back()
+        assert lab._key(measure, {}) == before
+    before = identity(answers.disturbance)
     with monkeypatch.context() as patch:
         patch.setattr(metrics, "kl", lambda *given: 0)
-        for ask in (code.key, lambda: code_key(answers.disturbance, [])):
-            with pytest.raises(
-                ValueError, match=r"expected kl as metrics.py says it, got .* or set from elsewhere; begin"
-            ):
-                ask()
-    assert code.key() == before
+        assert identity(answers.disturbance) != before
+    assert identity(answers.disturbance) == before
 
 
-STABLE = """
-import sys
-from pathlib import Path
-from ministeer.lab import answers, behaviours, experiment
-from ministeer.vectors import SteeringVector
-sys.path.insert(0, sys.argv[1])
-import their_main
-print(experiment.code_key(answers.answers, []), experiment.code_key(their_main.measure, []))
-""".replace("experiment", "keys")
-
-
-def test_a_key_is_the_same_in_every_process(tmp_path, monkeypatch):
-    main = "WORDS = {w for w in ('a', 'b', 'c', 'd')}\nTABLE = {'s': {'x', 'y', 'z'}, 'f': len}\n"
-    there = loaded(tmp_path / "a", monkeypatch, "[WORDS, TABLE]", main)
-    keys = f"{code_key(answers.answers, [])} {code_key(there.measure, [])}\n"
-    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
-    command = [sys.executable, "-c", STABLE, str(tmp_path / "a")]
-    assert subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout == keys
+def test_an_edit_that_was_not_loaded_changes_nothing_that_runs(tmp_path, monkeypatch):
+    there = loaded(tmp_path / "a", monkeypatch, "[K]", "K = 1\n")
+    before, file = identity(there.measure), tmp_path / "a" / "their_main.py"
+    file.write_text(file.read_text().replace("K = 1", "K = 2"))
+    assert there.measure(None, None) == [1] and identity(there.measure) == before
+    there = loaded(tmp_path / "b", monkeypatch, "[K]", "K = 2\n")
+    assert there.measure(None, None) == [2] and identity(there.measure) != before
