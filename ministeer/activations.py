@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ministeer.model import Site, Transformer, check_site, check_stream, expect
 from ministeer.prompts import pad
-from ministeer.variants import begun, hooked
+from ministeer.variants import begun, changed
 
 OnBatch = Callable[[int, int], None]
 
@@ -76,7 +76,7 @@ def pair_streams(
     sites = list(dict.fromkeys(sites))  # each once
     top = depth(model, sites)
     device = model.device
-    whole = bool(hooked(model))
+    whole = bool(changed(model))
     shared = [0 if whole else min(alike(*pair), *at) for pair, at in zip(pairs, positions, strict=True)]
     order = sorted(range(len(pairs)), key=shared.__getitem__)  # pairs that share about as much come together
     found = {site: torch.empty(len(pairs), 2, model.config.width, dtype=torch.float32) for site in sites}

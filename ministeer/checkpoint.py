@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ministeer.files import make_folder, replacing
 from ministeer.layouts import HEAD, LAYOUTS, OTHER_HEADS, WRAPPERS, Config, write_config
 from ministeer.layouts import read_config as config_of
-from ministeer.model import Transformer
+from ministeer.model import Transformer, hooked
 from ministeer.model_files import FILE_DTYPES, Entry, ModelFiles, find, find_config, open_file
 from ministeer.tokenizer import Tokenizer
 
@@ -92,9 +92,9 @@ def from_transformers(
             f"expected a GPT-2, Llama or Qwen2 of transformers, got {where}; for a name or a path use load_model"
         )
     config = config_of(theirs.config.to_dict(), where)
-    if hooked := [name for name, part in theirs.named_modules() if part._forward_hooks or part._forward_pre_hooks]:
+    if left := [name for name, part in theirs.named_modules() if hooked(part)]:
         warnings.warn(
-            f"{where}: expected a model without hooks, found one on {hooked[0] or 'it'}, which is left behind; "
+            f"{where}: expected a model without hooks, found one on {left[0] or 'it'}, which is left behind; "
             "steer with a Steer instead",
             stacklevel=2,
         )

@@ -246,9 +246,13 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y if bias is None else y + bias.to(y.dtype)  # which autocast may have changed
 
 
+def hooked(part: nn.Module) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks)
+
+
 def activated(linear: nn.Module, x: Tensor, name: str) -> Tensor:
     """What an activation makes of a matrix's product, in one step where the matrix is held in a form that can (`pack`)."""
-    if getattr(type(linear), "fuses", False) and not linear._forward_hooks:
+    if getattr(type(linear), "fuses", False) and not hooked(linear):
         return linear(x, name)
     return ACTIVATIONS[name](linear(x))
 
@@ -371,7 +375,7 @@ class Sites:
     def record_heads(self, layer: int, z: Tensor, out: Any) -> None:
         """What each head writes, `(B, T, H, D)`, if asked for: what it found, `(B, T, H, K)`, through its part of `out`."""
         if ("head", layer) in self.recorded:
-            plain = {name for name, _ in out.named_parameters()} <= {"weight", "bias"} and not out._forward_hooks
+            plain = {name for name, _ in out.named_parameters()} <= {"weight", "bias"} and not hooked(out)
             expect(plain, f"a plain matrix after the heads of layer {layer}", "an adapter or a hook on it", "merge it")
             by_head = out.weight.view(-1, *z.shape[2:])  # (D, HK) -> (D, H, K)
             self.recorded["head", layer] = torch.einsum("bthk,dhk->bthd", z, by_head)

@@ -43,6 +43,7 @@ def fingerprint(model: Transformer) -> str:
     """
     with torch.device("meta"):
         names = sorted(type(model)(model.config).state_dict())
+    names = [name for name in names if _held(model, name)]
     names += sorted({name for name, _ in model.named_parameters()} - {*names})
 
     def one(name: str) -> str:
@@ -53,6 +54,16 @@ def fingerprint(model: Transformer) -> str:
         hashes = list(pool.map(one, names))
     settings = _unusual(model.config)
     return data_hash([*hashes, json.dumps(settings, sort_keys=True)] if settings else hashes)
+
+
+def _held(model: Transformer, name: str) -> bool:
+    """Whether a tensor is in its place: what stands in the place of a matrix need not show one."""
+    where, _, leaf = name.rpartition(".")
+    try:
+        part = model.get_submodule(where)
+    except AttributeError:
+        return False
+    return leaf in part._parameters or leaf in part._buffers or hasattr(type(part), leaf)
 
 
 def _unusual(config: Any) -> dict[str, Any]:

@@ -195,7 +195,7 @@ class Tokenizer:
         """Ids of a text that goes on after another: `[*tok.prompt("Is it so?"), *tok.continuation(" yes")]`.
 
         What `encode` gives, but for tokenizers that put a space before every text, as Llama 2's, whose `encode` gives
-        " yes" two of them. Raises `ValueError` for a text that becomes other tokens after another.
+        " yes" two of them. Such a tokenizer raises `ValueError` for a text that becomes other tokens after any other.
         """
         self._text(text)
         return self._core.continuation(text)

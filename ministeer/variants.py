@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules import module as modules
 
-from ministeer.model import Block, Cache, Past, Site, Transformer, check_stream, expect
+from ministeer.model import Block, Cache, Past, Site, Transformer, check_stream, expect, hooked
 from ministeer.prompts import pad
 
 
@@ -113,21 +113,21 @@ def last_token(
     return check_stream(x), tape, cache
 
 
-def hooked(model: Transformer) -> str:
-    """The first of the model's modules with a hook or a new forward, as text, "" if there is none. A hook sees the tokens of one
+def changed(model: Transformer) -> str:
+    """The first of the model's modules with a hook, or block with a new forward, as text, "" if there is none. A hook sees the tokens of one
     call, and cannot know where in a text they stand, or that they are variants of one."""
     if modules._global_forward_hooks or modules._global_forward_pre_hooks:
         return "one on every module of torch"
     for name, part in model.named_modules():
-        changed = "forward" in vars(part) or isinstance(part, Block) and type(part).forward is not Block.forward
-        if part._forward_hooks or part._forward_pre_hooks or changed:
+        own = "forward" in vars(part) and part in (model, *model.blocks)
+        if hooked(part) or own or isinstance(part, Block) and type(part).forward is not Block.forward:
             return f"one on {name or type(part).__name__}"
     return ""
 
 
 def check_halves(model: Transformer) -> None:
     """Raise `ValueError` for what would change the model on its way: `above` runs blocks in halves, and variants side by side."""
-    found = hooked(model)
+    found = changed(model)
     wanted = "a model without hooks or a new forward on it or on a part of it, as its blocks run in halves here"
     expect(not found, wanted, found, 'remove it, or add at a site instead: block i\'s output is ("pre", i + 1)')
     own = "unembed" in vars(model) or type(model).unembed is not Transformer.unembed

@@ -64,6 +64,12 @@ def test_an_adapter_on_any_matrix_is_the_change_in_the_weight(architecture: str)
 def test_an_adapter_changes_the_fingerprint(architecture: str) -> None:
     found = [fingerprint(MODEL), *(fingerprint(adapted(name)) for name in MATRICES[architecture])]
     assert len({*found}) == len(found)
+    bare = copy.deepcopy(MODEL)
+    name = MATRICES[architecture][0]
+    bare.blocks[1].set_submodule(name, nn.Linear(48, len(MODEL.blocks[1].get_submodule(name).weight)))  # type: ignore[arg-type]
+    hidden = nn.Sequential(bare.blocks[1].get_submodule(name))
+    bare.blocks[1].set_submodule(name, hidden)  # shows no weight
+    assert fingerprint(bare) not in found
 
 
 def test_the_writes_of_heads_are_refused_after_an_adapter_or_a_hook(architecture: str) -> None:
@@ -116,6 +122,9 @@ def test_a_hook_on_a_packed_matrix_sees_its_product_alone(form: Any) -> None:
     mlp, x = form(copy.deepcopy(MODEL).float()).blocks[1].mlp, random_tensor(1, 3, 48).float()
     matrix, seen = mlp.get_submodule("c_fc" if hasattr(mlp, "c_fc") else "gate"), []
     expected = mlp(x)
-    matrix.register_forward_hook(lambda _m, _a, out: seen.append(out))
+    handle = matrix.register_forward_hook(lambda _m, _a, out: seen.append(out))
     assert relative(mlp(x), expected) < 1e-5
     assert relative(seen[0], F.linear(x, matrix.weight, matrix.bias)) < 1e-5
+    handle.remove()
+    matrix.register_forward_pre_hook(lambda _m, given: 1.0 * given[0])  # what it returns are all the arguments
+    assert relative(mlp(x), expected) < 1e-5

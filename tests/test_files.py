@@ -156,16 +156,19 @@ def test_cells_of_another_shape_are_refused_in_a_sentence(cell: str, tmp_path: P
         Experiment("00_x", "nano", results=tmp_path)
 
 
+MEASURED: list[int] = []  # a measure finds it by a text, as what it names is in its key
+
+
 def test_an_experiment_on_a_full_disk_ends_in_a_sentence_and_goes_on_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     line = ["00_full.py", "--model", str(ROOT / "weights" / "nano"), "--results", str(tmp_path / "results")]
     monkeypatch.setattr(sys, "argv", line)
-    measured = []
+    MEASURED.clear()
 
     def count(model: Any, tokenizer: Any, *, n: int) -> list[dict[str, Any]]:
-        measured.append(n)
+        globals()["MEASURED"].append(n)
         return [{"n": n, "text": "x" * 500}]
 
     lab = Experiment.from_command_line("00_full")
@@ -180,7 +183,7 @@ def test_an_experiment_on_a_full_disk_ends_in_a_sentence_and_goes_on_afterwards(
     again = Experiment.from_command_line("00_full")
     for n in (1, 2, 3):
         again.cell(count, n=n)
-    assert measured == [1, 2, 2, 3]
+    assert MEASURED == [1, 2, 2, 3]
     with full(), pytest.raises(OSError, match="can be written"):
         again.save(title="", question="", protocol="", finding="done", receipt="")
     assert len(files.read_lines(again.journal)) == 3

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import builtins
 import hashlib
-import inspect
 import json
 import sys
 import time
@@ -111,7 +110,8 @@ class Experiment:
         """The rows of `measure(model, tokenizer, **settings)`, from the file if they are there.
 
         Settings are plain values, as JSON has them, or steering vectors, which are written as their provenance. The
-        rows are a copy, as they are read back from the file. Raises `ValueError` for a model changed since its loading.
+        rows are a copy, as they are read back from the file. What a measure holds counts as it is now, a list that it
+        fills too, so let it return what it finds. Raises `ValueError` for a model changed since its loading.
         """
         key = self._key(measure, settings)
         if key in self._known:
@@ -230,7 +230,7 @@ class Experiment:
         if state(self.model) != self._loaded:
             raise refusal(
                 "the model as it was loaded", "one with a tensor, a module or a hook that was changed since",
-                "undo it or load it again; for another model, save it and measure its folder",
+                "load it again; for another model, save it and measure its folder",
             )  # fmt: skip
         tok, code = self.tokenizer, [self._classes, _once(function) if _of_this(function) else identity(function)]
         model = [asdict(self.model.config), self._vocabulary, tok.chat_template, tok.bos, tok.eot, tok.stop]
@@ -308,7 +308,8 @@ _once = cache(identity)  # what this package says does not change in a run
 
 def _of_this(function: Any) -> bool:
     """Whether it is this package's own, and no notebook's or script's, which can change from cell to cell."""
-    return inspect.isfunction(function) and function.__module__.startswith("ministeer.")
+    home, name = getattr(function, "__module__", None) or "", getattr(function, "__name__", "")
+    return home.startswith("ministeer.") and getattr(sys.modules.get(home), name, None) is function
 
 
 def _name(measure: Any) -> str:

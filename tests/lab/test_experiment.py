@@ -219,7 +219,7 @@ def test_a_model_that_was_changed_since_it_was_loaded_is_refused(folder, edit):
     run.cell(measure, text="hot")
     edit(run.model)
     with pytest.raises(
-        ValueError, match="expected the model as it was loaded, got one with a tensor, .*; undo it or load"
+        ValueError, match="expected the model as it was loaded, got one with a tensor, .*; load it again"
     ):
         run.cell(measure, text="hot")
     assert len(calls) == 1
