@@ -152,7 +152,10 @@ def save_model(
             )
         texts = tokenizer.files(folder)
         ends = [*tokenizer.stop]
-        settings |= {"bos_token_id": tokenizer.bos, "eos_token_id": ends if len(ends) > 1 else tokenizer.eot}
+        settings |= {
+            "bos_token_id": tokenizer.bos,
+            "eos_token_id": tokenizer.eot if ends in ([], [tokenizer.eot]) else ends,
+        }
     tensors, weights = {}, model.state_dict()
     with torch.device("meta"):
         whole_model = layout.model(model.config)

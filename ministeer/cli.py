@@ -113,7 +113,8 @@ def steered(options: argparse.Namespace) -> str:
 
     def said(text: list[int]) -> str:
         end = len(text) - (text[-1] in tokenizer.stop)  # without the token that ends the answer, which is not text
-        return tokenizer.decode(text[len(ids) if options.chat else 1 : end])
+        begun = len(ids) if options.chat else len(ids) - len(tokenizer.encode(prompt, special=True))  # what was added
+        return tokenizer.decode(text[begun:end])
 
     plain, runs, taken = continued("unsteered"), [], ""
     if options.coeff is None and any(push.coeff is None for push in pushes):

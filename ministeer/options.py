@@ -84,13 +84,11 @@ def several(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
 
 def contents(path: str) -> str:
     """The text of a file, or of standard input for "-"."""
-    if path == "-":
-        return sys.stdin.read().removeprefix("\ufeff")  # the mark that some programs begin a file with
     file = Path(path)
-    expect(not file.is_dir(), "a file", f"the folder {path}", "name a file in it")
-    expect(file.exists(), "a file, or - for standard input", f"{path}, which is not there")
-    try:
-        return file.read_bytes().decode("utf-8-sig")
+    expect(path == "-" or not file.is_dir(), "a file", f"the folder {path}", "name a file in it")
+    expect(path == "-" or file.exists(), "a file, or - for standard input", f"{path}, which is not there")
+    try:  # of both the bytes, whatever the terminal's encoding; some programs begin a file with a mark
+        return (sys.stdin.buffer.read() if path == "-" else file.read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"expected text in UTF-8 in {path}, got other bytes; is it a text file?") from None
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ministeer.model import ACTIVATIONS, Embedding, Linear, Transformer
+from ministeer.model import ACTIVATIONS, Embedding, Linear, Transformer, hooked
 
 # our activations in oneDNN's words: operator and form
 FUSED = {
@@ -190,8 +190,10 @@ def pack(model: Transformer) -> Transformer:
     dtype = model.dtype
     if not supported(dtype):
         raise ValueError(f"expected a processor and a torch with oneDNN's {dtype}, got one without; leave out `pack`")
-    _replace(model, Packed)
     name = "wte" if model.lm_head is None else "lm_head"
+    if not isinstance(model.head, PackedEmbedding):
+        _check_plain(model.head, Embedding, name)
+    _replace(model, Packed)
     if not isinstance(model.head, PackedEmbedding):
         setattr(model, name, PackedEmbedding(model.head))
     return model
@@ -223,14 +225,19 @@ def _check(model: Transformer, name: str) -> None:
         )
 
 
+def _check_plain(part: nn.Module, kind: type[nn.Module], where: str) -> None:
+    """Raise `ValueError` for what does more than its kind, as that would be lost."""
+    own = "a hook or a forward of its own" if hooked(part) or part._backward_hooks or "forward" in vars(part) else ""
+    got = f"a {type(part).__name__}" if type(part) is not kind else own
+    if got:
+        raise ValueError(f"expected plain matrices, got {got} at {where}; merge it into the weight, or remove it")
+
+
 def _replace(model: Transformer, form: type[Held]) -> Transformer:
     for where, child in model.named_modules():
         if not isinstance(child, Linear):
             continue
-        got = f"a {type(child).__name__}" if type(child) is not Linear else "one with a hook"
-        hooks = child._forward_hooks or child._forward_pre_hooks or child._backward_hooks
-        if type(child) is not Linear or hooks:  # what they do would be lost
-            raise ValueError(f"expected plain matrices, got {got} at {where}; merge it into the weight, or remove it")
+        _check_plain(child, Linear, where)
     parents = [m for m in model.modules() if not isinstance(m, Linear)]  # a list of those would keep each till the end
     for module in parents:
         for name in list(module._modules):

@@ -44,7 +44,10 @@ def fingerprint(model: Transformer) -> str:
     with torch.device("meta"):
         names = sorted(type(model)(model.config).state_dict())
     names = [name for name in names if _held(model, name)]
-    names += sorted({name for name, _ in model.named_parameters()} - {*names})
+    held = {
+        f"{where}.weight" for where, part in model.named_modules() if hasattr(type(part), "weight")
+    }  # as `pack` does
+    names += sorted(({name for name, _ in model.named_parameters()} | held) - {*names})
 
     def one(name: str) -> str:
         # not from the state dict: a packed model copies a matrix to show it

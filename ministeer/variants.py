@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules import module as modules
 
-from ministeer.model import Block, Cache, Past, Site, Transformer, check_stream, expect, hooked
+from ministeer.model import Block, Cache, Embedding, Past, Site, Transformer, check_stream, expect, hooked
 from ministeer.prompts import pad
 
 
@@ -153,11 +153,12 @@ def above(model: Transformer, x: Tensor, site: Site, past: Past | None, read: Te
 
 
 def logits32(model: Transformer, x: Tensor) -> Tensor:
-    """As `model.unembed`, in float32 and not rounded to the model's dtype: in bfloat16 a logit of 100 is a multiple of one half."""
+    """As `model.unembed`, in float32 and not rounded to the model's dtype: in bfloat16 a logit of 100 is a multiple of one
+    half. What an adapter in the place of the unembedding makes is taken as it is."""
     x, head = model.ln_f(check_stream(x)), model.head
     w = head.weight
-    if w.dtype == torch.float32:
-        return head.scores(x)  # type: ignore[no-any-return]
+    if w.dtype == torch.float32 or type(head) is not Embedding and not hasattr(head, "packed"):
+        return head.scores(x).float()  # type: ignore[no-any-return]
     if w.dtype == torch.bfloat16 and w.device.type == "cpu":
         # the product minus its rounded self, taken before it is rounded, is what rounding took: 16 bits in two products, both in
         # bfloat16, where a float32 one takes five times as long

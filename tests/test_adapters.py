@@ -10,7 +10,7 @@ from reference import TOLERANCE, both, random_ids, random_tensor, relative
 from torch import Tensor, nn
 
 from ministeer import extract, heads, sweep
-from ministeer.model import Linear, Transformer
+from ministeer.model import Embedding, Linear, Transformer
 from ministeer.pack import int8, pack, supported
 from ministeer.provenance import fingerprint
 from ministeer.tokenizer import Tokenizer
@@ -85,6 +85,42 @@ def test_the_writes_of_heads_are_refused_after_an_adapter_or_a_hook(architecture
         adapted(name)(ids, tape=tape)
         merged(name)(ids, tape=expected)
         assert relative(tape[0], expected[0]) < TOLERANCE, name
+
+
+class AdaptedHead(Embedding):
+    """An unembedding with a low-rank change beside it."""
+
+    def scores(self, x: Tensor) -> Tensor:
+        down, up = (random_tensor(n, 2, seed=n, scale=1.0).to(x) for n in (x.shape[-1], self.num_embeddings))
+        return super().scores(x) + x @ down @ up.T
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_adapted_unembedding_counts_in_a_sweep(dtype: torch.dtype) -> None:
+    model = copy.deepcopy(MODEL).to(dtype)
+    name = "wte" if model.lm_head is None else "lm_head"
+    head = AdaptedHead(257, 48).to(dtype)
+    head.weight = getattr(model, name).weight
+    setattr(model, name, head)
+    rows = sweep(model, [[1, 2, 3]], [[[5], [6]]], {"v": random_tensor(48)}, [1], [0.0])
+    with torch.no_grad():
+        expected = model(torch.tensor([[1, 2, 3]]))[0, -1].float().log_softmax(-1)[[5, 6]]
+    assert relative(torch.tensor(rows[0]["score"]), expected) < (1e-5 if dtype == torch.float32 else 2e-2)
+    plain = MODEL(torch.tensor([[1, 2, 3]]))[0, -1].log_softmax(-1)[[5, 6]]
+    assert relative(plain.float(), expected) > 5e-2
+
+
+def test_the_fingerprint_of_an_adapted_model_holds_the_matrices_under_its_adapters() -> None:
+    if not supported(torch.float32):
+        pytest.skip("no oneDNN here")
+    name = MATRICES["gpt2" if hasattr(MODEL.blocks[0].attn, "c_attn") else "llama"][0]
+    one = adapted(name).float()
+    other = copy.deepcopy(one)
+    with torch.no_grad():
+        other.blocks[1].get_submodule(name).base.weight.neg_()  # type: ignore[operator, union-attr]
+    found = [fingerprint(one), fingerprint(other)]
+    assert found[0] != found[1]
+    assert [fingerprint(pack(one)), fingerprint(pack(other))] == found
 
 
 def first_token(_m: Any, _a: Any, out: Tensor) -> Tensor:

@@ -243,6 +243,9 @@ def test_the_ids_that_end_an_answer_come_back_as_they_were_saved(saved, tmp_path
     assert tok.stop == (256, 10, 13)
     checkpoint.save_model(model, tmp_path / "again", tokenizer=tok)
     assert checkpoint.load(tmp_path / "again")[1].stop == tok.stop
+    tok.stop = (46,)  # one, and not the end of a text
+    checkpoint.save_model(model, tmp_path / "one", tokenizer=tok)
+    assert 46 in checkpoint.load(tmp_path / "one")[1].stop
     checkpoint.save_model(model, tmp_path / "bare")  # whose config has a single one, the last id, by default
     tok.save(tmp_path / "bare")
     assert checkpoint.load(tmp_path / "bare")[1].stop == (256,)

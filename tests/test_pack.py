@@ -253,7 +253,7 @@ class Adapted(Linear):
 
 
 @pytest.mark.parametrize("form", [pack, int8])
-@pytest.mark.parametrize("way", ["hook", "pre-hook", "subclass"])
+@pytest.mark.parametrize("way", ["hook", "pre-hook", "forward", "subclass"])
 def test_what_a_matrix_does_beside_its_product_is_not_lost(
     form: Callable[[Transformer], Transformer], way: str
 ) -> None:
@@ -262,11 +262,23 @@ def test_what_a_matrix_does_beside_its_product_is_not_lost(
     if way == "subclass":
         name = next(name for name, child in part.named_children() if child is matrix)
         setattr(part, name, Adapted(matrix.in_features, matrix.out_features))
+    elif way == "forward":
+        matrix.forward = lambda x: 2 * x  # type: ignore[method-assign]
     else:
         (matrix.register_forward_pre_hook if way == "pre-hook" else matrix.register_forward_hook)(lambda *_: None)
     with pytest.raises(ValueError, match="expected plain matrices, got .* at blocks.0.mlp"):
         form(model)
     assert not any(isinstance(child, (Packed, Int8)) for child in model.modules())
+
+
+def test_what_an_unembedding_does_beside_its_product_is_not_lost() -> None:
+    model = fresh(torch.float32)
+    handle = model.head.register_forward_hook(lambda _m, _a, out: 2 * out)
+    with pytest.raises(ValueError, match="expected plain matrices, got a hook or a forward of its own at "):
+        pack(model)
+    handle.remove()
+    assert not any(isinstance(child, Packed) for child in model.modules())
+    assert hasattr(pack(model).head, "packed")
 
 
 @pytest.mark.parametrize("form", [pack, int8])

@@ -97,7 +97,7 @@ def test_pairs_come_by_name_and_from_standard_input_too(
     names: tuple[str, str], vector: SteeringVector, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = "\n".join(json.dumps({**dict(zip(names, pair, strict=True)), "id": 3}) for pair in PAIRS)
-    monkeypatch.setattr("sys.stdin", io.StringIO(rows))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((rows).encode())))
     said(capsys, "extract", "-", "--out", "again.safetensors")
     assert same(SteeringVector.load("again.safetensors"), vector)
 
@@ -248,7 +248,7 @@ def test_coefficients_stand_side_by_side(vector: SteeringVector, capsys: pytest.
 def test_several_vectors_act_together(vector: SteeringVector, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["steer", "-", "--tokens", "4", "--vector", "love.safetensors:2@3", "--vector", "love.safetensors:-.5@6"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.stdin", io.StringIO("I feel\n"))
+        patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"I feel\n")))
         found = json.loads(said(capsys, *words, "--json"))
     model, tok = LOADED("nano", device="cpu", dtype="float32")
     steers = [Steer(vector, ("pre", 3), 2.0), Steer(vector, ("pre", 6), -0.5)]
@@ -302,7 +302,7 @@ def test_a_prompt_is_a_line_of_its_file_whatever_letters_it_has(
     wanted = ["I feel", "one\u2028still one", " two\x0cand\x85more\x1d ", "three"]
     written = "\ufeff" + end.join([*wanted[:2], "", *wanted[2:]]) + end
     (folder / "prompts.txt").write_bytes(written.encode())
-    monkeypatch.setattr("sys.stdin", io.StringIO(written))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((written).encode())))
     assert options.lines(source) == wanted
 
 
@@ -313,3 +313,19 @@ def test_a_row_of_pairs_is_a_line_of_its_file_whatever_letters_it_has(folder: Pa
     )
     assert parsed(options.contents("pairs.jsonl")) == rows
     assert parsed("\ufeff" + json.dumps(rows[0])) == rows[:1]
+
+
+def test_standard_input_is_utf_8_whatever_the_terminal_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for written, wanted in ("\ufeff\u00e9t\u00e9".encode(), "\u00e9t\u00e9"), (b"I feel", "I feel"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(written), encoding="cp1252"))
+        assert options.contents("-") == wanted
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xe9t\xe9"), encoding="cp1252"))
+    with pytest.raises(ValueError, match="expected text in UTF-8 in -, got other bytes"):
+        options.contents("-")
+
+
+def test_a_prompt_that_begins_with_a_special_token_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["steer", "<|endoftext|>I feel", "--plus", "Love", "--minus", "Hate", "--layer", "3", "--coeff", "1"]
+    found = json.loads(said(capsys, *words, "--tokens", "2", "--json"))
+    plain = json.loads(said(capsys, *words[:1], "I feel", *words[2:], "--tokens", "2", "--json"))
+    assert found["unsteered"] == "<|endoftext|>" + plain["unsteered"]
