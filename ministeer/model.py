@@ -375,8 +375,10 @@ class Sites:
     def record_heads(self, layer: int, z: Tensor, out: Any) -> None:
         """What each head writes, `(B, T, H, D)`, if asked for: what it found, `(B, T, H, K)`, through its part of `out`."""
         if ("head", layer) in self.recorded:
-            plain = {name for name, _ in out.named_parameters()} <= {"weight", "bias"} and not hooked(out)
-            expect(plain, f"a plain matrix after the heads of layer {layer}", "an adapter or a hook on it", "merge it")
+            own = hooked(out) or "forward" in vars(out) or {n for n, _ in out.named_parameters()} - {"weight", "bias"}
+            expect(
+                not own, f"a plain matrix after the heads of layer {layer}", "an adapter or a hook on it", "merge it"
+            )
             by_head = out.weight.view(-1, *z.shape[2:])  # (D, HK) -> (D, H, K)
             self.recorded["head", layer] = torch.einsum("bthk,dhk->bthd", z, by_head)
 

@@ -39,7 +39,8 @@ def fingerprint(model: Transformer) -> str:
 
     Rounded, so that a checkpoint has one fingerprint whether it was loaded in float32 or in bfloat16; float16 rounds
     otherwise, and has another. Settings of the config that are not the architecture's default, such as another
-    epsilon of its norms, are hashed too; whole numbers, as the number of heads, are not.
+    epsilon of its norms, are hashed too; whole numbers, as the number of heads, are not, nor is what an adapter holds
+    that is no tensor, as its scale.
     """
     with torch.device("meta"):
         names = sorted(type(model)(model.config).state_dict())

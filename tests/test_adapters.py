@@ -76,7 +76,9 @@ def test_the_writes_of_heads_are_refused_after_an_adapter_or_a_hook(architecture
     writer, ids = {"gpt2": "attn.c_proj", "llama": "attn.o"}[architecture], random_ids(MODEL, 1, 5)
     hooked = copy.deepcopy(MODEL)
     hooked.blocks[1].get_submodule(writer).register_forward_hook(lambda _m, _a, out: 2 * out)
-    for model in (adapted(writer), hooked):
+    patched = copy.deepcopy(MODEL)
+    patched.blocks[1].get_submodule(writer).forward = lambda x: 2 * x  # type: ignore[method-assign, assignment]
+    for model in (adapted(writer), hooked, patched):
         with pytest.raises(ValueError, match="expected a plain matrix after the heads of layer 1, got an adapter or a"):
             model(ids, tape=[("head", 1)])
         model(ids, tape=[("head", 0)])  # another layer's are as they were
