@@ -156,6 +156,7 @@ class _Batch:
         self.next = following[self.mask].to(model.device)  # (counted,), -1 at the end of a text
         self.told = int((self.next >= 0).sum())
         self.reference = self.logits(model, {})
+        self.before = self.loss(self.reference)
 
     def logits(self, model: Transformer, adds: Mapping[Site, Add]) -> Tensor:
         """At the counted positions only, `(counted, V)`: the others' logits are never made."""
@@ -167,7 +168,8 @@ class _Batch:
         """Divergence, and what the loss rises by, summed over the counted positions, in nats."""
         plan = resolve(model, replace(steer, rows=self.rows), self.texts)
         logits = self.logits(model, plan.adds(self.positions))
-        before, after = (
-            F.cross_entropy(x.float(), self.next, ignore_index=-1, reduction="sum") for x in (self.reference, logits)
-        )
-        return float(metrics.kl(logits, self.reference).sum()), float(after - before)
+        return float(metrics.kl(logits, self.reference).sum()), float(self.loss(logits) - self.before)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Of the tokens that follow, summed, in nats."""
+        return F.cross_entropy(logits.float(), self.next, ignore_index=-1, reduction="sum")

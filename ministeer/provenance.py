@@ -45,10 +45,10 @@ def fingerprint(model: Transformer) -> str:
     with torch.device("meta"):
         names = sorted(type(model)(model.config).state_dict())
     names = [name for name in names if _held(model, name)]
-    held = {
-        f"{where}.weight" for where, part in model.named_modules() if hasattr(type(part), "weight")
-    }  # as `pack` does
-    names += sorted(({name for name, _ in model.named_parameters()} | held) - {*names})
+    more = {name for name, _ in model.named_parameters()}
+    # a matrix that is held in another form, as by `pack`, is no parameter and shows its weight all the same
+    more |= {f"{where}.weight" for where, part in model.named_modules() if hasattr(type(part), "weight")}
+    names += sorted(more - {*names})
 
     def one(name: str) -> str:
         # not from the state dict: a packed model copies a matrix to show it

@@ -130,10 +130,11 @@ class Experiment:
                 "seconds": round(seconds, 2),
                 "rows": rows,
             }
-            append_lines(self.journal, [_line(cell)])
-            self._known[key] = json.loads(_line(cell))
+            line = _line(cell)
+            append_lines(self.journal, [line])
+            self._known[key] = json.loads(line)
         self._used[key] = self._known[key]
-        found: list[Row] = json.loads(_line(self._known[key]))["rows"]
+        found: list[Row] = json.loads(json.dumps(self._known[key]["rows"]))
         return found
 
     def vector(self, make: Callable[..., SteeringVector], **settings: Any) -> SteeringVector:
