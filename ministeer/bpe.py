@@ -167,8 +167,9 @@ class Hub:
             unnamed = {"model": _unnamed(spec["model"], special.keys() - self.shown), "added_tokens": []}
             self.plain = tokenizers.Tokenizer.from_str(json.dumps(spec | ends | unnamed))
             after = spec | {key: _unspaced(spec[key]) for key in ("normalizer", "pre_tokenizer") if key in spec}
-            same = after == spec  # nothing is put before a text
-            self.after = self.plain if same else tokenizers.Tokenizer.from_str(json.dumps(after | ends | unnamed))
+            self.after = tokenizers.Tokenizer.from_str(json.dumps(after | ends | unnamed))
+            # something is put before a text, or its ends may be stripped or merged
+            self.depends = after != spec or bool(spec.get("normalizer"))
             self.full.encode("a")
             wrong = [name for name, i in special.items() if self.full.token_to_id(name) != i]
         except BaseException as error:
@@ -194,9 +195,9 @@ class Hub:
 
     def continuation(self, text: str) -> list[int]:
         ids = self._ids(self.after, text)
-        if self.after is not self.plain:  # what strips or merges could make other tokens of it after a text
+        if self.depends:
             before = ((self.encode(other, False), self.encode(other + text, False)) for other in BEFORE)
-            if not any([*alone, *ids] == both for alone, both in before):
+            if not any(alone and [*alone, *ids] == both for alone, both in before):
                 raise ValueError(
                     f"expected a text that keeps its tokens after another, got {text[:60]!r}, of which {self.source} "
                     "makes others there; encode both as one text, and take the ids after the first's"

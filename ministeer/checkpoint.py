@@ -166,6 +166,11 @@ def save_model(
             f"expected the weights that the model's config says, {wrong[0]} of shape {wanted.get(wrong[0])}, got "
             f"{got.get(wrong[0])}; was the model changed, pruned or parametrised? nothing was written"
         )
+    if more := [name for name, _ in model.named_buffers() if name not in weights]:
+        raise ValueError(
+            f"expected the weights that the model's config says, got a buffer {more[0]} beside them, which a checkpoint cannot "
+            "hold; put the plain matrix back, its numbers multiplied out; nothing was written"
+        )
     for name, weight in weights.items():
         turned = weight.t() if layout.is_turned(name) else weight
         tensors[layout.key(name, model.config)] = target = turned.to("cpu", kind).contiguous()

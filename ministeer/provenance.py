@@ -35,7 +35,7 @@ class Provenance:
 
 def fingerprint(model: Transformer) -> str:
     """Which weights these are: 16 hex digits of the SHA-256 of the tensors' hashes, in the order of their names, each rounded to bfloat16.
-    Parameters that the architecture does not have, an adapter's, come after those.
+    Parameters and buffers that the architecture does not have, an adapter's, come after those.
 
     Rounded, so that a checkpoint has one fingerprint whether it was loaded in float32 or in bfloat16; float16 rounds
     otherwise, and has another. Settings of the config that are not the architecture's default, such as another
@@ -45,7 +45,7 @@ def fingerprint(model: Transformer) -> str:
     with torch.device("meta"):
         names = sorted(type(model)(model.config).state_dict())
     names = [name for name in names if _held(model, name)]
-    more = {name for name, _ in model.named_parameters()}
+    more = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     # a matrix that is held in another form, as by `pack`, is no parameter and shows its weight all the same
     more |= {f"{where}.weight" for where, part in model.named_modules() if hasattr(type(part), "weight")}
     names += sorted(more - {*names})

@@ -17,6 +17,7 @@ import base64
 import binascii
 import json
 import operator
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -307,7 +308,8 @@ class Tokenizer:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """What stands beside a tokenizer: `names` (bos_token ..., and a model's own such as image_token), `added`, `options`, `chat_template`, `generation_eos`."""
+    """What stands beside a tokenizer: `names` (bos_token ..., and a model's own such as image_token), `listed` (more that are special),
+    `added`, `options`, `chat_template`, `generation_eos`."""
     found = {name: read_json(folder / name) if (folder / name).is_file() else {} for name in (
         "special_tokens_map.json", "tokenizer_config.json", "added_tokens.json", "generation_config.json", "config.json"
     )}  # fmt: skip
@@ -316,7 +318,9 @@ def _config(folder: Path) -> dict[str, Any]:
     jinja = folder / "chat_template.jinja"
     beside = read_text(jinja) if jinja.is_file() else None
     try:
-        named = options | (extra if isinstance(extra := options.get("extra_special_tokens"), dict) else {})
+        extra, listed = options.get("extra_special_tokens") or [], options.get("additional_special_tokens") or []
+        named, listed = (options | extra, listed) if isinstance(extra, dict) else (options, [*extra, *listed])
+        listed = [token["content"] if isinstance(token, dict) else token for token in listed]
         own = [key for key, value in named.items() if key.endswith("_token") and isinstance(value, (str, dict))]
         names = {
             key: value["content"] if isinstance(value := named.get(key), dict) else value for key in [*NAMES, *own]
@@ -328,7 +332,7 @@ def _config(folder: Path) -> dict[str, Any]:
         if isinstance(template, list):
             template = {entry["name"]: entry["template"] for entry in template}.get("default")
         template = template if beside is None else beside
-        wrong = [value for value in (*names.values(), template) if not isinstance(value, (str, type(None)))]
+        wrong = [value for value in (*names.values(), *listed, template) if not isinstance(value, (str, type(None)))]
         if wrong:
             raise TypeError(f"{wrong[0]!r:.50} for a text")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -341,6 +345,7 @@ def _config(folder: Path) -> dict[str, Any]:
         ends = several  # as `save_model` writes; a single one there is often just what its class has by default
     return {
         "names": {key: name for key, name in names.items() if name is not None},
+        "listed": listed,
         "added": added,
         "options": options,
         "chat_template": template,
@@ -356,7 +361,7 @@ def _from_spec(spec: dict[str, Any], config: dict[str, Any], source: str) -> tup
     more = [ADDED | token | {"content": name} for name, token in added.items() if name not in names]
     spec = spec | {"added_tokens": [*known, *sorted(more, key=lambda token: token["id"])]}
     if isinstance(options.get("add_prefix_space"), bool):
-        spec["pre_tokenizer"] = _with_space(spec.get("pre_tokenizer"), options["add_prefix_space"])
+        spec["pre_tokenizer"] = _with_space(spec.get("pre_tokenizer"), options["add_prefix_space"], source)
     first = bpe.first_token(spec.get("post_processor"), source)
     if options.get("add_bos_token") is not None:
         first = config["names"].get("bos_token") if options["add_bos_token"] else None
@@ -364,16 +369,31 @@ def _from_spec(spec: dict[str, Any], config: dict[str, Any], source: str) -> tup
         raise ValueError(
             f"{source}: expected add_eos_token to be false, got true; end texts with `tok.eot` yourself, and remove it"
         )
-    core = bpe.read(spec, [END, *config["names"].values()], source)
+    core = bpe.read(spec, [END, *config["names"].values(), *config["listed"]], source)
+    named = {name: key for key, name in config["names"].items() if key != "pad_token"}  # nothing here pads with it
+    named |= dict.fromkeys(config["listed"], "a special token")
+    if left := [name for name in named if name not in core.special]:
+        warnings.warn(
+            f"{source}: expected {left[0]!r} in the vocabulary, {named[left[0]]} in the files beside it, found none; it is read as "
+            "text (transformers gives it an id after the last): if the model has an id for it, say so in added_tokens.json",
+            stacklevel=2,
+        )
     return core, first if first in core.special else None
 
 
-def _with_space(pre: Any, space: bool) -> Any:
-    """A pre-tokenizer whose byte level puts a space before a text, or does not, as `add_prefix_space` says beside the file: of every
+def _with_space(pre: Any, space: bool, source: str) -> Any:
+    """A pre-tokenizer that puts a space before a text, or does not, as `add_prefix_space` says beside the file: of every
     `tokenizer_class`; transformers 5 leaves the option of a PreTrainedTokenizerFast unread."""
-    if isinstance(pre, dict) and pre.get("type") == "Sequence":
-        return pre | {"pretokenizers": [_with_space(part, space) for part in pre["pretokenizers"]]}
-    return pre | {"add_prefix_space": space} if isinstance(pre, dict) and pre.get("type") == "ByteLevel" else pre
+    if isinstance(pre, dict) and pre.get("type") == "ByteLevel":
+        return pre | {"add_prefix_space": space}
+    if space and isinstance(pre, dict) and '"ByteLevel"' in json.dumps(pre):
+        # in a sequence the byte level meets pieces of a text: it would put a space before each
+        warnings.warn(
+            f"{source}: expected a byte level alone, as add_prefix_space is true beside it, found others before it; the text is read as "
+            "that file says, with no space of ours: begin your texts with one, or say false",
+            stacklevel=2,
+        )
+    return pre
 
 
 def _from_two_files(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -428,4 +448,4 @@ def _from_gguf(metadata: Mapping[str, Any], source: str) -> tuple[dict[str, Any]
     options = {"add_bos_token": bool(about.get("add_bos_token", scheme == "llama3"))}
     template = metadata.get("tokenizer.chat_template")
     template = template if isinstance(template, str) else None
-    return spec, {"names": names, "added": {}, "options": options, "chat_template": template}, len(tokens)
+    return spec, {"names": names, "listed": [], "added": {}, "options": options, "chat_template": template}, len(tokens)

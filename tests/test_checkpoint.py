@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 from ministeer import checkpoint
 from ministeer.initialize import initialize
 from ministeer.layouts import LAYOUTS, Layout
-from ministeer.model import GPT2, GPT2Config
+from ministeer.model import GPT2, GPT2Config, Linear
+from ministeer.provenance import fingerprint
 
 ROOT = Path(checkpoint.__file__).parents[1]
 CONFIG = GPT2Config(vocab_size=300, n_positions=32, n_embd=48, n_layer=2, n_head=3)
@@ -402,6 +403,28 @@ def test_a_model_that_its_config_does_not_describe_is_not_written(change, tmp_pa
     else:
         model.lm_head = copy.deepcopy(model.wte)
     with pytest.raises(ValueError, match="expected the weights that the model's config says, .*nothing was written"):
+        checkpoint.save_model(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+class Doubled(Linear):
+    """A matrix that multiplies by a buffer which is no part of the state."""
+
+    def __init__(self, linear):
+        super().__init__(*linear.weight.shape[::-1], bias=True)
+        self.load_state_dict(linear.state_dict())
+        self.register_buffer("factor", torch.tensor(2.0), persistent=False)
+
+    def forward(self, x):
+        return super().forward(self.factor * x)
+
+
+def test_a_buffer_of_someone_elses_is_in_the_fingerprint_and_not_lost_in_silence(tmp_path):
+    model = make()
+    before = fingerprint(model)
+    model.blocks[0].mlp.c_fc = Doubled(model.blocks[0].mlp.c_fc)
+    assert fingerprint(model) != before
+    with pytest.raises(ValueError, match="got a buffer blocks.0.mlp.c_fc.factor beside them, .*nothing was written"):
         checkpoint.save_model(model, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 

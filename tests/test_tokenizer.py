@@ -435,6 +435,16 @@ def test_a_text_that_changes_after_another_is_refused_as_a_continuation(tmp_path
     assert tok.continuation("the") == [spec["model"]["vocab"]["the"]]
 
 
+def test_a_text_whose_ends_are_stripped_is_refused_as_a_continuation(tmp_path):
+    """Without a space of its own before a text, too: alone " the" would lose its space, after a text it keeps it."""
+    pytest.importorskip("tokenizers")
+    spec = trained("gpt2") | {"normalizer": {"type": "Strip", "strip_left": True, "strip_right": False}}
+    tok = Tokenizer.from_folder(folder_of(tmp_path, spec), 1000)
+    with pytest.raises(ValueError, match="expected a text that keeps its tokens after another, got ' the'"):
+        tok.continuation(" the")
+    assert tok.continuation("the") == tok.encode("the")
+
+
 def test_without_the_package_a_sentence_names_it(tmp_path, monkeypatch):
     folder = folder_of(tmp_path, sentencepiece(), eos_token="</s>")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
@@ -448,6 +458,48 @@ def test_a_space_before_the_text_is_put_where_the_config_asks_for_it(tmp_path):
     tok = Tokenizer.from_folder(folder_of(tmp_path, spec, add_prefix_space=True), 1000)
     plain = Tokenizer.from_folder(folder_of(tmp_path, spec, add_prefix_space=False), 1000)
     assert tok.encode("the") == plain.encode(" the") != plain.encode("the")
+
+
+@pytest.mark.parametrize("scheme", ["smollm", "llama3", "qwen2"])
+def test_no_space_is_put_into_a_text(scheme, tmp_path):
+    """After a pre-tokenizer the byte level meets pieces, and would put its space before each of them."""
+    spec = trained(scheme)
+    plain = Tokenizer.from_folder(folder_of(tmp_path, spec, add_prefix_space=False), 1000)
+    with pytest.warns(UserWarning, match="expected a byte level alone, as add_prefix_space is true"):
+        tok = Tokenizer.from_folder(folder_of(tmp_path, spec, add_prefix_space=True), 1000)
+    for text in ("the cat's 12", " the", "don't"):
+        assert tok.encode(text) == plain.encode(text) and tok.decode(tok.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"sep_token": "<sep>"},
+        {"extra_special_tokens": {"image_token": "<sep>"}},
+        {"extra_special_tokens": ["<sep>"]},
+        {"additional_special_tokens": [{"content": "<sep>", "special": True}]},
+    ],
+)
+def test_a_special_token_that_the_vocabulary_lacks_is_told(beside, tmp_path):
+    spec = trained("gpt2")
+    with pytest.warns(UserWarning, match="expected '<sep>' in the vocabulary, .*say so in added_tokens.json"):
+        tok = Tokenizer.from_folder(folder_of(tmp_path, spec, **beside), 1000)
+    assert "<sep>" not in tok.special and len(tok.encode("<sep>", special=True)) > 1
+    number = max(spec["model"]["vocab"].values()) + 1
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<sep>": number}))
+    assert Tokenizer.from_folder(tmp_path, 1000).encode("a<sep>", special=True)[-1] == number
+
+
+def test_a_listed_token_that_is_in_the_vocabulary_is_special(tmp_path):
+    spec = trained("gpt2")
+    spec["model"]["vocab"]["<sep>"] = number = max(spec["model"]["vocab"].values()) + 1
+    tok = Tokenizer.from_folder(folder_of(tmp_path, spec, additional_special_tokens=["<sep>"]), 1000)
+    assert tok.encode("a<sep>", special=True)[-1] == number and number not in tok.encode("a<sep>")
+
+
+def test_a_token_for_padding_need_not_be_there(tmp_path, recwarn):
+    Tokenizer.from_folder(folder_of(tmp_path, trained("gpt2"), pad_token="[PAD]"), 1000)
+    assert not recwarn.list
 
 
 FLAGS = {
@@ -692,6 +744,7 @@ def mutants(count: int, seed: int, folder: Path) -> int:
     return read
 
 
+@pytest.mark.filterwarnings("ignore:.*expected '</s>' in the vocabulary:UserWarning")
 def test_damaged_files_cost_a_sentence(tmp_path, capfd):
     pytest.importorskip("tokenizers")
     assert 100 < mutants(2000, 0, tmp_path) < 1800
