@@ -1,28 +1,34 @@
 """Prompts, and candidate answers after them, as texts to be run, and texts as batches that waste little.
 
-Letters: N texts of a batch.
+Letters: N texts of a batch, T tokens of the longest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ministeer.activations import alike
+import torch
+from torch import Tensor
 
-SLACK = 1.2  # how much more work, in tokens, a larger batch may be than two smaller ones
-PASS = 64  # tokens that a batch costs by itself, whatever is in it: the weights are read once more
+from ministeer.activations import alike
+from ministeer.prompts import pad
+
+PASS = 64.0  # tokens that a batch costs by itself, whatever is in it: the weights are read once more
 
 
 @dataclass(frozen=True)
 class Text:
-    """A row of ids to be run: a prompt, or a prompt and all of an answer but its last token."""
+    """A row of ids to be run: a prompt, and after it a tree, all beginnings of its answers, each once."""
 
     ids: tuple[int, ...]
     prompt: int  # which one, from 0
     length: int  # of the prompt: logits are read from its last token on
-    answers: tuple[tuple[int, tuple[int, ...]], ...] = ()  # (which one, its ids) of those that are read here
+    follows: tuple[int, ...] = ()  # of each token behind the prompt: its place in the row is after which one's
+    answers: tuple[
+        tuple[tuple[int, ...], tuple[int, ...]], ...
+    ] = ()  # of each its ids, and which of the logits tell them
 
 
 class Extent(NamedTuple):
@@ -62,30 +68,65 @@ def extent(texts: Sequence[Text]) -> Extent:
     return Extent(min(rows), max(rows), len(rows), sum(lengths), max(lengths), unread)
 
 
-def texts_of(prompts: Sequence[Sequence[int]], answers: Sequence[Any] | None) -> list[list[Text]]:
-    """The texts of each prompt: itself, or, with the answers of each, one for each beginning of them."""
+def texts_of(prompts: Sequence[Sequence[int]], answers: Sequence[Any] | None) -> list[Text]:
+    """Each prompt as a text, alone or with its answers behind it."""
     if answers is None:
-        return [[Text(tuple(ids), i, len(ids))] for i, ids in enumerate(prompts)]
-    texts = []
-    for i, (ids, candidates) in enumerate(zip(prompts, answers, strict=True)):
-        read: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
-        for number, answer in enumerate(candidates):
-            read.setdefault((*ids, *answer[:-1]), []).append((number, tuple(answer)))
-        texts.append([Text(row, i, len(ids), tuple(these)) for row, these in read.items()])
-    return texts
+        return [Text(tuple(ids), i, len(ids)) for i, ids in enumerate(prompts)]
+    return [_with_answers(i, *both) for i, both in enumerate(zip(prompts, answers, strict=True))]
 
 
-def batches_of(texts: list[list[Text]], most: int) -> Iterator[list[Text]]:
-    """Prompts that begin alike come together, and others while that is hardly more work than apart; at most so many tokens."""
-    batch: list[Text] = []
-    held: Extent | None = None  # of the batch
-    for some in sorted(texts, key=lambda some: some[0].ids):
-        own = extent(some)
-        joined = own if held is None else held | own
-        too_many = joined.rows * joined.longest > most
-        if held is not None and (too_many or joined.work > SLACK * (held.work + own.work) + PASS):
-            yield batch
-            batch, joined = [], own
-        batch.extend(some)
-        held = joined
-    yield batch
+def _with_answers(number: int, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> Text:
+    last = len(prompt) - 1
+    places: dict[tuple[int, ...], int] = {(): last}  # beginning of an answer -> where its last token stands in the row
+    follows, read = [], []
+    for answer in answers:
+        beginnings = [tuple(answer[:n]) for n in range(len(answer))]
+        for beginning in beginnings:
+            if beginning not in places:
+                follows.append(places[beginning[:-1]])
+                places[beginning] = last + len(follows)
+        read.append((tuple(answer), tuple(places[beginning] - last for beginning in beginnings)))
+    ids = (*prompt, *(beginning[-1] for beginning in places if beginning))
+    return Text(ids, number, len(prompt), tuple(follows), tuple(read))
+
+
+def rows_of(texts: Sequence[Text]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Texts as rows: ids `(N, T)`, positions `(N, T)`, -1 for padding, and which of its row each token looks back at, itself among
+    them, `(N, T, T)`; None where these are all to its left."""
+    ids, positions = pad([text.ids for text in texts])
+    if not any(text.follows for text in texts):
+        return ids, positions, None
+    seen = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril().repeat(len(texts), 1, 1)
+    for row, text in enumerate(texts):
+        for i, before in enumerate(text.follows, start=text.length):
+            positions[row, i] = positions[row, before] + 1
+            seen[row, i] = seen[row, before]
+            seen[row, i, i] = True
+    return ids, positions, seen
+
+
+def batches_of(texts: list[Text], most: int, alone: float = PASS) -> list[list[Text]]:
+    """Batches of at most so many tokens, of texts that begin alike or are about as long, whichever is less to run.
+
+    alone: what a batch costs by itself, in tokens.
+    """
+    ways = (_cut(sorted(texts, key=key), most, alone) for key in (lambda text: text.ids, lambda text: len(text.ids)))
+    cut, _ = min(ways, key=lambda way: way[1])
+    return cut
+
+
+def _cut(texts: list[Text], most: int, alone: float) -> tuple[list[list[Text]], float]:
+    """Neighbours together while that is less work than apart, and what all of it costs."""
+    batches: list[list[Text]] = []
+    held: list[Extent] = []  # of each batch
+    for text in texts:
+        own = extent([text])
+        joined = held[-1] | own if held else own
+        apart = held[-1].work + own.work + alone if held else 0
+        if not held or joined.rows * joined.longest > most or joined.work > apart:
+            batches.append([])
+            held.append(own)
+        else:
+            held[-1] = joined
+        batches[-1].append(text)
+    return batches, sum(each.work + alone for each in held)

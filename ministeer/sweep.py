@@ -26,14 +26,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ministeer.activations import depth
-from ministeer.batches import Text, batches_of, extent, texts_of
+from ministeer.batches import PASS, Text, batches_of, extent, rows_of, texts_of
 from ministeer.files import append_lines, read_lines, write_text
 from ministeer.identity import identity, model_identity
-from ministeer.model import Cache, Past, Site, Transformer, check_site
-from ministeer.prompts import check_ids, pad
+from ministeer.model import Site, Transformer, check_site
+from ministeer.prompts import check_ids
 from ministeer.provenance import data_hash
 from ministeer.steer import Intervention, Steer, Where, resolve
-from ministeer.variants import Branch, Shared, above, begun, check_halves, logits32
+from ministeer.variants import Branch, Rows, above, below, check_halves, logits32
 from ministeer.vectors import SteeringVector, is_finite, vector_hash
 
 Row = dict[str, Any]
@@ -107,9 +107,10 @@ def sweep(
     known = {} if path is None else _read(Path(path))
     if world > 1:
         dist.barrier()  # nobody writes before everybody has read
-    batches = list(
-        batches_of(texts_of(prompts, None if callable(score) else score), _most_tokens(model, len(sites), memory))
-    )
+    # of a batch the weights are read once for all variants of a site, and once before
+    alone = PASS * (1 + len(sites)) / (1 + len(sites) * len(vectors) * len(coeffs))
+    texts = texts_of(prompts, None if callable(score) else score)
+    batches = batches_of(texts, _most_tokens(model, len(sites), memory), alone)
     mine = _share(_tasks(model, batches, list(vectors), sites, coeffs, keys, known), rank, world)
     part = None if path is None else Path(f"{path}.part-{rank}")
     if part is not None:
@@ -118,8 +119,8 @@ def sweep(
     done: dict[str, Row] = {}
     for batch in dict.fromkeys(task.batch for task in mine):
         tasks = [task for task in mine if task.batch == batch]
-        texts, asked_sites = batches[batch], list(dict.fromkeys(task.site for task in tasks))
-        for run in _runs(model, texts, asked_sites, vectors, where):
+        asked_sites = list(dict.fromkeys(task.site for task in tasks))
+        for run in _runs(model, batches[batch], asked_sites, vectors, where):
             for task in tasks:
                 for variants, scores in run.variants(task, score, memory):
                     fresh = {}
@@ -130,7 +131,7 @@ def sweep(
                     done |= fresh
                     if part is not None:
                         append_lines(part, map(json.dumps, fresh.values()))
-                    bar(len(variants) * len(run.texts) / len(texts))
+                    bar(len(variants) * len(run.texts) / len(batches[batch]))
             del run  # before the next is read
     if world > 1:
         everyone: list[Any] = [None] * world
@@ -273,22 +274,31 @@ class _Run:
     ) -> None:
         self.model, self.texts, self.vectors, self.where = model, texts, vectors, where
         device = model.device
+        ids, whole, seen = rows_of(texts)  # (N, T), (N, T), (N, T, T)
         self.shared = s = extent(texts).shared
-        ids, self.positions = pad([t.ids[s:] for t in texts])  # (N, T - s)
-        self.positions = torch.where(self.positions >= 0, self.positions + s, -1)
+        self.positions, self.seen = whole[:, s:], None if seen is None else seen[:, s:, s:]
         self.lengths = torch.tensor([t.length for t in texts])
-        self.untouched = self._first_steered(sites[0])
+        self.untouched = self._first_steered(sites[0], whole)
         # blocks above the highest site leave nothing that a variant needs, unless it looks back at unsteered tokens
         top = depth(model, sites) if self.untouched is None else model.config.n_layer
-        self.beginning: dict[Site, Any] = dict.fromkeys(sites)  # (1, s, D) at each site
-        end, head = s + ids.shape[1], torch.tensor([texts[0].ids[:s]], device=device)
-        cache = begun(model, head, len(texts), end, top, self.beginning) if s else Cache(model, len(texts), end, top)
-        tape: list[Any] = list(sites)
-        model.stream(ids.to(device), tape=tape, cache=cache, depth=top)
-        self.streams = dict(zip(sites, tape, strict=True))  # (N, T - s, D) at each site
+        before = self._before(keep=True)
+        if before is not None:
+            head = model.embed(ids[:1, :s].to(device))
+            self.beginning = below(model, head, before, sites, top)  # (1, s, D) at each site
+        here = self.positions.to(device)
+        rows = Rows(here, self.seen, before, keep=self.untouched is not None)
+        x = model.embed(ids[:, s:].to(device), here.clamp(min=0))
+        self.streams = below(model, x, rows, sites, top)  # (N, T - s, D) at each site
         if self.untouched is not None:
-            cache.keep(self.untouched)
-            self.cache, self.span = cache, int((self.positions >= self.untouched[:, None]).sum(1).max())
+            after = torch.arange(whole.shape[1]) >= self.untouched[:, None]  # (N, T)
+            for kept in (*rows.k.values(), *rows.v.values()):
+                kept[after.to(device)] = 0  # a mask is not enough: 0 times infinity is NaN
+            self.rows, self.span = rows, int((after & (whole >= 0)).sum(1).max())
+
+    def _before(self, variants: int = 1, keep: bool = False) -> Rows | None:
+        """What all texts begin with."""
+        positions = torch.arange(self.shared, device=self.model.device)[None]  # (1, s)
+        return Rows(positions, variants=variants, keep=keep) if self.shared else None
 
     def variants(
         self, task: Task, score: Score | Answers, memory: float
@@ -325,38 +335,48 @@ class _Run:
         # side by side a variant's tokens are compared with those of all others, to no end
         return max(1, most if self.untouched is None or self.span == 1 else min(most, 512 // self.span))
 
-    def _first_steered(self, site: Site) -> Tensor | None:
+    def _first_steered(self, site: Site, positions: Tensor) -> Tensor | None:
         """How many tokens of each text stand before the first that is steered or read, if none of the shared beginning is."""
-        whole = torch.arange(self.shared + self.positions.shape[1]).expand(len(self.texts), -1)
-        ends = torch.tensor([len(t.ids) for t in self.texts])[:, None]
         steer = Steer(next(iter(self.vectors.values())), site, where=self.where)
-        touched = steer.touches(torch.where(whole < ends, whole, -1), self.lengths)  # (N, T)
+        touched = steer.touches(positions, self.lengths)  # (N, T)
         first = torch.minimum(touched.int().argmax(1), self.lengths - 1)
         return first if int(first.min()) >= max(1, self.shared) else None
 
     def _steered(self, site: Site, variants: Sequence[tuple[str, float]]) -> Tensor:
         """The last stream of every variant at the tokens that are read, text by text within it, `(R * reads, D)`."""
         x, positions, rows = self.streams[site], self.positions, len(variants)
-        past: Past | None = None
         if self.untouched is not None:  # the rest of each text, variants side by side after what nothing changes
-            span = self.span
-            at = self.untouched[:, None] - self.shared + torch.arange(span)  # (N, span)
-            inside = at < positions.shape[1]
-            at = at.clamp(max=positions.shape[1] - 1)
-            positions = torch.where(inside, positions.gather(1, at), -1)
-            x = x.gather(1, at.to(x.device)[:, :, None].expand(-1, -1, x.shape[-1]))
+            x, positions, seen = self._rest(x)
             x = self._added(x, site, positions, self.texts, variants)  # (R * N, span, D)
             x = x.view(rows, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)  # (N, R * span, D)
             read = self._read(positions)[:, None].expand(-1, rows, -1)  # (N, R, span)
-            x = above(self.model, x, site, Branch(self.cache, span), read.flatten(1))
+            x = above(
+                self.model,
+                x,
+                site,
+                Branch(self.rows, self.untouched.to(x.device), positions.to(x.device), seen),
+                read.flatten(1),
+            )
             return x[read.nonzero()[:, 1].argsort(stable=True).to(x.device)]  # text by text -> variant by variant
-        if self.shared:
-            past = Shared()
+        before = self._before(rows, keep=True)
+        if before is not None:
             begun = self._added(self.beginning[site], site, torch.arange(self.shared)[None], self.texts[:1], variants)
-            nothing = torch.zeros(begun.shape[:2], dtype=torch.bool)
-            above(self.model, begun, site, past, nothing)
+            above(self.model, begun, site, before, torch.zeros(begun.shape[:2], dtype=torch.bool))  # no logits are read
         x = self._added(x, site, positions, self.texts, variants)  # (R * N, T - s, D)
+        past = Rows(positions.to(x.device), self.seen, before, variants=rows)
         return above(self.model, x, site, past, self._read(positions).repeat(rows, 1))
+
+    def _rest(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each text what comes after its untouched tokens: the stream `(N, span, D)`, positions `(N, span)`, and which of them see
+        which, `(N, span, span)`."""
+        at = self.untouched[:, None] - self.shared + torch.arange(self.span)  # type: ignore[index]
+        tokens = self.positions.shape[1]
+        inside, at = at < tokens, at.clamp(max=tokens - 1)
+        positions = torch.where(inside, self.positions.gather(1, at), -1)
+        seen = torch.ones(1, self.span, self.span, dtype=torch.bool).tril()
+        if self.seen is not None:  # of padding the last token is repeated, which nothing to its left may see
+            seen = seen & self.seen[torch.arange(len(at))[:, None, None], at[:, :, None], at[:, None, :]]
+        return x.gather(1, at.to(x.device)[:, :, None].expand(-1, -1, x.shape[-1])), positions, seen
 
     def _read(self, positions: Tensor) -> Tensor:
         """Which tokens' logits the score reads, of those at these positions `(N, T)`."""
@@ -367,11 +387,12 @@ class _Run:
     ) -> Tensor:
         """The stream `(N, T, D)` after what each variant adds to it, variant by variant `(R * N, T, D)`."""
         parts = []
+        longest = max((len(answer) for t in texts for answer, _ in t.answers), default=1)
         for name in dict.fromkeys(name for name, _ in variants):
             mine = [c for other, c in variants if other == name]
             steer = Steer(self.vectors[name], site, [c for c in mine for _ in range(len(x))], where=self.where)
             prompts = [t.ids[: t.length] for t in texts] * len(mine)
-            plan = resolve(self.model, steer, prompts, 1 + max(len(t.ids) - t.length + 1 for t in texts))
+            plan = resolve(self.model, steer, prompts, longest)
             parts.append(plan.at(site, x.repeat(len(mine), 1, 1), positions.repeat(len(mine), 1)))  # (R * N, T, D)
         return torch.cat(parts)
 
@@ -399,12 +420,9 @@ class _Run:
                     row[text.prompt] = value
                 continue
             logp = some.log_softmax(-1)
-            for number, answer in text.answers:
-                ids = torch.tensor(answer, device=some.device).expand(rows, -1)[:, :, None]
-                for row, value in zip(found, logp.gather(2, ids).sum((1, 2)).tolist(), strict=True):
-                    row.setdefault(text.prompt, {})[number] = value
-        if not callable(score):
-            found = [{i: [v[k] for k in sorted(v)] for i, v in row.items()} for row in found]
+            of_each = [logp[:, at, ids].sum(1) for ids, at in text.answers]  # (R,) each
+            for row, values in zip(found, torch.stack(of_each, 1).tolist(), strict=True):
+                row[text.prompt] = values
         return found
 
 
@@ -416,17 +434,15 @@ def _runs(
     where: Where | Sequence[int],
 ) -> Iterator[_Run]:
     """A batch as it is, or, where memory runs out while it is read, half of its prompts at a time."""
-    prompts = list(dict.fromkeys(t.prompt for t in texts))
     try:
         run = _Run(model, texts, sites, vectors, where)
     except RuntimeError as error:
-        if not _is_out_of_memory(error) or len(prompts) == 1:
+        if not _is_out_of_memory(error) or len(texts) == 1:
             raise
     else:
         yield run
         return
-    first = prompts[: len(prompts) // 2]
-    for half in ([t for t in texts if t.prompt in first], [t for t in texts if t.prompt not in first]):
+    for half in (texts[: len(texts) // 2], texts[len(texts) // 2 :]):
         yield from _runs(model, half, sites, vectors, where)
 
 

@@ -6,12 +6,13 @@ at the prompt and at itself but at no other variant. `above` is the rest of the 
 
     x, tape, cache = last_token(model, prompts, [("pre", i)])
     x = changed                                 # (B, R, D), R variants of each row's stream at ("pre", i)
-    x = above(model, x, ("pre", i), Branch(cache))
+    x = above(model, x, ("pre", i), Branch(cache, cache.lengths))
     logits = model.unembed(x)                   # (B, R, V)
 
-`Shared` is for changes that reach further back: the beginning that several texts share is then run once a variant.
+`Rows` is for changes that reach further back: what several texts begin with is then run once a variant, and of a text what its
+branches have in common.
 
-Letters: B rows of the cache, R variants of each, S tokens before, T tokens of a text, G heads of keys and values, K head size.
+Letters: B rows of the cache, R variants of each, N texts, S tokens before, T tokens of a text, G heads of keys and values, K head size.
 """
 
 from __future__ import annotations
@@ -27,57 +28,85 @@ from ministeer.model import Block, Cache, Embedding, Past, Site, Transformer, ch
 from ministeer.prompts import pad
 
 
-class Branch:
-    """A cache read by variants that write nothing into it.
+class Rows:
+    """N texts, or R variants of them, variant by variant, `(R * N, T)`: each after what all begin with, each token after those it follows.
 
-    span: tokens of a variant, which stand side by side, variant by variant.
+    positions: `(N, T)`, where tokens stand in their text, below 0 where padding is.
+    seen: which of its row each token looks back at, itself among them, `(N, T, T)`; None: all to its left.
+    before: the `Rows` of what all begin with, which have been run and kept, one row a variant.
+    keep: hold the keys and values in `k` and `v`, layer by layer, `(R * N, S + T, G, K)`.
     """
 
-    def __init__(self, cache: Cache, span: int = 1) -> None:
-        self.cache, self.span = cache, span
-        self.before = int(cache.lengths.max())  # S
-        self.starts = cache.lengths.to(cache.k.device)  # (B,), where the variants stand
-        steps = torch.arange(self.before)
-        self.seen = (steps < cache.lengths[:, None]).to(cache.k.device)  # (B, S), false where padding is
+    def __init__(
+        self,
+        positions: Tensor,
+        seen: Tensor | None = None,
+        before: Rows | None = None,
+        *,
+        variants: int = 1,
+        keep: bool = False,
+    ) -> None:
+        tokens, self.before, self.keep = positions.shape[1], before, keep
+        start: int = 0 if before is None else before.tokens
+        self.tokens: int = start + tokens
+        self.at: slice | Tensor = slice(start, self.tokens)
+        self.mask: Tensor | None = None  # (1 or R * N, 1, T, S + T)
+        if seen is not None or before is not None:
+            own = (
+                torch.ones(1, tokens, tokens, dtype=torch.bool).tril() if seen is None else seen.repeat(variants, 1, 1)
+            )
+            self.mask = torch.cat([own.new_ones(*own.shape[:2], start), own], -1)[:, None].to(positions.device)
+        if seen is not None:
+            self.at = positions.clamp(min=0).repeat(variants, 1)  # (R * N, T)
+        self.k: dict[int, Tensor] = {}
+        self.v: dict[int, Tensor] = {}
 
-    def positions(self, layer: int, tokens: int) -> Tensor:
-        """Each variant begins where what it shares ends, `(B, R)`."""
-        return self.starts[:, None] + torch.arange(tokens, device=self.starts.device) % self.span
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys and values of the variants, `(B, R, G, K)`, after those they share: `(B, S + R, G, K)`, and the mask."""
-        rows, tokens = k.shape[:2]
-        before = [x[layer, :, : self.before] for x in (self.cache.k, self.cache.v)]  # (B, S, G, K)
-        steps = torch.arange(tokens, device=k.device)
-        itself = (steps >= steps[:, None] // self.span * self.span) & (steps <= steps[:, None])  # (R, R)
-        seen = self.seen[:, None].expand(rows, tokens, self.before)
-        mask = torch.cat([seen, itself.expand(rows, tokens, tokens)], -1)  # (B, R, S + R)
-        return torch.cat([before[0], k], 1), torch.cat([before[1], v], 1), mask[:, None]
-
-
-class Shared:
-    """What the tokens that several rows begin with leave in each block: first run them, once a variant, then the rest of the rows.
-
-    The rows of a variant lie together: those of the first, those of the second.
-    """
-
-    def __init__(self) -> None:
-        self.held: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> keys and values (R, S, G, K)
-
-    def positions(self, layer: int, tokens: int) -> slice:
-        """From 0 in the first call of a layer, after what it kept in later ones."""
-        start = self.held[layer][0].shape[1] if layer in self.held else 0
-        return slice(start, start + tokens)
+    def positions(self, layer: int, tokens: int) -> slice | Tensor:
+        return self.at
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The first call of a layer is kept; later ones, `(R * B, T, G, K)`, come after it: `(R * B, S + T, G, K)`, and the mask."""
-        if layer not in self.held:
-            self.held[layer] = k, v
-            return k, v, None
-        before = [x.repeat_interleave(len(k) // len(x), 0) for x in self.held[layer]]  # (R * B, S, G, K)
-        tokens, start = k.shape[1], before[0].shape[1]
-        mask = torch.ones(tokens, start + tokens, dtype=torch.bool, device=k.device).tril(start)
-        return torch.cat([before[0], k], 1), torch.cat([before[1], v], 1), mask
+        """This call's `(R * N, T, G, K)` after what they begin with, `(R * N, S + T, G, K)`, and the mask."""
+        if self.before is not None:
+            held = (self.before.k[layer], self.before.v[layer])  # (R, S, G, K) each
+            k, v = (torch.cat([x.repeat_interleave(len(y) // len(x), 0), y], 1) for x, y in zip(held, (k, v)))
+        if self.keep:
+            self.k[layer], self.v[layer] = k, v
+        return k, v, self.mask
+
+
+class Branch:
+    """What was kept of B texts, read by variants of what comes next, which write nothing into it.
+
+    kept: a `Cache`, or `Rows`. lengths: how many of each text's tokens the variants look back at, `(B,)`, on the model's device.
+    positions: of the tokens of a variant `(B, span)`, side by side, variant by variant; by default one, which comes next.
+    seen: which of its variant each looks back at, itself among them, `(B, span, span)`.
+    """
+
+    def __init__(self, kept: Any, lengths: Tensor, positions: Tensor | None = None, seen: Tensor | None = None) -> None:
+        self.kept, self.before = kept, int(lengths.max())  # S
+        self.at = lengths[:, None] if positions is None else positions.clamp(min=0)  # (B, span)
+        self.own = torch.ones(1, 1, 1, dtype=torch.bool) if seen is None else seen
+        self.held = torch.arange(self.before, device=lengths.device) < lengths[:, None]  # (B, S)
+        self.mask: Tensor | None = None  # of the last call
+
+    def positions(self, layer: int, tokens: int) -> Tensor:
+        """`(B, R * span)`."""
+        return self.at.repeat(1, tokens // self.at.shape[1])
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values of the variants, `(B, R * span, G, K)`, after what was kept, `(B, S + R * span, G, K)`, and the mask."""
+        tokens, span = k.shape[1], self.at.shape[1]
+        if self.mask is None or self.mask.shape[2] != tokens:
+            same = torch.eye(tokens // span, dtype=torch.bool, device=k.device)[
+                None, :, None, :, None
+            ]  # (1, R, 1, R, 1)
+            itself = (same & self.own[:, None, :, None].to(k.device)).reshape(
+                -1, tokens, tokens
+            )  # (1 or B, R * span, R * span)
+            held = self.held[:, None].expand(-1, tokens, -1)
+            self.mask = torch.cat([held, itself.expand(len(held), -1, -1)], -1)[:, None]
+        before = [x[layer][:, : self.before] for x in (self.kept.k, self.kept.v)]  # (B, S, G, K)
+        return torch.cat([before[0], k], 1), torch.cat([before[1], v], 1), self.mask
 
 
 def begun(
@@ -132,6 +161,23 @@ def check_halves(model: Transformer) -> None:
     expect(not found, wanted, found, 'remove it, or add at a site instead: block i\'s output is ("pre", i + 1)')
     own = "unembed" in vars(model) or type(model).unembed is not Transformer.unembed
     expect(not own, "the unembedding that the models here have", "another one", "score with a loop over prefill")
+
+
+def below(model: Transformer, x: Tensor, past: Past | None, sites: Sequence[Site], depth: int) -> dict[Site, Tensor]:
+    """The stream that enters the first block, `(B, T, D)` -> the one at these sites of the first `depth` blocks, which are run."""
+    found: dict[Site, Any] = dict.fromkeys(sites)
+
+    def kept(kind: Any, i: int, x: Tensor) -> Tensor:
+        if (kind, i) in found:
+            found[kind, i] = x
+        return x
+
+    for i in range(depth):
+        block: Any = model.blocks[i]
+        x = block.attend(kept("pre", i, x), past)
+        x = block.feed_forward(kept("mid", i, x))
+    kept("pre", depth, x)
+    return found
 
 
 def above(model: Transformer, x: Tensor, site: Site, past: Past | None, read: Tensor | None = None) -> Tensor:

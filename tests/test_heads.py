@@ -267,7 +267,7 @@ def test_a_branch_is_what_each_variant_gives_alone() -> None:
     cache = Cache(MODEL, 3, 7)
     prefill(MODEL, texts, cache)
     x = random_tensor(3, 5, 48, seed=1)
-    past, found = Branch(cache), x
+    past, found = Branch(cache, cache.lengths), x
     for block in MODEL.blocks:
         found = block(found, past)
     for row, text in enumerate(texts):

@@ -67,7 +67,7 @@ ROOMS = {
     "calibrate.py": Room({"activations", "metrics", "model", "prompts", "steer"}, {"torch"}),
     "formats.py": Room({"files", "gguf_file", "layouts", "model", "provenance", "vectors"}, {"torch", "gguf"}),
     "metrics.py": Room(set(), {"torch", "numpy"}),
-    "batches.py": Room({"activations"}, set()),
+    "batches.py": Room({"activations", "prompts"}, {"torch"}),
     "sweep.py": Room(
         {
             "activations",

@@ -143,6 +143,16 @@ def test_answers_of_one_token_cost_what_logits_do(model, ran):
     assert spent[0] == spent[1] > 0
 
 
+@pytest.mark.parametrize("where", ["all", "last"])
+def test_of_answers_each_beginning_is_run_once_and_the_prompt_with_none_of_them(model, ran, where):
+    counts = ran(1)
+    prompt, answers = [*BEGINNING, 1], [[5, 6, 7], [5, 6, 8], [5, 9], [2, 3], [4]]
+    sweep(model, [prompt], [answers], {"v": direction(1)}, [1], COEFFS, where=where)
+    tree = len(["5", "5 6", "2"])
+    variants = len(COEFFS) * (tree + (len(prompt) if where == "all" else 1))
+    assert sum(counts) == variants + (0 if where == "all" else len(prompt) + tree)
+
+
 def test_in_bfloat16_scores_are_as_near_to_float32_as_the_stream_is():
     half, whole = (copy.deepcopy(MODEL).to(dtype) for dtype in (torch.bfloat16, torch.float32))
     rows = [sweep(m, PROMPTS, first_two, {"v": direction(1)}, range(4), COEFFS) for m in (half, whole)]
