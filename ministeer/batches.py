@@ -20,7 +20,7 @@ PASS = 64.0  # tokens that a batch costs by itself, whatever is in it: the weigh
 
 @dataclass(frozen=True)
 class Text:
-    """A row of ids to be run: a prompt, and after it a tree, all beginnings of its answers, each once."""
+    """A row of ids to be run: a prompt, and behind it, as a tree, what its answers begin with, each beginning once."""
 
     ids: tuple[int, ...]
     prompt: int  # which one, from 0
@@ -92,9 +92,9 @@ def _with_answers(number: int, prompt: Sequence[int], answers: Sequence[Sequence
 
 def rows_of(texts: Sequence[Text]) -> tuple[Tensor, Tensor, Tensor | None]:
     """Texts as rows: ids `(N, T)`, positions `(N, T)`, -1 for padding, and which of its row each token looks back at, itself among
-    them, `(N, T, T)`; None where these are all to its left."""
+    them, `(N, T, T)`; None where these are all to its left, as no text branches."""
     ids, positions = pad([text.ids for text in texts])
-    if not any(text.follows for text in texts):
+    if all(text.follows == tuple(range(text.length - 1, len(text.ids) - 1)) for text in texts):
         return ids, positions, None
     seen = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril().repeat(len(texts), 1, 1)
     for row, text in enumerate(texts):

@@ -167,9 +167,10 @@ class Hub:
             unnamed = {"model": _unnamed(spec["model"], special.keys() - self.shown), "added_tokens": []}
             self.plain = tokenizers.Tokenizer.from_str(json.dumps(spec | ends | unnamed))
             after = spec | {key: _unspaced(spec[key]) for key in ("normalizer", "pre_tokenizer") if key in spec}
-            self.after = tokenizers.Tokenizer.from_str(json.dumps(after | ends | unnamed))
+            same = after == spec
+            self.after = self.plain if same else tokenizers.Tokenizer.from_str(json.dumps(after | ends | unnamed))
             # something is put before a text, or its ends may be stripped or merged
-            self.depends = after != spec or bool(spec.get("normalizer"))
+            self.depends = not same or bool(spec.get("normalizer"))
             self.full.encode("a")
             wrong = [name for name, i in special.items() if self.full.token_to_id(name) != i]
         except BaseException as error:
@@ -295,17 +296,22 @@ def content(
     }  # fmt: skip
 
 
-def read(spec: dict[str, Any], named: Iterable[str], source: str) -> Ranks | Hub:
-    """The table of a `tokenizer.json`. `named`: tokens that are special wherever they are in the vocabulary."""
+def ids_of(model: dict[str, Any]) -> dict[str, int]:
+    """The vocabulary of a `tokenizer.json`'s model, without its added tokens."""
+    vocab = model["vocab"]
+    return {token: i for i, (token, _) in enumerate(vocab)} if isinstance(vocab, list) else vocab
+
+
+def read(spec: dict[str, Any], source: str) -> Ranks | Hub:
+    """The table of a `tokenizer.json`."""
     model, added = spec["model"], spec.get("added_tokens") or []
     kind = model.get("type", "BPE" if "merges" in model else None)
     if kind not in ("BPE", "Unigram"):
         raise ValueError(
             f"{source}: expected a BPE or Unigram tokenizer, got {kind!r}; models of this family have one of the two"
         )
-    vocab = {token: i for i, (token, _) in enumerate(model["vocab"])} if kind == "Unigram" else model["vocab"]
+    vocab = ids_of(model)
     special = {token["content"]: token["id"] for token in added}
-    special |= {name: vocab[name] for name in named if name in vocab and name not in special}
     together = vocab | special
     for name, i in together.items():
         if (

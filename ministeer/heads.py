@@ -116,7 +116,7 @@ def _effects(model: Transformer, rows: list[list[int]], targets: list[int], mean
     layers = range(model.config.n_layer)
     x, tape, cache = last_token(model, rows, [*(("mid", i) for i in layers), *(("head", i) for i in layers)])
     before = _probability(model, x, targets)  # (B, 1)
-    past, width = Branch(cache, cache.lengths.to(model.device)), max(1, batch_size // len(rows))
+    past, width = Branch(cache, cache.lengths), max(1, batch_size // len(rows))
     found = []
     for layer in layers:
         stream, writes = tape[layer], tape[len(layers) + layer][:, 0]  # (B, 1, D), (B, H, D)

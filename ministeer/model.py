@@ -454,9 +454,13 @@ def check_call(model: Transformer, ids: Any, cache: Cache | None, depth: Any) ->
     expect(0 <= low <= high < c.vocab_size, f"ids from 0 to {c.vocab_size - 1}", got, remedy)
     fits = cache is not None or ids.shape[1] <= c.context
     expect(fits, f"at most {c.context} tokens, the model's context", ids.shape[1], "cut the text")
-    layers = [getattr(block, "layer", None) for block in model.blocks]
-    wanted = f"blocks that say layer=0 to {c.n_layer - 1} in their order, which decides their sites"
-    expect(layers == [*range(c.n_layer)], wanted, layers, "put the blocks you keep into a model of so many layers")
+    check_blocks(model)
+
+
+def check_blocks(model: Transformer) -> None:
+    layers, n = [getattr(block, "layer", None) for block in model.blocks], model.config.n_layer
+    wanted = f"blocks that say layer=0 to {n - 1} in their order, which decides their sites"
+    expect(layers == [*range(n)], wanted, layers, "put the blocks you keep into a model of so many layers")
 
 
 def check_stream(x: Tensor) -> Tensor:

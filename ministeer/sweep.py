@@ -107,8 +107,9 @@ def sweep(
     known = {} if path is None else _read(Path(path))
     if world > 1:
         dist.barrier()  # nobody writes before everybody has read
-    # of a batch the weights are read once for all variants of a site, and once before
-    alone = PASS * (1 + len(sites)) / (1 + len(sites) * len(vectors) * len(coeffs))
+    # in tokens of its texts, which run once unsteered and, where they are steered from the first on, in every variant
+    late = where in ("last", "generated") or not isinstance(where, str) and 0 not in where
+    alone = PASS * (1 + len(sites)) / (1 if late else 1 + len(sites) * len(vectors) * len(coeffs))
     texts = texts_of(prompts, None if callable(score) else score)
     batches = batches_of(texts, _most_tokens(model, len(sites), memory), alone)
     mine = _share(_tasks(model, batches, list(vectors), sites, coeffs, keys, known), rank, world)
@@ -276,29 +277,24 @@ class _Run:
         device = model.device
         ids, whole, seen = rows_of(texts)  # (N, T), (N, T), (N, T, T)
         self.shared = s = extent(texts).shared
-        self.positions, self.seen = whole[:, s:], None if seen is None else seen[:, s:, s:]
+        self.positions = whole[:, s:]
+        self.tree = None if seen is None else (self.positions.to(device), seen[:, s:, s:].to(device))
         self.lengths = torch.tensor([t.length for t in texts])
         self.untouched = self._first_steered(sites[0], whole)
         # blocks above the highest site leave nothing that a variant needs, unless it looks back at unsteered tokens
         top = depth(model, sites) if self.untouched is None else model.config.n_layer
-        before = self._before(keep=True)
-        if before is not None:
-            head = model.embed(ids[:1, :s].to(device))
-            self.beginning = below(model, head, before, sites, top)  # (1, s, D) at each site
-        here = self.positions.to(device)
-        rows = Rows(here, self.seen, before, keep=self.untouched is not None)
-        x = model.embed(ids[:, s:].to(device), here.clamp(min=0))
-        self.streams = below(model, x, rows, sites, top)  # (N, T - s, D) at each site
+        head = Rows(s, keep=True) if s else None
+        if head is not None:
+            self.beginning = below(model, model.embed(ids[:1, :s].to(device)), head, sites, top)  # (1, s, D) each
+        self.kept = Rows(whole.shape[1] - s, head, tree=self.tree, keep=self.untouched is not None)
+        x = model.embed(ids[:, s:].to(device), self.positions.clamp(min=0).to(device))
+        self.streams = below(model, x, self.kept, sites, top)  # (N, T - s, D) at each site
         if self.untouched is not None:
             after = torch.arange(whole.shape[1]) >= self.untouched[:, None]  # (N, T)
-            for kept in (*rows.k.values(), *rows.v.values()):
-                kept[after.to(device)] = 0  # a mask is not enough: 0 times infinity is NaN
-            self.rows, self.span = rows, int((after & (whole >= 0)).sum(1).max())
-
-    def _before(self, variants: int = 1, keep: bool = False) -> Rows | None:
-        """What all texts begin with."""
-        positions = torch.arange(self.shared, device=self.model.device)[None]  # (1, s)
-        return Rows(positions, variants=variants, keep=keep) if self.shared else None
+            self.span = int((after & (whole >= 0)).sum(1).max())
+            after = after.to(device)
+            for kept in (*self.kept.k.values(), *self.kept.v.values()):
+                kept[after] = 0  # a mask is not enough: 0 times infinity is NaN
 
     def variants(
         self, task: Task, score: Score | Answers, memory: float
@@ -350,32 +346,28 @@ class _Run:
             x = self._added(x, site, positions, self.texts, variants)  # (R * N, span, D)
             x = x.view(rows, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)  # (N, R * span, D)
             read = self._read(positions)[:, None].expand(-1, rows, -1)  # (N, R, span)
-            x = above(
-                self.model,
-                x,
-                site,
-                Branch(self.rows, self.untouched.to(x.device), positions.to(x.device), seen),
-                read.flatten(1),
-            )
+            x = above(self.model, x, site, Branch(self.kept, self.untouched, positions, seen), read.flatten(1))
             return x[read.nonzero()[:, 1].argsort(stable=True).to(x.device)]  # text by text -> variant by variant
-        before = self._before(rows, keep=True)
-        if before is not None:
-            begun = self._added(self.beginning[site], site, torch.arange(self.shared)[None], self.texts[:1], variants)
-            above(self.model, begun, site, before, torch.zeros(begun.shape[:2], dtype=torch.bool))  # no logits are read
+        s = self.shared
+        head = Rows(s, variants=rows, keep=True) if s else None
+        if head is not None:
+            begun = self._added(self.beginning[site], site, torch.arange(s)[None], self.texts[:1], variants)
+            above(self.model, begun, site, head, torch.zeros(rows, s, dtype=torch.bool))  # no logits are read
         x = self._added(x, site, positions, self.texts, variants)  # (R * N, T - s, D)
-        past = Rows(positions.to(x.device), self.seen, before, variants=rows)
+        past = Rows(positions.shape[1], head, tree=self.tree, variants=rows)
         return above(self.model, x, site, past, self._read(positions).repeat(rows, 1))
 
     def _rest(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of each text what comes after its untouched tokens: the stream `(N, span, D)`, positions `(N, span)`, and which of them see
-        which, `(N, span, span)`."""
+        which, `(N or 1, span, span)`."""
         at = self.untouched[:, None] - self.shared + torch.arange(self.span)  # type: ignore[index]
         tokens = self.positions.shape[1]
         inside, at = at < tokens, at.clamp(max=tokens - 1)
         positions = torch.where(inside, self.positions.gather(1, at), -1)
         seen = torch.ones(1, self.span, self.span, dtype=torch.bool).tril()
-        if self.seen is not None:  # of padding the last token is repeated, which nothing to its left may see
-            seen = seen & self.seen[torch.arange(len(at))[:, None, None], at[:, :, None], at[:, None, :]]
+        if self.tree is not None:  # of padding the last token is repeated, which nothing to its left may see
+            within = self.tree[1].cpu()[torch.arange(len(at))[:, None, None], at[:, :, None], at[:, None, :]]
+            seen = seen & within
         return x.gather(1, at.to(x.device)[:, :, None].expand(-1, -1, x.shape[-1])), positions, seen
 
     def _read(self, positions: Tensor) -> Tensor:

@@ -318,8 +318,11 @@ def _config(folder: Path) -> dict[str, Any]:
     jinja = folder / "chat_template.jinja"
     beside = read_text(jinja) if jinja.is_file() else None
     try:
-        extra, listed = options.get("extra_special_tokens") or [], options.get("additional_special_tokens") or []
-        named, listed = (options | extra, listed) if isinstance(extra, dict) else (options, [*extra, *listed])
+        extra, several = options.get("extra_special_tokens") or {}, options.get("additional_special_tokens") or []
+        if not isinstance(several, list):
+            raise TypeError(f"{several!r:.50} for a list")
+        named = options | (extra if isinstance(extra, dict) else {})
+        listed = [*(extra.values() if isinstance(extra, dict) else extra), *several]
         listed = [token["content"] if isinstance(token, dict) else token for token in listed]
         own = [key for key, value in named.items() if key.endswith("_token") and isinstance(value, (str, dict))]
         names = {
@@ -332,7 +335,8 @@ def _config(folder: Path) -> dict[str, Any]:
         if isinstance(template, list):
             template = {entry["name"]: entry["template"] for entry in template}.get("default")
         template = template if beside is None else beside
-        wrong = [value for value in (*names.values(), *listed, template) if not isinstance(value, (str, type(None)))]
+        wrong = [value for value in (*names.values(), template) if not isinstance(value, (str, type(None)))]
+        wrong += [value for value in listed if not isinstance(value, str)]
         if wrong:
             raise TypeError(f"{wrong[0]!r:.50} for a text")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -344,7 +348,7 @@ def _config(folder: Path) -> dict[str, Any]:
     if ends is None and isinstance(several := found["config.json"].get("eos_token_id"), list):
         ends = several  # as `save_model` writes; a single one there is often just what its class has by default
     return {
-        "names": {key: name for key, name in names.items() if name is not None},
+        "names": {key: name for key, name in names.items() if name},
         "listed": listed,
         "added": added,
         "options": options,
@@ -357,9 +361,13 @@ def _from_spec(spec: dict[str, Any], config: dict[str, Any], source: str) -> tup
     """The table of a `tokenizer.json` and what stands beside it, and the token that it puts first."""
     options, added, there = config["options"], config["added"], spec.get("added_tokens") or []
     known = [token | added.get(token["content"], {}) | {"id": token["id"]} for token in there]
+    more = {name: ADDED | token | {"content": name} for name, token in added.items()}
+    # whatever is named is special wherever it is in the vocabulary
+    vocab, named = bpe.ids_of(spec["model"]), [END, *config["names"].values(), *config["listed"]]
+    more = {name: ADDED | {"content": name, "id": vocab[name]} for name in named if name in vocab} | more
     names = {token["content"] for token in there}
-    more = [ADDED | token | {"content": name} for name, token in added.items() if name not in names]
-    spec = spec | {"added_tokens": [*known, *sorted(more, key=lambda token: token["id"])]}
+    new = sorted((token for name, token in more.items() if name not in names), key=lambda token: token["id"])
+    spec = spec | {"added_tokens": [*known, *new]}
     if isinstance(options.get("add_prefix_space"), bool):
         spec["pre_tokenizer"] = _with_space(spec.get("pre_tokenizer"), options["add_prefix_space"], source)
     first = bpe.first_token(spec.get("post_processor"), source)
@@ -369,28 +377,32 @@ def _from_spec(spec: dict[str, Any], config: dict[str, Any], source: str) -> tup
         raise ValueError(
             f"{source}: expected add_eos_token to be false, got true; end texts with `tok.eot` yourself, and remove it"
         )
-    core = bpe.read(spec, [END, *config["names"].values(), *config["listed"]], source)
-    named = {name: key for key, name in config["names"].items() if key != "pad_token"}  # nothing here pads with it
-    named |= dict.fromkeys(config["listed"], "a special token")
-    if left := [name for name in named if name not in core.special]:
+    core = bpe.read(spec, source)
+    # nothing here pads; and a model's own names may be of marks that its tokenizer cuts out, as CodeLlama's fill_token
+    wanted = [name for key, name in config["names"].items() if key in NAMES and key != "pad_token"]
+    if left := [name for name in (*wanted, *config["listed"]) if name not in core.special]:
         warnings.warn(
-            f"{source}: expected {left[0]!r} in the vocabulary, {named[left[0]]} in the files beside it, found none; it is read as "
-            "text (transformers gives it an id after the last): if the model has an id for it, say so in added_tokens.json",
+            f"{source}: expected the special token {left[0]!r}, which the files beside it name, in the vocabulary, found none; it is read as text "
+            "(transformers gives it an id after the last): if the model has an id for it, say so in added_tokens.json",
             stacklevel=2,
         )
     return core, first if first in core.special else None
 
 
 def _with_space(pre: Any, space: bool, source: str) -> Any:
-    """A pre-tokenizer that puts a space before a text, or does not, as `add_prefix_space` says beside the file: of every
+    """A pre-tokenizer whose byte level puts a space before a text, or does not, as `add_prefix_space` says beside the file: of every
     `tokenizer_class`; transformers 5 leaves the option of a PreTrainedTokenizerFast unread."""
-    if isinstance(pre, dict) and pre.get("type") == "ByteLevel":
+    kind = pre.get("type") if isinstance(pre, dict) else None
+    if kind == "ByteLevel":
         return pre | {"add_prefix_space": space}
-    if space and isinstance(pre, dict) and '"ByteLevel"' in json.dumps(pre):
-        # in a sequence the byte level meets pieces of a text: it would put a space before each
+    parts = pre["pretokenizers"] if kind == "Sequence" else []
+    if not space or len(parts) == 1:
+        return pre | {"pretokenizers": [_with_space(part, space, source) for part in parts]} if parts else pre
+    if any(part.get("type") == "ByteLevel" and not part.get("add_prefix_space") for part in parts):
+        # behind others the byte level meets pieces of a text: it would put a space before each
         warnings.warn(
             f"{source}: expected a byte level alone, as add_prefix_space is true beside it, found others before it; the text is read as "
-            "that file says, with no space of ours: begin your texts with one, or say false",
+            "that file says, with no space before it: begin your texts with one, or say false",
             stacklevel=2,
         )
     return pre

@@ -24,69 +24,71 @@ import torch
 from torch import Tensor
 from torch.nn.modules import module as modules
 
-from ministeer.model import Block, Cache, Embedding, Past, Site, Transformer, check_stream, expect, hooked
+from ministeer.model import Block, Cache, Embedding, Past, Site, Transformer, check_blocks, check_stream, expect, hooked
 from ministeer.prompts import pad
 
 
 class Rows:
-    """N texts, or R variants of them, variant by variant, `(R * N, T)`: each after what all begin with, each token after those it follows.
+    """N texts of T tokens, or R variants of them, variant by variant, `(R * N, T)`.
 
-    positions: `(N, T)`, where tokens stand in their text, below 0 where padding is.
-    seen: which of its row each token looks back at, itself among them, `(N, T, T)`; None: all to its left.
-    before: the `Rows` of what all begin with, which have been run and kept, one row a variant.
+    before: `Rows` of what all texts begin with, one row a variant, which have been run and kept.
+    tree: where texts branch: where each token stands in its text `(N, T)`, below 0 for padding, and which of its row it looks
+        back at, itself among them, `(N, T, T)`. Without one every token follows the one to its left.
     keep: hold the keys and values in `k` and `v`, layer by layer, `(R * N, S + T, G, K)`.
     """
 
     def __init__(
         self,
-        positions: Tensor,
-        seen: Tensor | None = None,
+        tokens: int,
         before: Rows | None = None,
         *,
+        tree: tuple[Tensor, Tensor] | None = None,
         variants: int = 1,
         keep: bool = False,
     ) -> None:
-        tokens, self.before, self.keep = positions.shape[1], before, keep
-        start: int = 0 if before is None else before.tokens
-        self.tokens: int = start + tokens
-        self.at: slice | Tensor = slice(start, self.tokens)
+        self.before, self.tree, self.variants, self.keep = before, tree, variants, keep
+        self.start: int = 0 if before is None else before.end
+        self.end = self.start + tokens
+        self.at = None if tree is None else tree[0].clamp(min=0).repeat(variants, 1)  # (R * N, T)
         self.mask: Tensor | None = None  # (1 or R * N, 1, T, S + T)
-        if seen is not None or before is not None:
-            own = (
-                torch.ones(1, tokens, tokens, dtype=torch.bool).tril() if seen is None else seen.repeat(variants, 1, 1)
-            )
-            self.mask = torch.cat([own.new_ones(*own.shape[:2], start), own], -1)[:, None].to(positions.device)
-        if seen is not None:
-            self.at = positions.clamp(min=0).repeat(variants, 1)  # (R * N, T)
         self.k: dict[int, Tensor] = {}
         self.v: dict[int, Tensor] = {}
 
     def positions(self, layer: int, tokens: int) -> slice | Tensor:
-        return self.at
+        return slice(self.start, self.end) if self.at is None else self.at
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """This call's `(R * N, T, G, K)` after what they begin with, `(R * N, S + T, G, K)`, and the mask."""
         if self.before is not None:
-            held = (self.before.k[layer], self.before.v[layer])  # (R, S, G, K) each
+            held = self.before.k[layer], self.before.v[layer]  # (R, S, G, K) each
             k, v = (torch.cat([x.repeat_interleave(len(y) // len(x), 0), y], 1) for x, y in zip(held, (k, v)))
         if self.keep:
-            self.k[layer], self.v[layer] = k, v
+            self.k[layer], self.v[layer] = k.contiguous(), v.contiguous()  # a view would hold the queries too
+        if self.mask is None and (self.before is not None or self.tree is not None):
+            tokens = self.end - self.start
+            if self.tree is None:
+                own = torch.ones(1, tokens, tokens, dtype=torch.bool, device=k.device).tril()
+            else:
+                own = self.tree[1].to(k.device).repeat(self.variants, 1, 1)
+            self.mask = torch.cat([own.new_ones(len(own), tokens, self.start), own], -1)[:, None]
         return k, v, self.mask
 
 
 class Branch:
     """What was kept of B texts, read by variants of what comes next, which write nothing into it.
 
-    kept: a `Cache`, or `Rows`. lengths: how many of each text's tokens the variants look back at, `(B,)`, on the model's device.
+    kept: a `Cache`, or `Rows`. lengths: how many of each text's tokens the variants look back at, `(B,)`.
     positions: of the tokens of a variant `(B, span)`, side by side, variant by variant; by default one, which comes next.
-    seen: which of its variant each looks back at, itself among them, `(B, span, span)`.
+    seen: which of its variant each looks back at, itself among them, `(B or 1, span, span)`.
     """
 
     def __init__(self, kept: Any, lengths: Tensor, positions: Tensor | None = None, seen: Tensor | None = None) -> None:
+        device = kept.k[0].device
         self.kept, self.before = kept, int(lengths.max())  # S
-        self.at = lengths[:, None] if positions is None else positions.clamp(min=0)  # (B, span)
-        self.own = torch.ones(1, 1, 1, dtype=torch.bool) if seen is None else seen
-        self.held = torch.arange(self.before, device=lengths.device) < lengths[:, None]  # (B, S)
+        lengths = lengths.to(device)
+        self.at = lengths[:, None] if positions is None else positions.clamp(min=0).to(device)  # (B, span)
+        self.own = torch.ones(1, 1, 1, dtype=torch.bool, device=device) if seen is None else seen.to(device)
+        self.held = torch.arange(self.before, device=device) < lengths[:, None]  # (B, S)
         self.mask: Tensor | None = None  # of the last call
 
     def positions(self, layer: int, tokens: int) -> Tensor:
@@ -95,14 +97,10 @@ class Branch:
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values of the variants, `(B, R * span, G, K)`, after what was kept, `(B, S + R * span, G, K)`, and the mask."""
-        tokens, span = k.shape[1], self.at.shape[1]
+        tokens, variants = k.shape[1], k.shape[1] // self.at.shape[1]
         if self.mask is None or self.mask.shape[2] != tokens:
-            same = torch.eye(tokens // span, dtype=torch.bool, device=k.device)[
-                None, :, None, :, None
-            ]  # (1, R, 1, R, 1)
-            itself = (same & self.own[:, None, :, None].to(k.device)).reshape(
-                -1, tokens, tokens
-            )  # (1 or B, R * span, R * span)
+            same = torch.eye(variants, dtype=torch.bool, device=k.device)[:, None, :, None]  # (R, 1, R, 1)
+            itself = (same & self.own[:, None, :, None]).reshape(-1, tokens, tokens)  # (B or 1, R * span, R * span)
             held = self.held[:, None].expand(-1, tokens, -1)
             self.mask = torch.cat([held, itself.expand(len(held), -1, -1)], -1)[:, None]
         before = [x[layer][:, : self.before] for x in (self.kept.k, self.kept.v)]  # (B, S, G, K)
@@ -156,6 +154,7 @@ def changed(model: Transformer) -> str:
 
 def check_halves(model: Transformer) -> None:
     """Raise `ValueError` for what would change the model on its way: `above` runs blocks in halves, and variants side by side."""
+    check_blocks(model)
     found = changed(model)
     wanted = "a model without hooks or a new forward on it or on a part of it, as its blocks run in halves here"
     expect(not found, wanted, found, 'remove it, or add at a site instead: block i\'s output is ("pre", i + 1)')

@@ -61,6 +61,7 @@ def test_answers_stand_behind_their_prompt_as_a_tree_whose_beginnings_are_there_
         ((5, 7, 8), (0, 1, 2)),
         ((9, 6, 7), (0, 3, 4)),
     )
+    assert rows_of(texts_of([[1, 2], [3]], [[[4, 5, 6], [4]], [[7]]]))[2] is None, "they do not branch"
     _, positions, seen = rows_of([text, *texts_of([[1]], None)])
     assert positions.tolist() == [[0, 1, 2, 3, 2, 3], [0, -1, -1, -1, -1, -1]]
     assert [[j for j in range(6) if row[j]] for row in seen[0].tolist()] == [

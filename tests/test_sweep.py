@@ -125,6 +125,14 @@ def test_a_sweep_is_the_loop_on_every_method_and_site(model, where, score):
     close(rows, naive(model, PROMPTS, score, METHODS, sites, coeffs, where))
 
 
+def test_prompts_of_any_lengths_come_together_where_only_late_tokens_are_steered(model, ran):
+    """Padding then costs one reading, and a batch as many passes as there are sites."""
+    counts = ran(1)
+    prompts = [random_ids(model, 1, n, seed=n)[0].tolist() for n in range(4, 12)]
+    sweep(model, prompts, first_two, {"v": direction(1)}, [0, 1, 2], COEFFS, where="last")
+    assert len(counts) == 1 + 3 - 1, "one reading, and of sites up to block 1 one pass each"
+
+
 @pytest.mark.parametrize("where", ["generated", "last", [1]])
 def test_answers_are_steered_behind_their_prompts(model, where):
     """Several that begin alike, several of one token, and where only they are steered."""
@@ -342,6 +350,18 @@ def test_what_changes_a_whole_block_is_refused_since_sweeps_run_halves(model, tm
     with pytest.raises(ValueError, match="without hooks"):
         above(changed, torch.zeros(1, 1, 16).double(), ("pre", 3), None)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change", ["swapped", "one twice", "one less"])
+def test_blocks_out_of_their_order_are_refused(model, change):
+    changed = copy.deepcopy(model)
+    blocks = list(changed.blocks)
+    changed.blocks = torch.nn.ModuleList(
+        {"swapped": blocks[::-1], "one twice": [*blocks[:-1], blocks[0]], "one less": blocks[:-1]}[change]
+    )
+    for where in ("all", "last"):
+        with pytest.raises(ValueError, match="expected blocks that say layer=0 to 2 in their order"):
+            sweep(changed, PROMPTS, first_two, {"v": direction(1)}, [1], COEFFS, where=where)
 
 
 @pytest.mark.parametrize("name", ["register_module_forward_hook", "register_module_forward_pre_hook"])

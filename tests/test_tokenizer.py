@@ -482,7 +482,7 @@ def test_no_space_is_put_into_a_text(scheme, tmp_path):
 )
 def test_a_special_token_that_the_vocabulary_lacks_is_told(beside, tmp_path):
     spec = trained("gpt2")
-    with pytest.warns(UserWarning, match="expected '<sep>' in the vocabulary, .*say so in added_tokens.json"):
+    with pytest.warns(UserWarning, match="expected the special token '<sep>'.*say so in added_tokens.json"):
         tok = Tokenizer.from_folder(folder_of(tmp_path, spec, **beside), 1000)
     assert "<sep>" not in tok.special and len(tok.encode("<sep>", special=True)) > 1
     number = max(spec["model"]["vocab"].values()) + 1
@@ -490,16 +490,37 @@ def test_a_special_token_that_the_vocabulary_lacks_is_told(beside, tmp_path):
     assert Tokenizer.from_folder(tmp_path, 1000).encode("a<sep>", special=True)[-1] == number
 
 
-def test_a_listed_token_that_is_in_the_vocabulary_is_special(tmp_path):
-    spec = trained("gpt2")
+@pytest.mark.parametrize("form", ["ranks", "hub"])
+def test_a_listed_token_that_is_in_the_vocabulary_is_special(form, tmp_path):
+    spec = trained("gpt2") | ({"normalizer": {"type": "NFKC"}} if form == "hub" else {})
     spec["model"]["vocab"]["<sep>"] = number = max(spec["model"]["vocab"].values()) + 1
     tok = Tokenizer.from_folder(folder_of(tmp_path, spec, additional_special_tokens=["<sep>"]), 1000)
-    assert tok.encode("a<sep>", special=True)[-1] == number and number not in tok.encode("a<sep>")
+    (tmp_path / "saved").mkdir()
+    tok.save(tmp_path / "saved")
+    for one in (tok, Tokenizer.from_folder(tmp_path / "saved", 1000)):
+        assert one.encode("a<sep>", special=True)[-1] == number and number not in one.encode("a<sep>")
 
 
-def test_a_token_for_padding_need_not_be_there(tmp_path, recwarn):
-    Tokenizer.from_folder(folder_of(tmp_path, trained("gpt2"), pad_token="[PAD]"), 1000)
+@pytest.mark.parametrize("name", [{"pad_token": "[PAD]"}, {"unk_token": ""}, {"fill_token": "<FILL_ME>"}])
+def test_what_nobody_needs_need_not_be_there(name, tmp_path, recwarn):
+    """Nothing here pads, early Llamas name nothing, and CodeLlama's mark is cut out before there are tokens."""
+    Tokenizer.from_folder(folder_of(tmp_path, trained("gpt2"), **name), 1000)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("listed", ["<sep>", [None], [3]])
+def test_a_list_of_special_tokens_that_is_none_is_refused(listed, tmp_path):
+    with pytest.raises(ValueError, match="expected names of tokens and a chat template"):
+        Tokenizer.from_folder(folder_of(tmp_path, trained("gpt2"), additional_special_tokens=listed), 1000)
+
+
+def test_a_byte_level_alone_in_a_sequence_puts_its_space(tmp_path, recwarn):
+    spec = trained("gpt2")
+    spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [spec["pre_tokenizer"]]}
+    tok, plain = (
+        Tokenizer.from_folder(folder_of(tmp_path, spec, add_prefix_space=space), 1000) for space in (True, False)
+    )
+    assert tok.encode("the") == plain.encode(" the") and not recwarn.list
 
 
 FLAGS = {
@@ -744,7 +765,7 @@ def mutants(count: int, seed: int, folder: Path) -> int:
     return read
 
 
-@pytest.mark.filterwarnings("ignore:.*expected '</s>' in the vocabulary:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*expected the special token '</s>':UserWarning")
 def test_damaged_files_cost_a_sentence(tmp_path, capfd):
     pytest.importorskip("tokenizers")
     assert 100 < mutants(2000, 0, tmp_path) < 1800

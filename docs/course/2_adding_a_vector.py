@@ -105,8 +105,8 @@ PROMPTS += ["We are"]
 prompts = [tok.prompt(text) for text in PROMPTS]
 words = {}
 for sign in ("1", "-1"):
-    encoded = [tok.encode(" " + row["word"]) for row in data.read("valence.tsv", sign=sign)]
-    words[sign] = [i[0] for i in encoded if len(i) == 1]  # those that are one token
+    encoded = [tok.continuation(" " + row["word"]) for row in data.read("valence.tsv", sign=sign)]
+    words[sign] = [i[0] for i in encoded if len(i) == 1]  # those that are one token where a text goes on
 
 
 def valence(steer=None):

@@ -29,7 +29,7 @@ print(SITE)
 # %%
 SIGNS = ("positive", "negative")
 items = data.read("values.tsv", value="honesty", split="heldout")
-items = [row for row in items if all(len(tok.encode(row[sign])) == 1 for sign in SIGNS)]
+items = [row for row in items if all(len(tok.continuation(row[sign])) == 1 for sign in SIGNS)]
 prompts = [tok.prompt(row["prompt"]) for row in items]
 answers = [[tok.single(row[sign]) for row in items] for sign in SIGNS]
 for row in items[::6]:

@@ -28,7 +28,7 @@ SITE = ("pre", depth // 2)  # the middle
 STRUCTURE = "question_answer"
 every = data.answerable(tok)
 tasks = {name: every[name] for name in ("antonym", "synonym", "plural", "past")}
-held_out = [pair for pair in tasks["antonym"]["heldout"] if len(tok.encode(" " + pair[1])) == 1][::2][:40]
+held_out = [pair for pair in tasks["antonym"]["heldout"] if len(tok.continuation(" " + pair[1])) == 1][::2][:40]
 
 
 def asked(shown):
@@ -145,7 +145,7 @@ show()
 # **Predict first.** Of all heads, how many move the answer when replaced alone: nearly all, half, a handful?
 
 # %%
-known = [pair for pair in tasks["antonym"]["train"] if len(tok.encode(" " + pair[1])) == 1]
+known = [pair for pair in tasks["antonym"]["train"] if len(tok.continuation(" " + pair[1])) == 1]
 few = data.few_shot(known, known, 20, structure=STRUCTURE, shots=5, seed=2, shuffled=True)
 questions, words = [item["prompt"] for item in few], [item["words"][0] for item in few]
 means = heads.mean_writes(model, tok, lists["antonym"])  # (L, H, D)

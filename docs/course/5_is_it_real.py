@@ -31,7 +31,7 @@ SIGNS = ("positive", "negative")
 
 def rows_of(split):
     rows = data.read("values.tsv", value="honesty", split=split)
-    return [row for row in rows if all(len(tok.encode(row[sign])) == 1 for sign in SIGNS)]
+    return [row for row in rows if all(len(tok.continuation(row[sign])) == 1 for sign in SIGNS)]
 
 
 train, held_out = rows_of("train"), rows_of("heldout")
@@ -42,15 +42,20 @@ print(f"held out: {len(held_out)} items of {len(set(scenarios))} scenarios")
 # ## Four vectors
 #
 # Honesty, with the contrast in the context, as in lesson 3. Honesty, with the contrast in the answer itself, as the
-# method was published. Kindness, in the context. And a random one.
+# method was published. Kindness, in the context. And a random one: a mix of the streams of the first, the harder control
+# of lesson 3.
 
 # %%
 in_answer = [(row["prompt"] + row["positive"], row["prompt"] + row["negative"]) for row in train]
+pairs = data.context_pairs("honesty")
+read = extract.read(model, tok, pairs, SITE, token="last")
+away = read.streams[SITE].flatten(0, 1)  # (2N, D)
+away = away - away.mean(0)
 vectors = {
-    "honesty, context": extract.contrastive(model, tok, data.context_pairs("honesty"), SITE, token="last")[SITE],
+    "honesty, context": extract.contrastive(read)[SITE],
     "honesty, answer": extract.contrastive(model, tok, in_answer, SITE)[SITE],
     "kindness, context": extract.contrastive(model, tok, data.context_pairs("kindness"), SITE, token="last")[SITE],
-    "random": torch.randn(model.config.width, generator=torch.Generator().manual_seed(0)),
+    "random": torch.randn(len(away), generator=torch.Generator().manual_seed(0)) @ away,
 }
 
 # %% [markdown]

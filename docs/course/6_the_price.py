@@ -107,7 +107,7 @@ print(f"right pronoun of nouns {probability(log_odds(nouns)):.3f} -> {probabilit
 
 # %%
 ANSWERS = ("right", "wrong1", "wrong2", "wrong3")
-facts = [row for row in data.facts(tok)[::4] if all(len(tok.encode(" " + row[k])) == 1 for k in ANSWERS)]
+facts = [row for row in data.facts(tok)[::4] if all(len(tok.continuation(" " + row[k])) == 1 for k in ANSWERS)]
 asked = [tok.prompt(row["prompt"]) for row in facts]
 options = torch.tensor([[tok.single(" " + row[k]) for k in ANSWERS] for row in facts])  # (N, 4), the first is true
 unsteered = prefill(model, asked)
@@ -130,9 +130,12 @@ curve = [measured(erase(share)) for share in DOSES]
 for share, row in zip(DOSES, curve):
     print(f"{share:5.2f}" + "".join(f"{number:9.3f}" for number in row))
 
-noise = [torch.randn(model.config.width, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
-rivals = [measured(erase(1.0, v)) for v in noise]
-print("three random directions, removed whole: of the spread", [round(row[0], 3) for row in rivals])
+rows = [tok.prompt(text) for text in texts(jobs)]
+away = extract.streams(model, rows, [len(row) - 1 for row in rows], [SITE])[SITE]  # (N, D)
+away = away - away.mean(0)
+mixes = [torch.randn(len(away), generator=torch.Generator().manual_seed(seed)) @ away for seed in range(3)]
+rivals = [measured(erase(1.0, v)) for v in mixes]
+print("three random mixes of these streams, removed whole: of the spread", [round(row[0], 3) for row in rivals])
 
 # %% [markdown]
 # "Facts are unharmed" is true and says little: a direction of he and she has no business with capitals. A price has to

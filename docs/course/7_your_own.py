@@ -50,7 +50,7 @@ pairs = [(f"{plus} {prompt}", f"{minus} {prompt}") for prompt in TRAIN for plus,
 
 def known(words):
     """The ids of those words that are one token."""
-    encoded = [tok.encode(" " + word) for word in words]
+    encoded = [tok.continuation(" " + word) for word in words]
     return [ids[0] for ids in encoded if len(ids) == 1]
 
 
@@ -157,7 +157,7 @@ show()
 # **Predict first.** The vector is added at every token. What does it do to capitals and colours?
 
 # %%
-facts = [row for row in data.facts(tok)[::4] if len(tok.encode(" " + row["right"])) == 1]
+facts = [row for row in data.facts(tok)[::4] if len(tok.continuation(" " + row["right"])) == 1]
 asked = [tok.prompt(row["prompt"]) for row in facts]
 right = torch.tensor([tok.single(" " + row["right"]) for row in facts])
 plain, receipt = prefill(model, asked), Receipt()
@@ -208,7 +208,7 @@ def _(verdict):
 def my_pairs():
     """Eight pairs or more, (positive text, negative text), for a behaviour of your own. In each pair only the beginning
     differs: the last two words or more are the same, and the behaviour is still to come after them. nano spells words
-    that it does not know letter by letter; `len(tok.encode(" word")) == 1` tells which it knows."""
+    that it does not know letter by letter; `len(tok.continuation(" word")) == 1` tells which it knows."""
     # your lines here
 
 
