@@ -48,7 +48,7 @@ class Rows:
     ) -> None:
         self.before, self.tree, self.variants, self.keep = before, tree, variants, keep
         self.start: int = 0 if before is None else before.end
-        self.end = self.start + tokens
+        self.end: int = self.start + tokens
         self.at = None if tree is None else tree[0].clamp(min=0).repeat(variants, 1)  # (R * N, T)
         self.mask: Tensor | None = None  # (1 or R * N, 1, T, S + T)
         self.k: dict[int, Tensor] = {}
