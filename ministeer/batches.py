@@ -18,17 +18,19 @@ from ministeer.prompts import pad
 PASS = 64.0  # tokens that a batch costs by itself, whatever is in it: the weights are read once more
 
 
+# its ids, and which logits tell them: 0 those after the prompt, n those after the n-th token behind it
+Answer = tuple[tuple[int, ...], tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class Text:
-    """A row of ids to be run: a prompt, and behind it, as a tree, what its answers begin with, each beginning once."""
+    """A row of ids to be run: a prompt, and behind it, as a tree, all of its answers but their last tokens, each beginning once."""
 
     ids: tuple[int, ...]
     prompt: int  # which one, from 0
     length: int  # of the prompt: logits are read from its last token on
-    follows: tuple[int, ...] = ()  # of each token behind the prompt: its place in the row is after which one's
-    answers: tuple[
-        tuple[tuple[int, ...], tuple[int, ...]], ...
-    ] = ()  # of each its ids, and which of the logits tell them
+    follows: tuple[int, ...] = ()  # of each token behind the prompt, the place in the row of the one that it follows
+    answers: tuple[Answer, ...] = ()
 
 
 class Extent(NamedTuple):
@@ -105,7 +107,7 @@ def rows_of(texts: Sequence[Text]) -> tuple[Tensor, Tensor, Tensor | None]:
     return ids, positions, seen
 
 
-def batches_of(texts: list[Text], most: int, alone: float = PASS) -> list[list[Text]]:
+def batches_of(texts: list[Text], most: int, alone: float) -> list[list[Text]]:
     """Batches of at most so many tokens, of texts that begin alike or are about as long, whichever is less to run.
 
     alone: what a batch costs by itself, in tokens.

@@ -107,7 +107,8 @@ def sweep(
     known = {} if path is None else _read(Path(path))
     if world > 1:
         dist.barrier()  # nobody writes before everybody has read
-    # in tokens of its texts, which run once unsteered and, where they are steered from the first on, in every variant
+    # what a batch costs by itself, in its tokens: the weights are read once and once a site; the tokens run once, and once more
+    # in each variant that is steered from the first of them on
     late = where in ("last", "generated") or not isinstance(where, str) and 0 not in where
     alone = PASS * (1 + len(sites)) / (1 if late else 1 + len(sites) * len(vectors) * len(coeffs))
     texts = texts_of(prompts, None if callable(score) else score)
@@ -295,6 +296,7 @@ class _Run:
             after = after.to(device)
             for kept in (*self.kept.k.values(), *self.kept.v.values()):
                 kept[after] = 0  # a mask is not enough: 0 times infinity is NaN
+            self.rest = self._rest(self.untouched)
 
     def variants(
         self, task: Task, score: Score | Answers, memory: float
@@ -342,7 +344,8 @@ class _Run:
         """The last stream of every variant at the tokens that are read, text by text within it, `(R * reads, D)`."""
         x, positions, rows = self.streams[site], self.positions, len(variants)
         if self.untouched is not None:  # the rest of each text, variants side by side after what nothing changes
-            x, positions, seen = self._rest(x)
+            at, positions, seen = self.rest
+            x = x.gather(1, at[:, :, None].expand(-1, -1, x.shape[-1]))  # (N, span, D)
             x = self._added(x, site, positions, self.texts, variants)  # (R * N, span, D)
             x = x.view(rows, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)  # (N, R * span, D)
             read = self._read(positions)[:, None].expand(-1, rows, -1)  # (N, R, span)
@@ -357,18 +360,19 @@ class _Run:
         past = Rows(positions.shape[1], head, tree=self.tree, variants=rows)
         return above(self.model, x, site, past, self._read(positions).repeat(rows, 1))
 
-    def _rest(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each text what comes after its untouched tokens: the stream `(N, span, D)`, positions `(N, span)`, and which of them see
-        which, `(N or 1, span, span)`."""
-        at = self.untouched[:, None] - self.shared + torch.arange(self.span)  # type: ignore[index]
+    def _rest(self, untouched: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each text what comes after its untouched tokens: where it is in the row and in the text, `(N, span)` each, and which of it
+        sees which, `(N or 1, span, span)`."""
+        at = untouched[:, None] - self.shared + torch.arange(self.span)
         tokens = self.positions.shape[1]
         inside, at = at < tokens, at.clamp(max=tokens - 1)
         positions = torch.where(inside, self.positions.gather(1, at), -1)
         seen = torch.ones(1, self.span, self.span, dtype=torch.bool).tril()
+        at = at.to(self.model.device)
         if self.tree is not None:  # of padding the last token is repeated, which nothing to its left may see
-            within = self.tree[1].cpu()[torch.arange(len(at))[:, None, None], at[:, :, None], at[:, None, :]]
-            seen = seen & within
-        return x.gather(1, at.to(x.device)[:, :, None].expand(-1, -1, x.shape[-1])), positions, seen
+            rows = torch.arange(len(at), device=at.device)[:, None, None]
+            seen = seen.to(at.device) & self.tree[1][rows, at[:, :, None], at[:, None, :]]
+        return at, positions, seen
 
     def _read(self, positions: Tensor) -> Tensor:
         """Which tokens' logits the score reads, of those at these positions `(N, T)`."""

@@ -27,7 +27,7 @@ def test_every_text_is_in_one_batch_and_no_batch_of_several_is_too_large(
 def test_texts_come_together_by_length_or_by_how_they_begin_whichever_is_less_to_run() -> None:
     short, long = ([[i, *([9] * n)] for i in range(8)] for n in (2, 40))
     mixed = [row for pair in zip(short, long, strict=True) for row in pair]
-    assert [[len(text.ids) for text in batch] for batch in batches_of(texts_of(mixed, None), 10**9)] == [
+    assert [[len(text.ids) for text in batch] for batch in batches_of(texts_of(mixed, None), 10**9, PASS)] == [
         [3] * 8,
         [41] * 8,
     ]
@@ -76,5 +76,5 @@ def test_work_grows_straight_with_the_prompts(monkeypatch: pytest.MonkeyPatch, a
     monkeypatch.setattr("ministeer.batches.extent", lambda texts: seen.append(len(texts)) or extent(texts))
     draw = random.Random(0)
     prompts = [[1] * 8 + [draw.randrange(9)] if alike else [draw.randrange(9) for _ in range(9)] for _ in range(2000)]
-    assert len(batches_of(texts_of(prompts, None), 10**9)) == (1 if alike else 9), "they share a token of nine"
+    assert len(batches_of(texts_of(prompts, None), 10**9, PASS)) == (1 if alike else 9), "they share a token of nine"
     assert sum(seen) == 2 * 2000, "once in each order"
