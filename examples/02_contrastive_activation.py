@@ -49,7 +49,9 @@ def differences(items, vectors, label):
     return np.stack([log_probabilities(rows)[:, :, 0] @ [1.0, -1.0] for rows in cells])
 
 
-trained = metrics.steerability(MULTIPLIERS, differences(train, readings, "training items"))  # (layers, items, readings)
+trained = metrics.steerability(
+    MULTIPLIERS, differences(lab.part(train), readings, "training items")
+)  # (layers, items, readings)
 chosen = trained.mean(1).argmax(0)  # held-out ones stay unseen
 best = {name: layers[i] for name, i in zip(readings, chosen, strict=True)}
 found, layer = differences(held_out, vectors, "held-out items"), best[CONTEXT]

@@ -85,7 +85,7 @@ def steered(options: argparse.Namespace) -> str:
     wanted, fine = "--vector FILE, or --plus TEXT and --minus TEXT", given in (["--vector"], ["--plus", "--minus"])
     expect(fine, wanted, " and ".join(given) or "neither", "give one of the two")
     pushes = _pushes(options)
-    prompt = contents("-").strip() if options.prompt == "-" else options.prompt
+    prompt = contents("-").removesuffix("\n").removesuffix("\r") if options.prompt == "-" else options.prompt
     model, tokenizer = load(options.model, device=options.device, dtype=options.dtype)
     last = _last(options, model)
     for push in pushes:

@@ -148,8 +148,9 @@ def probe(
 ) -> SteeringVector:
     """The weights of a logistic regression that tells the two classes apart, `(D,)` of length 1; arguments as `contrastive`.
 
-    l2: the weight penalty, `l2 / 2 * |w|^2` against the sum of log losses, for streams centred and divided by their
-        standard deviation. The smaller, the more it looks at the pairs that are hardest to tell apart.
+    l2: the weight penalty, `l2 / 2 * |w|^2` against the sum of log losses, for streams that are centred and divided by one
+        number, the standard deviation of all their entries. The smaller, the more it looks at the pairs that are hardest to
+        tell apart.
     """
     expect(
         isinstance(l2, Real) and 0 < l2 < math.inf,

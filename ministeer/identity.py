@@ -59,12 +59,19 @@ def identity(value: Any) -> str:
 
 
 def model_identity(model: Transformer) -> str:
-    """`identity` of a model: its class, config, hooks, and its tensors to the bit, which are read side by side."""
+    """`identity` of a model: its class, config, hooks, and its tensors to the bit, which are read side by side; under
+    `torch.autocast` the type of its products too."""
     telling, tensors = _Telling(), [*model.parameters(), *model.buffers()]
     with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:
         for tensor, told in zip(tensors, pool.map(_of_tensor, tensors)):
             telling.told[id(tensor)] = tensor, data_hash(told)
-    return telling.tell(model)
+    return " ".join([telling.tell(model), *products(model)])
+
+
+def products(model: Transformer) -> list[str]:
+    """The type of a model's products where `torch.autocast` chooses it, else nothing."""
+    kind = next(model.parameters()).device.type
+    return [str(torch.get_autocast_dtype(kind))] if torch.is_autocast_enabled(kind) else []
 
 
 def state(model: Transformer) -> list[Any]:
@@ -81,7 +88,10 @@ def state(model: Transformer) -> list[Any]:
         return value if type(value) in PLAIN else id(value)
 
     everywhere = modules._global_forward_hooks, modules._global_forward_pre_hooks
-    held = [{n: v for n, v in vars(part).items() if n != "training"} for part in model.modules()]  # none here drops out
+    held = [  # none here drops out; of empty dicts, of hooks, there are many
+        {n: v for n, v in vars(part).items() if n != "training" and not (isinstance(v, dict) and not v)}
+        for part in model.modules()
+    ]
     return [*map(of, everywhere), *map(of, held)]
 
 

@@ -161,6 +161,12 @@ def _locate(name: str | Path) -> Path:
     if path.is_dir():
         for ending in ("model.safetensors", "model.safetensors.index.json"):
             if (path / ending).is_file():
+                if (path / "adapter_config.json").is_file():
+                    warnings.warn(
+                        f"{path}: expected a model alone, found an adapter of peft beside it; the model is read without it: if it belongs "
+                        "to it, merge it with merge_and_unload() and save that, else move it to a folder of its own",
+                        stacklevel=4,
+                    )
                 return path / ending
         if len(files := sorted(file for file in path.glob("*.gguf") if file.is_file())) == 1:
             return files[0]

@@ -309,12 +309,14 @@ class Tokenizer:
 
 def _config(folder: Path) -> dict[str, Any]:
     """What stands beside a tokenizer: `names` (bos_token ..., and a model's own such as image_token), `listed` (more that are special),
-    `added`, `options`, `chat_template`, `generation_eos`."""
+    `flags` of those, `added`, `options`, `chat_template`, `generation_eos`."""
     found = {name: read_json(folder / name) if (folder / name).is_file() else {} for name in (
         "special_tokens_map.json", "tokenizer_config.json", "added_tokens.json", "generation_config.json", "config.json"
     )}  # fmt: skip
-    options = found["special_tokens_map.json"] | found["tokenizer_config.json"]
-    added: dict[str, Any] = {name: {"id": i} for name, i in found["added_tokens.json"].items()}
+    # as transformers has it: the two older files count, and the map more than the config, until the config says its tokens itself
+    options = found["tokenizer_config.json"]
+    older = options.get("added_tokens_decoder") is None
+    options = options | found["special_tokens_map.json"] if older else options
     jinja = folder / "chat_template.jinja"
     beside = read_text(jinja) if jinja.is_file() else None
     try:
@@ -323,14 +325,20 @@ def _config(folder: Path) -> dict[str, Any]:
             raise TypeError(f"{several!r:.50} for a list")
         named = options | (extra if isinstance(extra, dict) else {})
         listed = [*(extra.values() if isinstance(extra, dict) else extra), *several]
-        listed = [token["content"] if isinstance(token, dict) else token for token in listed]
         own = [key for key, value in named.items() if key.endswith("_token") and isinstance(value, (str, dict))]
+        told = [token for token in (*listed, *map(named.get, [*NAMES, *own])) if isinstance(token, dict)]
+        flags = {token["content"]: _flags(token) | {"special": True} for token in told}
+        listed = [token["content"] if isinstance(token, dict) else token for token in listed]
         names = {
             key: value["content"] if isinstance(value := named.get(key), dict) else value for key in [*NAMES, *own]
         }
-        for i, token in (options.get("added_tokens_decoder") or {}).items():
-            flags = {flag: token[flag] for flag in ADDED if isinstance(token.get(flag), bool)}
-            added[token["content"]] = flags | {"id": int(i)}
+        special = {*names.values(), *listed}
+        if older:
+            ids = found["added_tokens.json"].items()
+            added = {n: {"id": i, "special": n in special, "normalized": n not in special} for n, i in ids}
+        else:
+            decoder = options["added_tokens_decoder"].items()
+            added = {token["content"]: _flags(token) | {"id": int(i)} for i, token in decoder}
         template = options.get("chat_template")
         if isinstance(template, list):
             template = {entry["name"]: entry["template"] for entry in template}.get("default")
@@ -350,6 +358,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return {
         "names": {key: name for key, name in names.items() if name},
         "listed": listed,
+        "flags": flags,
         "added": added,
         "options": options,
         "chat_template": template,
@@ -357,14 +366,26 @@ def _config(folder: Path) -> dict[str, Any]:
     }
 
 
+def _flags(token: dict[str, Any]) -> dict[str, bool]:
+    """What a file says of a special token, beside its name and its id."""
+    return {flag: token[flag] for flag in ADDED if isinstance(token.get(flag), bool)}
+
+
 def _from_spec(spec: dict[str, Any], config: dict[str, Any], source: str) -> tuple[bpe.Ranks | bpe.Hub, str | None]:
     """The table of a `tokenizer.json` and what stands beside it, and the token that it puts first."""
     options, added, there = config["options"], config["added"], spec.get("added_tokens") or []
-    known = [token | added.get(token["content"], {}) | {"id": token["id"]} for token in there]
+    decoder = added if options.get("added_tokens_decoder") is not None else {}
+    known = [token | decoder.get(token["content"], {}) | {"id": token["id"]} for token in there]
     more = {name: ADDED | token | {"content": name} for name, token in added.items()}
     # whatever is named is special wherever it is in the vocabulary
-    vocab, named = bpe.ids_of(spec["model"]), [END, *config["names"].values(), *config["listed"]]
-    more = {name: ADDED | {"content": name, "id": vocab[name]} for name in named if name in vocab} | more
+    vocab, named, flags = (
+        bpe.ids_of(spec["model"]),
+        [END, *config["names"].values(), *config["listed"]],
+        config["flags"],
+    )
+    more = {
+        name: ADDED | flags.get(name, {}) | {"content": name, "id": vocab[name]} for name in named if name in vocab
+    } | more
     names = {token["content"] for token in there}
     new = sorted((token for name, token in more.items() if name not in names), key=lambda token: token["id"])
     spec = spec | {"added_tokens": [*known, *new]}
@@ -460,4 +481,8 @@ def _from_gguf(metadata: Mapping[str, Any], source: str) -> tuple[dict[str, Any]
     options = {"add_bos_token": bool(about.get("add_bos_token", scheme == "llama3"))}
     template = metadata.get("tokenizer.chat_template")
     template = template if isinstance(template, str) else None
-    return spec, {"names": names, "listed": [], "added": {}, "options": options, "chat_template": template}, len(tokens)
+    return (
+        spec,
+        {"names": names, "listed": [], "flags": {}, "added": {}, "options": options, "chat_template": template},
+        len(tokens),
+    )

@@ -216,7 +216,7 @@ def exported(options: argparse.Namespace) -> str:
         f"vector = SteeringVector.load({str(Path(name))!r})",
         "# model: of transformers, as AutoModelForCausalLM.from_pretrained gives it",
         f"module = model.base_model.get_submodule({module!r})",
-        f"handle = module.register_forward_hook(vector.hook({site!r}, {options.coeff:g}))  # handle.remove() ends it",
+        f"handle = module.register_forward_hook(vector.hook({site!r}, {options.coeff!r}))  # handle.remove() ends it",
     ])  # fmt: skip
 
 

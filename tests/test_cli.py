@@ -53,6 +53,15 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_of_standard_input_the_end_of_the_last_line_alone_is_no_prompt(end, capsys, monkeypatch):
+    asked = "  I feel\n\n "
+    wanted = said(capsys, asked, *TEXTS, "--tokens", "3", "--json")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((asked + end).encode())))
+    assert said(capsys, "-", *TEXTS, "--tokens", "3", "--json") == wanted
+    assert wanted != said(capsys, asked.strip(), *TEXTS, "--tokens", "3", "--json")
+
+
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What the command says in refusing these words: one line, and it fails."""
     with pytest.raises(SystemExit) as ended:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,6 +53,18 @@ def uncentred(x: Any, length: float, seed: int) -> Any:
     return mix * length / mix.norm()
 
 
+def taped(model: Any, ids: Any, site: Any) -> Any:
+    tape = [site]
+    model(ids, tape=tape)
+    return tape[0]
+
+
+def one_of(x: Any, length: float, seed: int) -> Any:
+    """One deviation, drawn by the seed, instead of a mix of all."""
+    away = (x - x.mean(0))[seed % len(x)]
+    return length * away / away.norm()
+
+
 def last_only(model: Any, ids: Any, v: Any, site: Any, c: float) -> Any:
     """Logits with c * v added to the last token at a site."""
     added = torch.zeros(*ids.shape, len(v))
@@ -64,6 +77,36 @@ def too_narrow(values: Any, groups: list[Any], seed: int) -> tuple[float, float,
     mean = solutions.interval_over(values, groups, seed)[0]
     _, low, high = metrics.bootstrap(values, seed=seed)
     return mean, mean - (high - low) / 2, mean + (high - low) / 2
+
+
+def pooled(values: Any, groups: list[Any], seed: int) -> tuple[float, float, float]:
+    """An interval over groups in which a drawn group counts as often as it has items."""
+    labels, rng = np.array(groups), np.random.default_rng(seed)
+    parts = [values[labels == label] for label in dict.fromkeys(groups)]
+    means = [np.concatenate([parts[i] for i in rng.integers(0, len(parts), len(parts))]).mean() for _ in range(500)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    mean = solutions.interval_over(values, groups, seed)[0]
+    return mean, min(low, mean - 1e-6), max(high, mean + 1e-6)
+
+
+def ninety(values: Any, groups: list[Any], seed: int) -> tuple[float, float, float]:
+    mean, low, high = solutions.interval_over(values, groups, seed)
+    return mean, mean - (mean - low) * 1.645 / 1.96, mean + (high - mean) * 1.645 / 1.96
+
+
+def by_count(inside: list[float], outside: list[float]) -> float:
+    """The threshold that tells the most apart, however many there are of each."""
+
+    def told(t: float) -> int:
+        return sum(c > t for c in inside) + sum(c <= t for c in outside)
+
+    return max([min(inside) - 1, *inside, *outside], key=told)
+
+
+def unless_wide(low: float, high: float, threshold: float, rank: float) -> str:
+    """A rule under which an interval that holds the threshold is never more than inconclusive."""
+    wide = low <= threshold < high
+    return "inconclusive" if wide else solutions.verdict(low, high, threshold, rank)
 
 
 def unnormalised(steered: Any, plain: Any, options: Any) -> Any:
@@ -105,6 +148,8 @@ WRONG = {
         (lambda model, ids, i: model.stream(ids, depth=i + 1), "all of block"),
         (lambda model, ids, i: solutions.mid_stream(model, ids, (i + 1) % model.config.n_layer), "how many blocks"),
         (lambda model, ids, i: model.embed(ids)[0], "shape"),
+        (lambda model, ids, i: taped(model, ids, ("mid", i)), "without a tape"),
+        (lambda model, ids, i: solutions.mid_stream(model, ids, i) - model.stream(ids, depth=i), "still hold"),
     ],
     "writes": [
         (lambda model, ids: torch.zeros(model.config.n_layer, model.config.width), "minus the stream before"),
@@ -142,6 +187,7 @@ WRONG = {
         (lambda x, length, seed: 3 * solutions.random_within(x, length, seed), "asked for a length"),
         (lambda x, length, seed: solutions.random_within(x, length, 0), "another seed"),
         (lambda x, length, seed: uncentred(x, length, seed), "was the mean subtracted"),
+        (lambda x, length, seed: one_of(x, length, seed), "one of the deviations"),
     ],
     "rank": [
         (lambda effect, random: sum(r >= effect for r in random) / len(random), "expected 0.25"),
@@ -154,6 +200,9 @@ WRONG = {
     "strongest": [
         (lambda effects, k: solutions.strongest(-effects, k), "expected"),
         (lambda effects, k: solutions.strongest(effects, k)[:1], "asked for 5"),
+        (lambda effects, k: solutions.strongest(effects, k)[::-1], "expected"),
+        (lambda effects, k: solutions.strongest(effects.abs(), k), "expected"),
+        (lambda effects, k: solutions.strongest(effects.amax(0, keepdim=True), k), "expected"),
     ],
     "patched": [
         (lambda model, ids, layer, head, mean: model(ids)[0, -1], "yours changes it"),
@@ -166,10 +215,12 @@ WRONG = {
     "interval_over": [
         (lambda values, groups, seed: metrics.bootstrap(values, seed=seed), "mean of the groups"),
         (lambda values, groups, seed: too_narrow(values, groups, seed), "is the group the unit"),
+        (lambda values, groups, seed: pooled(values, groups, seed), "count once"),
+        (lambda values, groups, seed: ninety(values, groups, seed), "95 %"),
     ],
     "at_most": [
-        (lambda n, level=0.95: 1 / n, "has probability"),
-        (lambda n, level=0.95: 3 / n, "has probability"),
+        (lambda n, level=0.95: 1 / n, "asked for 5%"),
+        (lambda n, level=0.95: 3 / n, "asked for 5%"),
     ],
     "divergence": [
         (lambda steered, plain, options: metrics.kl(steered, plain), "whole vocabulary"),
@@ -184,12 +235,14 @@ WRONG = {
     "threshold": [
         (lambda inside, outside: 0.0, "another threshold"),
         (lambda inside, outside: (sum(inside) + sum(outside)) / len(inside + outside), "another threshold"),
+        (lambda inside, outside: by_count(inside, outside), "another threshold"),
     ],
     "verdict": [
         (lambda low, high, threshold, rank: "supported" if low > threshold else "not supported", "expected"),
         (lambda low, high, threshold, rank: solutions.verdict(low, high, threshold, 0.0), "expected 'inconclusive'"),
         (lambda low, high, threshold, rank: solutions.verdict(low, high, threshold, rank * 1.001), "0.25, 0.01)"),
         (lambda low, high, threshold, rank: strict(low, high, threshold, rank), "0.25, 0.05)"),
+        (lambda low, high, threshold, rank: unless_wide(low, high, threshold, rank), "0.25, 0.2)"),
     ],
     "my_pairs": [
         (lambda: solutions.my_pairs()[:3], "eight pairs"),

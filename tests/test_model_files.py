@@ -202,6 +202,14 @@ def test_a_path_that_a_command_could_not_name_gets_no_command(tmp_path):
         find(tmp_path / "it's")
 
 
+def test_a_model_with_an_adapter_beside_it_is_read_without_and_says_so(tmp_path):
+    shutil.copytree(NANO, tmp_path / "both")
+    (tmp_path / "both" / "adapter_config.json").write_text("{}")
+    with pytest.warns(UserWarning, match="found an adapter of peft beside it; the model is read without it") as said:
+        model, _ = checkpoint.load(tmp_path / "both")
+    assert said[0].filename == __file__ and model.config == find(NANO).config
+
+
 def test_a_name_that_is_a_path_too_says_which_was_taken(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(NANO, tmp_path / "nano")

@@ -336,6 +336,16 @@ def test_what_changed_is_measured_again(model, tmp_path):
     assert answers != sweep(model, [[1, 2, 1]], [[[2]]], {"v": direction(1)}, [1], [1.0], path=path)
 
 
+def test_rows_of_products_of_another_type_are_others(model, tmp_path):
+    """Under autocast the model is the same to the bit, and its logits are not."""
+    settings = PROMPTS, first_two, {"v": direction(1)}, [1], [1.0]
+    plain = sweep(model, *settings, path=tmp_path / "rows.jsonl")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = sweep(model, *settings, path=tmp_path / "rows.jsonl")
+    assert not {row["key"] for row in plain} & {row["key"] for row in rough}
+    assert [row["score"] for row in plain] != [row["score"] for row in rough]
+
+
 @pytest.mark.parametrize("way", ["hook", "pre-hook", "forward", "on the model"])
 def test_what_changes_a_whole_block_is_refused_since_sweeps_run_halves(model, tmp_path, way):
     changed, path = copy.deepcopy(model), tmp_path / "rows.jsonl"

@@ -562,6 +562,48 @@ def test_an_added_token_is_text_where_the_config_beside_it_says_so(tmp_path):
     assert tok.prompt("<think>") == [tok.bos, number]
 
 
+def with_sep(scheme: str, name: str = "<sep>") -> tuple[dict[str, Any], int]:
+    """A tokenizer's file that has a special token in its vocabulary and does not list it."""
+    spec = trained(scheme)
+    number = max(spec["model"]["vocab"].values()) + 1
+    spec["model"]["vocab"][name] = number
+    return spec, number
+
+
+# tokenizer_config.json, special_tokens_map.json, added_tokens.json
+TOLD: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
+    "the map more than the config": ({"eos_token": END}, {"eos_token": "<|im_end|>"}, []),
+    "the map alone": ({}, {"eos_token": "<|im_end|>", "sep_token": "<sep>"}, []),
+    "what the map says of a name": ({"eos_token": END}, {"sep_token": {"content": "<sep>", "lstrip": True}}, []),
+    "what the map says in a list": (
+        {"eos_token": END},
+        {"extra_special_tokens": [{"content": "<sep>", "rstrip": True}]},
+        [],
+    ),
+    "no map beside a decoder": (
+        {"eos_token": END, "added_tokens_decoder": {}},
+        {"eos_token": "<|im_end|>", "sep_token": {"content": "<sep>", "lstrip": True}},
+        ["<x>"],
+    ),
+    "more tokens": ({"eos_token": END}, {}, ["<e\u0301>"]),
+    "more tokens, special": ({"eos_token": END, "sep_token": "<e\u0301>"}, {}, ["<e\u0301>"]),
+}
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_the_files_beside_a_tokenizer_count_as_for_transformers(case, tmp_path, recwarn):
+    transformers = pytest.importorskip("transformers")
+    config, named, added = TOLD[case]
+    spec, number = with_sep("qwen2")
+    folder_of(tmp_path, spec, tokenizer_class="PreTrainedTokenizerFast", **config)
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(named))
+    (tmp_path / "added_tokens.json").write_text(json.dumps({name: number + 1 + i for i, name in enumerate(added)}))
+    tok, theirs = Tokenizer.from_folder(tmp_path, 1000), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert tok._names["eos_token"] == theirs.eos_token
+    for text in ("a <sep> b", "a<sep>b", "<\u00e9> x", "x <e\u0301>", "a <x> b", "a <|im_end|> b"):
+        assert tok.encode(text, special=True) == theirs(text, add_special_tokens=False)["input_ids"], text
+
+
 @pytest.mark.parametrize("form", ["llama", "gpt2"])
 @pytest.mark.parametrize("add", [True, False, None])
 def test_a_saved_tokenizer_begins_a_prompt_as_before(form, add, tmp_path):

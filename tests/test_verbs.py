@@ -189,10 +189,11 @@ def test_the_printed_hook_steers_a_model_of_transformers(
     ours, theirs = reference.pair(reference.small(family))
     v, ids = reference.random_tensor(ours.config.width, scale=1.0), reference.random_ids(ours, 2, 5)
     SteeringVector({("pre", 2): v}, Provenance("", "", "", "", "")).save("v.safetensors")
-    code = said(capsys, "export", "v.safetensors", "--hook", "--coeff", "2", "--type", family)
+    code = said(capsys, "export", "v.safetensors", "--hook", "--coeff", "1.23456789", "--type", family)
     exec(compile(code, "hook", "exec"), {"model": theirs})  # noqa: S102 - what a user does with it
     with torch.no_grad():
-        assert reference.relative(ours(ids, adds={("pre", 2): 2 * v}), theirs(ids).logits) < 1e-4
+        assert reference.relative(ours(ids, adds={("pre", 2): 1.23456789 * v}), theirs(ids).logits) < 1e-4
+        assert "1.23456789" in code
         assert reference.relative(ours(ids), theirs(ids).logits) > 1e-2
 
 

@@ -198,7 +198,10 @@ def _(difference):
             "the shorter text as long as the other now?"
         )
         assert not torch.allclose(found, -wanted, atol=1e-3), "it points the other way"
-        assert torch.allclose(found, wanted, atol=1e-3), f"another vector than that at ('pre', {i})"
+        assert torch.allclose(found, wanted, atol=1e-3), (
+            f"another vector than that at ('pre', {i}): is the shorter text lengthened on its right, and is it the "
+            "stream of the whole text?"
+        )
 
 
 # %% exercise 2.2

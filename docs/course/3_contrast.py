@@ -197,7 +197,10 @@ def _(split_half):
     ):
         plus = shared + torch.tensor(differences)
         found = float(split_half(torch.stack([plus, shared.expand_as(plus)], 1)))
-        assert abs(found - wanted) < 1e-4, f"for pairs that differ by {differences} expected {wanted}, got {found:.3g}"
+        assert abs(found - wanted) < 1e-4, (
+            f"for pairs that differ by {differences} expected {wanted}, got {found:.3g}; is it the positive text minus "
+            "the negative one, and every other pair in each half?"
+        )
     print(f"at {SITE} {float(split_half(x)):.2f}; the table above has the mean over several ways to halve")
 
 
@@ -217,6 +220,8 @@ def _(random_within):
     assert abs(float(found.norm()) - 3) < 1e-3, f"asked for a length of 3, got {float(found.norm()):.3g}"
     assert torch.equal(found, random_within(few, 3.0, 0)), "the same seed gives another vector"
     assert not torch.allclose(found, random_within(few, 3.0, 1)), "another seed gives the same vector"
+    alike = torch.cosine_similarity(few - few.mean(0), found[None]).abs().max()
+    assert alike < 0.999, "this is one of the deviations; mix all of them"
     basis = torch.linalg.qr((few - few.mean(0)).T).Q[:, :4]  # five deviations, which sum to zero, span four directions
     outside = float((found - basis @ (basis.T @ found)).norm())
     assert outside < 0.03, f"a part of length {outside:.2g} is no mix of the deviations; was the mean subtracted?"

@@ -201,18 +201,26 @@ def _(layer_average):
 # %% exercise 4.2
 def strongest(effects, k):
     """The k heads of the largest mean effect over prompts, largest first, as a list of (layer, head); effects are
-    (N, L, H)."""
+    (N, L, H). Without `heads.top_heads`, which does the same."""
     # your lines here
 
 
 # %%
 @check(strongest)
 def _(strongest):
+    noise = torch.randn(6, 3, 5, generator=torch.Generator().manual_seed(0))
+    planted = 0.01 * (noise - noise.mean(0))  # of which the mean over prompts is zero
+    order = [(2, 4), (0, 1), (1, 3), (2, 0)]
+    for n, (layer, head) in enumerate(order):
+        planted[:, layer, head] += 1.0 - 0.2 * n
+    planted[0, 1, 0] += 2.0  # in one prompt the largest of all, on average the fifth
+    order.append((1, 0))
+    planted[:, 2, 2] -= 3.0  # the largest of all, the wrong way
     for k in (1, 5):
-        found = [tuple(int(i) for i in head) for head in strongest(effects, k)]
+        found = [tuple(int(i) for i in head) for head in strongest(planted, k)]
         assert len(found) == k, f"asked for {k}, got {len(found)}"
-        wanted = heads.top_heads(effects, k=k)
-        assert found == wanted, f"expected {wanted} as (layer, head), got {found}"
+        assert found == order[:k], f"expected {order[:k]} as (layer, head), got {found}"
+    assert [tuple(map(int, head)) for head in strongest(effects, 10)] == ranked[:10], "not the ten of the lesson"
 
 
 # %% exercise 4.3
@@ -233,7 +241,8 @@ def _(patched):
         wanted = float(effects[n, layer, head])
         assert abs(after - before - wanted) < 1e-3, (
             f"head {layer}.{head}: expected p(opposite) to change by {wanted:+.4f}, yours changes it by "
-            f"{after - before:+.4f}; was the head's own write taken away, and the last token alone changed?"
+            f"{after - before:+.4f}; is what is added `mean` minus the head's own write, at the last token alone, and at "
+            "the site after its attention?"
         )
 
 

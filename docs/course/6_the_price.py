@@ -261,7 +261,12 @@ def threshold(inside, outside):
 # %%
 @check(threshold)
 def _(threshold):
-    for some, others in (([0.5, 0.6, 0.2], [0.1, 0.3, -0.4]), ([0.9, 0.8], [0.1, 0.2, 0.85]), ([0.1], [-0.9])):
+    for some, others in (
+        ([0.5, 0.6, 0.2], [0.1, 0.3, -0.4]),
+        ([0.9, 0.8], [0.1, 0.2, 0.85]),
+        ([0.1], [-0.9]),
+        ([0.5], [0.1, 0.2, 0.6, 0.7]),
+    ):
         a, b = (torch.tensor(given, dtype=torch.float64) for given in (some, others))
 
         def told(t, a=a, b=b):

@@ -196,6 +196,7 @@ def _(verdict):
         ((0.3, 0.9, 0.25, 0.05), "inconclusive"),
         ((0.3, 0.9, 0.25, 0.2), "not supported"),
         ((0.1, 0.9, 0.25, 0.001), "inconclusive"),
+        ((0.1, 0.9, 0.25, 0.2), "not supported"),
         ((0.25, 0.9, 0.25, 0.001), "inconclusive"),
         ((-0.2, 0.25, 0.25, 0.001), "not supported"),
     ):

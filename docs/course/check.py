@@ -36,6 +36,24 @@ def check(yours: Callable[..., Any]) -> Callable[[Callable[[Callable[..., Any]],
     return run
 
 
+def tapeless(model: Any) -> Any:
+    """A model like this one that refuses a tape, for an exercise that asks to do without."""
+
+    class Tapeless:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(model, name)
+
+        def __call__(self, ids: Any, *, tape: Any = None, **given: Any) -> Any:
+            assert tape is None, "this time without a tape: run embed and the blocks yourself"
+            return model(ids, **given)
+
+        def stream(self, ids: Any, *, tape: Any = None, **given: Any) -> Any:
+            assert tape is None, "this time without a tape: run embed and the blocks yourself"
+            return model.stream(ids, **given)
+
+    return Tapeless()
+
+
 def show() -> None:
     """The figure drawn last, in a notebook or on a screen; without either, a line that says so."""
     import matplotlib.pyplot as plt

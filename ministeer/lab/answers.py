@@ -22,6 +22,7 @@ from ministeer.prompts import pad
 from ministeer.steer import Steer, Where, resolve
 from ministeer.sweep import sweep
 from ministeer.tokenizer import Tokenizer
+from ministeer.variants import above
 from ministeer.vectors import SteeringVector
 
 Row = dict[str, Any]
@@ -260,21 +261,32 @@ def disturbance(
         own = [len(said(text)) for text in some]
         counts = [min(_alike(*pair), n) for n, *pair in zip(own, bare, rows, strict=True)]
         plain_ids, plain_positions = pad(bare)
-        plain = model(plain_ids.to(model.device))[_last(plain_positions, counts)]  # (all texts' tokens, vocabulary)
+        counted = _last(plain_positions, counts)
+        plain = model.unembed(model.stream(plain_ids.to(model.device))[counted])  # (all texts' tokens, vocabulary)
         ids, positions = pad(rows)
-        ids, counted = ids.to(model.device), _last(positions, counts)
+        counted = _last(positions, counts)
+        told = torch.zeros_like(counted)
+        told[:, :-1] = counted[:, 1:]  # the tokens after which one of the text comes
+        read, following = counted | told, ids.roll(-1, 1)[told]
+        below = model.stream(ids.to(model.device), depth=layer)  # the same at every coefficient
         these: list[Row] = [{"kl": [], "perplexity": [], "entropy": []} for _ in rows]
         for what in added:
             kls: list[Any] = []
             entropies: list[Any] = []
             perplexities: list[Any] = []
             for coefficient in coefficients:
-                steer = Steer(what, site, coefficient)
-                logits = model.unembed(check_stream(model.stream(ids, resolve(model, steer, rows).adds(positions))))
-                log_p = logits[counted].float().log_softmax(-1)
-                for of, x in ((kls, metrics.kl(logits[counted], plain)), (entropies, -(log_p.exp() * log_p).sum(-1))):
-                    of.append([part.mean().item() for part in torch.split(x.cpu(), counts)])
-                perplexities.append(metrics.perplexity(logits, ids, counted).tolist())
+                plan = resolve(model, Steer(what, site, coefficient), rows)
+                x = above(model, plan.at(site, below, positions), site, None, read)  # (tokens that are read, D)
+                log_p = model.unembed(check_stream(x)).float().log_softmax(-1).cpu()
+                nats = log_p[counted[read]]
+                losses = -log_p[told[read]].gather(-1, following[:, None])[:, 0]
+                for of, each, n in (
+                    (kls, metrics.kl(nats, plain.cpu()), counts),
+                    (entropies, -(nats.exp() * nats).sum(-1), counts),
+                    (perplexities, losses, told.sum(1).tolist()),
+                ):
+                    of.append([part.mean().item() for part in torch.split(each, n)])
+                perplexities[-1] = np.exp(perplexities[-1]).tolist()
             for i, row in enumerate(these):
                 for name, values in (("kl", kls), ("perplexity", perplexities), ("entropy", entropies)):
                     row[name].append([by_text[i] for by_text in values])

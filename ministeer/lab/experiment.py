@@ -14,17 +14,18 @@ import argparse
 import builtins
 import hashlib
 import json
+import operator
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ministeer.checkpoint import load
 from ministeer.files import append_lines, make_folder, read_lines, write_text
-from ministeer.identity import identity, state
+from ministeer.identity import identity, products, state
 from ministeer.model import Transformer, refusal
 from ministeer.provenance import data_hash, fingerprint
 from ministeer.receipt import Receipt
@@ -77,6 +78,10 @@ class Experiment:
         self._known: dict[str, Row] = known
         self._used: dict[str, Row] = {}
         self._vectors: set[Path] = set()
+        self._told: dict[
+            Callable[..., Any], str
+        ] = {}  # the code of this package's functions, since its names were last bound
+        self._bound: list[Any] = []  # to these values
         self._seconds = 0.0  # in the model, of vectors made and cells measured now
         self._reused = 0  # vectors and cells that were there
 
@@ -148,7 +153,7 @@ class Experiment:
             make(self.model, self.tokenizer, **settings).save(path)
             self._seconds += time.perf_counter() - start
         self._vectors.add(path)
-        return SteeringVector.load(path, self.model)
+        return SteeringVector.load(path)  # made by this model, as its name says
 
     def part(self, items: Sequence[Any]) -> Sequence[Any]:
         """All items to be measured, or every fourth where the run is a quick one."""
@@ -233,10 +238,25 @@ class Experiment:
                 "the model as it was loaded", "one with a tensor, a module or a hook that was changed since",
                 "load it again; for another model, save it and measure its folder",
             )  # fmt: skip
-        tok, code = self.tokenizer, [self._classes, _once(function) if _of_this(function) else identity(function)]
+        tok, code = self.tokenizer, [self._classes, self._code(function)]
         model = [asdict(self.model.config), self._vocabulary, tok.chat_template, tok.bos, tok.eot, tok.stop]
         # of dicts in the settings the order counts: rows are often in it
-        return _digest([code, sorted(settings.items()), model, self._where()])
+        return _digest([code, sorted(settings.items()), model, self._where(), *products(self.model)])
+
+    def _code(self, function: Callable[..., Any]) -> str:
+        """`identity`; of this package's own functions told once, until a name of its modules is bound to another value, or a list or
+        a dict that has a name there holds another."""
+        if not _of_this(function):
+            return identity(function)
+        ours = [vars(module) for name, module in [*sys.modules.items()] if name.split(".")[0] == "ministeer"]
+        bound = [value for names in ours for name, value in names.items() if name != "__builtins__"]
+        for value in [value for value in bound if type(value) in (list, dict)]:
+            bound += value if isinstance(value, list) else value.values()
+        if len(bound) != len(self._bound) or any(map(operator.is_not, bound, self._bound)):
+            self._told, self._bound = {}, bound  # held, so that no other value is given an id of theirs
+        if function not in self._told:
+            self._told[function] = identity(function)
+        return self._told[function]
 
     def _check_folder(self) -> None:
         """Refuse a folder with results of another model, whose path ends alike. The same path may hold new weights."""
@@ -302,9 +322,6 @@ def _line(cell: Row) -> str:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, default=_plain).encode()).hexdigest()[:16]
-
-
-_once = cache(identity)  # what this package says does not change in a run
 
 
 def _of_this(function: Any) -> bool:

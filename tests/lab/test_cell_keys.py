@@ -146,7 +146,7 @@ EACH = {"answers", "disturbance"}
 @pytest.mark.parametrize(
     ("edits", "measures"),
     [
-        ([("lab/answers.py", insert("answers", "changed = 1")), ("variants.py", insert("above", "changed = 1"))], {"answers"}),
+        ([("lab/answers.py", insert("answers", "changed = 1")), ("variants.py", insert("below", "changed = 1"))], {"answers"}),
         ([("metrics.py", insert("kl", "changed = 1"))], {"disturbance"}),
         ([("lab/answers.py", lambda text: text.replace("\nTEXTS = ", "\nTEXTS = 1 + "))], {"disturbance"}),
         ([("lab/answers.py", insert("content", "changed = 1"))], EACH),

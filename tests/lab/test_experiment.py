@@ -1,6 +1,7 @@
 """Experiments on disk: what is measured once is not measured again, and whatever changed is."""
 
 import builtins
+import contextlib
 import json
 import shutil
 import sys
@@ -13,6 +14,7 @@ import torch
 from ministeer import extract
 from ministeer.checkpoint import save_model
 from ministeer.initialize import initialize
+from ministeer.lab import answers
 from ministeer.lab.experiment import Experiment
 from ministeer.model import GPT2, GPT2Config
 from ministeer.receipt import Receipt
@@ -68,6 +70,30 @@ def test_what_changed_is_measured_again(folder):
 
     lab(folder).cell(measured, text="hot")
     assert len(calls) == 5
+
+
+TEXTS = ["The sky is blue.", "I feel", "We are"]
+
+
+@pytest.mark.parametrize("way", ["a constant", "what a list holds", "a function", "autocast"])
+def test_within_a_session_too_what_changed_is_measured_again(folder, way, monkeypatch):
+    run = lab(folder)
+    before = run.cell(answers.disturbance, texts=TEXTS)
+    assert run.cell(answers.disturbance, texts=TEXTS) == before and run._reused == 0 and len(run._told) == 1
+    monkeypatch.setattr(answers, "PASSED", [1], raising=False)
+    monkeypatch.setattr(answers, "_alike", lambda a, b: min(answers.PASSED[0], len(a), len(b)))
+    one = run.cell(answers.disturbance, texts=TEXTS)
+    assert one != before
+    with contextlib.ExitStack() as stack:
+        if way == "a constant":
+            monkeypatch.setattr(answers, "PASSED", [2])
+        elif way == "what a list holds":
+            answers.PASSED[0] = 2
+        elif way == "a function":
+            monkeypatch.setattr(answers, "_alike", lambda a, b: 2)
+        else:
+            stack.enter_context(torch.autocast("cpu", dtype=torch.bfloat16))
+        assert run.cell(answers.disturbance, texts=TEXTS) not in (before, one)
 
 
 def test_a_vector_is_its_numbers_and_not_only_where_they_come_from(folder):
