@@ -283,8 +283,6 @@ class Tokenizer:
                 "pair": [token, sequences[0], token, sequences[1]],
                 "special_tokens": {first: {"id": first, "ids": [self.bos], "tokens": [first]}},
             }  # fmt: skip
-        elif bpe.first_token(spec.get("post_processor"), "the source") is not None:  # its config put it aside
-            spec["post_processor"] = None
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self._names}
         config |= {"chat_template": self.chat_template} if self.chat_template is not None else {}
         texts = {
@@ -392,8 +390,8 @@ def _from_spec(spec: dict[str, Any], config: dict[str, Any], source: str) -> tup
     if isinstance(options.get("add_prefix_space"), bool):
         spec["pre_tokenizer"] = _with_space(spec.get("pre_tokenizer"), options["add_prefix_space"], source)
     first = bpe.first_token(spec.get("post_processor"), source)
-    if options.get("add_bos_token") is not None:
-        first = config["names"].get("bos_token") if options["add_bos_token"] else None
+    if options.get("add_bos_token"):  # false takes nothing away: transformers 5 begins with what the file puts all the same
+        first = config["names"].get("bos_token")
     if options.get("add_eos_token"):
         raise ValueError(
             f"{source}: expected add_eos_token to be false, got true; end texts with `tok.eot` yourself, and remove it"
