@@ -390,7 +390,9 @@ def _from_spec(spec: dict[str, Any], config: dict[str, Any], source: str) -> tup
     if isinstance(options.get("add_prefix_space"), bool):
         spec["pre_tokenizer"] = _with_space(spec.get("pre_tokenizer"), options["add_prefix_space"], source)
     first = bpe.first_token(spec.get("post_processor"), source)
-    if options.get("add_bos_token"):  # false takes nothing away: transformers 5 begins with what the file puts all the same
+    if options.get(
+        "add_bos_token"
+    ):  # false takes nothing away: transformers 5 begins with what the file puts all the same
         first = config["names"].get("bos_token")
     if options.get("add_eos_token"):
         raise ValueError(

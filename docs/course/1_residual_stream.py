@@ -79,8 +79,8 @@ for some in (text, "The opposite of hot is", "The queen said that"):
 
 # %% [markdown]
 # Before block 0 the stream mostly says the token that was read: the embedding also unembeds. Then come words that only
-# fit the grammar. The answer appears at once, where some block moves it here from the word that decides it, "France",
-# "hot" or "queen". Which block that is differs from text to text.
+# fit the grammar, and the answer comes late. The lens shows when the stream *says* it. What decides it, "France", "hot"
+# or "queen", may have reached this token earlier, in a form that only later blocks turn into a word.
 #
 # ## Names for places
 #
@@ -228,6 +228,8 @@ def _(settled):
 # ## On SmolLM2
 #
 # It has more blocks, a vocabulary in which a word can be several tokens, and no vector for the position: positions
-# enter inside attention.
+# enter inside attention. The lens says the answers only in the last three blocks. And the stream grows nearly all the way
+# up, to five times the length it has after a quarter of the blocks, so one and the same vector weighs less the higher
+# it is added.
 #
 # Next: `2_adding_a_vector.py`. You have read the stream; now you write to it.

@@ -21,7 +21,8 @@ SITE = ("pre", 1)  # the stream that enters block 1
 # %% [markdown]
 # ## The vector
 #
-# Record the stream over "Love" and over "Hate" at one site, and subtract.
+# Record the stream over "Love" and over "Hate" at one site, and subtract. The two words must be equally many tokens, so
+# that each row has its counterpart; where "Hate" is more tokens than "Love" we take "Good" and "Bad".
 #
 # **Predict first.** The difference has one row for each token: one for the special token that begins every text, and
 # one for the word. How long is the first row?
@@ -35,9 +36,11 @@ def stream_over(text):
     return tape[0][0]
 
 
-v = stream_over("Love") - stream_over("Hate")  # (P, D)
+words = [("Love", "Hate"), ("Good", "Bad")]
+PLUS, MINUS = next(pair for pair in words if len(tok.prompt(pair[0])) == len(tok.prompt(pair[1])))
+v = stream_over(PLUS) - stream_over(MINUS)  # (P, D)
 print(tuple(v.shape), "lengths of its rows:", [round(float(row.norm()), 1) for row in v])
-print("length of the stream over Love:", [round(float(row.norm()), 1) for row in stream_over("Love")])
+print(f"length of the stream over {PLUS}:", [round(float(row.norm()), 1) for row in stream_over(PLUS)])
 
 # %% [markdown]
 # The first row is zero. The first token comes before the word, so its stream cannot know which word follows.
@@ -85,7 +88,7 @@ steer = Steer(v, SITE, 2.0, where="front")
 said = say(model, tok, "The world is", max_new_tokens=12, steer=steer)
 assert "The world is" + said == continued("The world is", 2.0)
 
-love = extract.activation_addition(model, tok, "Love", "Hate", SITE)  # the vector, as the library makes it
+love = extract.activation_addition(model, tok, PLUS, MINUS, SITE)  # the vector, as the library makes it
 assert torch.allclose(love[SITE], v, atol=1e-4)  # to rounding, as both texts are read in one batch there
 print(love)
 
@@ -126,7 +129,7 @@ figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
 axes.plot(COEFFICIENTS, found, color="grey", linewidth=0.7)  # a line for each prompt
 axes.plot(COEFFICIENTS, found.mean(1), color="black", marker="o", label="mean of the prompts")
 axes.axhline(0, color="grey", linewidth=0.8, linestyle=":")
-axes.set_xlabel('coefficient of "Love" - "Hate"')
+axes.set_xlabel(f'coefficient of "{PLUS}" - "{MINUS}"')
 axes.set_ylabel("valence of the next word (nats)")
 axes.legend()
 show()
@@ -166,7 +169,7 @@ print(receipt)
 print(f"all tokens, c = 0.5: {valence(Steer(v[-1], SITE, 0.5, where='all')).mean() - valence().mean():+.2f} nats")
 for i in range(model.config.n_layer + 1):
     site = ("pre", i)
-    here = extract.activation_addition(model, tok, "Love", "Hate", site)
+    here = extract.activation_addition(model, tok, PLUS, MINUS, site)
     try:
         up, down = (valence(Steer(here, site, c, where="front")).mean() for c in (1.0, -1.0))
         print(f"front, pre {i}: {up - down:+.2f} nats between +1 and -1")
@@ -250,8 +253,10 @@ def _(coefficient_for):
 # %% [markdown]
 # ## On SmolLM2
 #
-# Of the pleasant and unpleasant words in its texts 96 % are pleasant already, so what shows is the vector subtracted,
-# not the vector added ([NOTES.md](../results/smollm2-135m-instruct/NOTES.md)).
+# Here it reads "Good" and "Bad". Its next words are pleasant without any vector, and the curve has its peak at 0: the
+# vector subtracted makes them less pleasant, and so, less strongly, does the vector added. Look at the receipt too. At a
+# coefficient of 2 the vector is more than twice as long as the stream, and still the texts stay grammatical. What more
+# prompts say of pleasant words on that model stands in [NOTES.md](../results/smollm2-135m-instruct/NOTES.md).
 #
 # Next: `3_contrast.py`. One pair of words was luck. What do many pairs give, and what does a vector do that nobody
 # chose?

@@ -28,7 +28,7 @@ print(SITE)
 
 # %%
 SIGNS = ("positive", "negative")
-items = data.read("values.tsv", value="honesty", split="heldout")
+items = data.read("values.tsv", value="honesty", split="heldout")  # situations that no pair below is about
 items = [row for row in items if all(len(tok.continuation(row[sign])) == 1 for sign in SIGNS)]
 prompts = [tok.prompt(row["prompt"]) for row in items]
 answers = [[tok.single(row[sign]) for row in items] for sign in SIGNS]
@@ -49,7 +49,7 @@ print(f"{len(items)} items; unsteered {plain.mean():+.2f} nats, honest ending pr
 #
 # Vectors have different lengths, so equal coefficients are not equal doses. `interventions.relative(v)` adds along v
 # whatever its length: the coefficient is then the share of the stream's own length. From here on we add a tenth, at the
-# last token of the prompt.
+# last token of the prompt (`where="last"`).
 
 
 # %%
@@ -95,7 +95,7 @@ for plus, minus in pairs[:2]:
 # dishonest?
 
 # %%
-sites = [("pre", i) for i in range(model.config.n_layer + 1)]
+sites = [("pre", i) for i in range(1, model.config.n_layer + 1)]
 read = extract.read(model, tok, pairs, sites, token="last")
 vector = extract.contrastive(read)
 print("site    norm  split-half     d'  agreement")
@@ -107,8 +107,9 @@ for site in sites:
 # These four numbers are the **health** of the vector at each site, known before anything is steered. *Norm*: how long
 # it is beside the stream. *Split-half*: the cosine of the vectors that two halves of the pairs give. *d'*: how far
 # apart the two kinds of text lie along it, in standard deviations. *Agreement*: the mean cosine between the differences
-# of two pairs. Low in the model the halves disagree: attention has not brought the news yet, and the difference there
-# is noise. A vector of noise can be added all the same, and looks like any other.
+# of two pairs. Low in the model single pairs have next to nothing in common, and the halves agree by half: attention
+# has hardly brought the news yet, and most of the difference there is noise. A vector of noise can be added all the same,
+# and looks like any other.
 #
 # By hand, the vector is one line:
 
@@ -157,13 +158,13 @@ axes.legend(fontsize=8)
 show()
 
 # %% [markdown]
-# The harder rivals reach several times as far, and one of them might have passed for a discovery. We drew them from the
-# pairs' own streams, so honest against dishonest is part of what varies in them; no harder control is in use here. The
-# first question about any steering result is: beside which random vectors?
+# The harder rivals reach several times as far, and the strongest does most of what the vector does. They are hard indeed:
+# drawn from the streams of the pairs, they hold some of the difference between honest and dishonest as well. The first
+# question about any steering result is: beside which random vectors?
 #
 # ## How many pairs?
 #
-# **Predict first.** There are as many pairs as printed above. How much of the effect does a single pair give?
+# **Predict first.** The vector above was made of all pairs. How much of its effect does a single pair give?
 
 # %%
 for n in (1, 4, 16, len(pairs)):
@@ -245,7 +246,8 @@ def _(rank):
 # %% [markdown]
 # ## On SmolLM2
 #
-# Less moves there. Over six values and other scenarios, a vector a tenth as long as the stream moves plain items by 0.7
-# nats, though none of 200 random vectors does as much ([summary.md](../results/smollm2-135m-instruct/summary.md)).
+# A tenth of the stream moves these items by a third of a nat there, and none of the 40 random vectors does as much. The
+# pairs agree far less: a single pair gives next to nothing, so that a mean over many is all there is. Experiment 6 asks
+# the same of six values ([summary.md](../results/smollm2-135m-instruct/summary.md)).
 #
 # Next: `4_function_vectors.py`. A vector can hold more than a mood: it can hold a task.

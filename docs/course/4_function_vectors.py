@@ -25,9 +25,10 @@ SITE = ("pre", depth // 2)  # the middle
 # ## The task, shown and not shown
 
 # %%
-STRUCTURE = "question_answer"
+STRUCTURE = "question_answer"  # the layout of the prompts, printed below
 every = data.answerable(tok)
 tasks = {name: every[name] for name in ("antonym", "synonym", "plural", "past")}
+# words that no vector here is made from; lesson 5 says why that matters
 held_out = [pair for pair in tasks["antonym"]["heldout"] if len(tok.continuation(" " + pair[1])) == 1][::2][:40]
 
 
@@ -129,7 +130,7 @@ show()
 
 # %% [markdown]
 # Three things to see. Low down the layer average does nothing useful: the state is not there yet, so what was read is
-# no task. Where it works, it does most of what the demonstrations did, and it was made from other words. And neither
+# no task. At its best depth it does most of what the demonstrations did, and it was made from other words. And neither
 # the other task nor chance comes near it, so it is not any push that makes opposites likelier.
 #
 # ## Which heads carry the task?
@@ -159,7 +160,8 @@ print(", ".join(f"{layer}.{head} {effects[:, layer, head].mean():+.3f}" for laye
 # %% [markdown]
 # ## The function vector
 #
-# Sum what the strongest heads write, and the sum is one vector. It can be added below the depth at which the heads sit.
+# Sum what the strongest heads write, and the sum is one vector. It can be added at a depth where most of these heads have
+# not run yet.
 #
 # **Predict first.** How many heads does it take? Do the few that moved the answer alone suffice? And are all heads
 # better than ten?
@@ -172,9 +174,10 @@ for k in (1, 3, 10, every_head):
     print(f"{k:5}" + "".join("{:+10.2f}, {:4.0%}".format(*gain(summed[site], site)) for site in lows))
 
 # %% [markdown]
-# How many heads matter depends on the question. Replaced alone, in a prompt with demonstrations, three of them move the
-# answer. Their sum does not give the task to a bare prompt: it takes heads as well that alone did next to nothing. And
-# all heads are worse than ten, so some of what the others write is in the way.
+# How many heads matter depends on the question. In a prompt with demonstrations, replaced one at a time, three heads move
+# the answer. Yet the sum of these three does not give the task to a bare prompt. That takes other heads too, each of
+# which did next to nothing by itself. And the sum of all heads is worse than that of ten: some of what the others write
+# is in the way.
 #
 # ## Exercises
 
@@ -249,8 +252,9 @@ def _(patched):
 # %% [markdown]
 # ## On SmolLM2
 #
-# That the model knows the task means there that demonstrations are worth a nat, not that it answers right, so look at
-# nats. The layer average of antonyms adds 1.0 nats to log p(opposite), with a 99.7 % interval from 0.49 to 1.50
-# ([summary.md](../results/smollm2-135m-instruct/summary.md), [NOTES.md](../results/smollm2-135m-instruct/NOTES.md)).
+# Five demonstrations are worth two nats there, but are answered right once in six, so look at nats. The dose of this
+# lesson is too large: at most depths it does harm. Experiment 3 chooses its dose on training words, and finds a gain of
+# 1.0 nats on others ([summary.md](../results/smollm2-135m-instruct/summary.md)). Try `0.3` in `gain`. No head moves the
+# answer by 0.01 when replaced alone, and yet the ten strongest together give more than a nat.
 #
 # Next: `5_is_it_real.py`. An effect was printed. Would you bet on it?

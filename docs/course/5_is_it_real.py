@@ -2,7 +2,7 @@
 # # 5. Is it real?
 #
 # A vector moved the mean by so many nats. Would it do so again, on other items? For each item, or for half of them
-# while the others went the wrong way? This lesson takes the vectors of lesson 3 and asks like a statistician.
+# while the others went the wrong way? This lesson puts a statistician's questions to the vector of lesson 3.
 #
 # To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What differs there
 # stands at the end.
@@ -102,8 +102,9 @@ show()
 
 # %% [markdown]
 # A dot left of zero is an item moved the wrong way. A mean hides them; so draw the items before you print a mean. And
-# look at the vector for kindness: it was read from texts without a word of honesty. How much of what you called honesty
-# does it do?
+# look at the vector for kindness: it was read from texts without a word of honesty, and it does nearly all of what you
+# called honesty. What both have in common, a good person against a bad one, would explain either. A control by another
+# behaviour asks more of a vector than chance does.
 #
 # ## How sure is the mean?
 #
@@ -121,6 +122,10 @@ for name, each in slopes.items():
 # Items of one scenario are alike. If they move alike too, there are fewer independent observations than items, and
 # the interval over items is too narrow. The interval over scenarios is the honest one, even where it comes out
 # narrower. (Its mean is the mean over scenarios, so it may differ a little.)
+#
+# The interval of the random vector leaves out zero too. An interval says that an effect would come again with other
+# items. It does not say what the effect is of: this one push favours some endings, and they come again. How far such
+# pushes reach only *many* random vectors tell, as in lesson 3.
 #
 # ## Does 95 % mean 95 %?
 #
@@ -157,9 +162,10 @@ for name in ("honesty, context", "honesty, answer"):
           f"held out {metrics.interval(slopes[name], groups=scenarios)}")  # fmt: skip
 
 # %% [markdown]
-# What is larger on the training scenarios than on the others is not all honesty: some of it is these very words. Report
-# the number of the held-out ones, and choose site and strength on the training ones, or the held-out are not held out
-# any more.
+# Both are stronger there. But the vector read in the context saw no scenario at all, so by that much the training items
+# are easier to move. The vector read in the answers gains more, and that part is no honesty: it is these very words.
+# Report the number of the held-out ones, and choose site and strength on the training ones, or the held-out are not held
+# out any more.
 #
 # ## Exercises
 
@@ -235,8 +241,9 @@ def _(at_most):
 #
 # ## On SmolLM2
 #
-# The vectors of six values push 31 % of the held-out items the wrong way there, with a 99.7 % interval from 21 to 43 %
-# ([summary.md](../results/smollm2-135m-instruct/summary.md)). It is wider than one at 95 %, as nineteen claims share
-# the risk of a wrong one.
+# All vectors do less there, and what kindness does is nearer to honesty's than an interval can tell apart. These items
+# are few and of one value. Over six values, and in scenarios of all kinds, 31 % of the held-out items move the wrong way,
+# with a 99.7 % interval from 21 to 43 % ([summary.md](../results/smollm2-135m-instruct/summary.md)). It is wider than one
+# at 95 %, as nineteen claims share the risk of a wrong one.
 #
 # Next: `6_the_price.py`. It is real. What did it cost?

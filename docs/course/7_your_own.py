@@ -154,7 +154,7 @@ show()
 # %% [markdown]
 # ## Step 7. The price, and the receipt
 #
-# **Predict first.** The vector is added at every token. What does it do to capitals and colours?
+# **Predict first.** The vector has nothing to do with capitals and colours. What does it do to them?
 
 # %%
 facts = [row for row in data.facts(tok)[::4] if len(tok.continuation(" " + row["right"])) == 1]
@@ -168,6 +168,9 @@ print(f"KL on them: {float(metrics.kl(steered, plain).mean()):.3f} nats")
 print(receipt)
 
 # %% [markdown]
+# The receipt counts the positions whose change a prediction can hear. At the last site of all these are the last tokens
+# alone, since no later block looks back at the others.
+#
 # ## The verdict
 #
 # The rule of step 1 and the numbers of step 6 leave nothing to decide. Exercise 7.1 writes the rule down and applies it
@@ -275,7 +278,8 @@ def _(judged):
 # %% [markdown]
 # ## On SmolLM2
 #
-# A behaviour can have any words there; nano knows only those of its own sentences. And expect to be unsure: of the
+# A behaviour can have any words there; nano knows only those of its own sentences. The mood moves further, and at a
+# price: of the facts that the model says right, two in five are lost. And expect to be unsure: of the
 # nineteen claims tested on that model eleven came out inconclusive
 # ([summary.md](../results/smollm2-135m-instruct/summary.md)).
 #
