@@ -25,7 +25,7 @@ MULTIPLIERS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]  # Tan et al. 2024
 lab = Experiment.from_command_line("02_contrastive_activation")
 layers, sites = protocol.layers(lab), protocol.sites(lab)
 train, held_out = (data.read("values.tsv", value=VALUE, split=split) for split in ("train", "heldout"))
-held_out, seeds = lab.part(held_out), lab.part(range(5))
+tried, held_out, seeds = map(lab.part, (train, held_out, range(5)))
 pairs = {
     CONTEXT: data.context_pairs(VALUE),
     "contrast in the answer": [[r["prompt"] + r[sign] for sign in SIGNS] for r in train],
@@ -49,9 +49,7 @@ def differences(items, vectors, label):
     return np.stack([log_probabilities(rows)[:, :, 0] @ [1.0, -1.0] for rows in cells])
 
 
-trained = metrics.steerability(
-    MULTIPLIERS, differences(lab.part(train), readings, "training items")
-)  # (layers, items, readings)
+trained = metrics.steerability(MULTIPLIERS, differences(tried, readings, "training items"))  # (layers, items, readings)
 chosen = trained.mean(1).argmax(0)  # held-out ones stay unseen
 best = {name: layers[i] for name, i in zip(readings, chosen, strict=True)}
 found, layer = differences(held_out, vectors, "held-out items"), best[CONTEXT]
