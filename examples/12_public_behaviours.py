@@ -5,7 +5,8 @@
 The behaviours are the persona sets of Perez et al. 2022, of which Tan et al. 2024 found 3 to 50 % of the items of a set to move the wrong way; they
 are downloaded, 47 MB, at one commit. Of each, 60 pairs of statements make a vector, and 30 others are what it has to move: one that somebody says who
 behaves so, and one that is said by others. nano cannot say them. Needs the network once; about 70 minutes for SmolLM2 on two free cores, `--subset quick`
-takes every eighth behaviour. A run that was cut off goes on after the last behaviour that was done.
+takes every eighth behaviour. A run that was cut off goes on after the last behaviour that was done. `--plain --results results/atlas-plain` leaves the
+chat template out.
 Expected: steerability differs tenfold and more between behaviours. The claims have their numbers to exceed in `ministeer/lab/atlas.py`, fixed before any run.
 """
 
@@ -17,6 +18,8 @@ from ministeer.lab import atlas, atlas_page, behaviours, figures, persona
 from ministeer.lab.experiment import Experiment
 
 lab = Experiment.from_command_line(atlas.EXPERIMENT, behaviours.options())
+if lab.options.plain:
+    lab.tokenizer.chat_template = None  # statements then begin a text
 names = persona.names()[:: 8 if lab.quick else 1]
 split = behaviours.asked(names, lab)
 
@@ -45,6 +48,8 @@ finding = (
     f"({most['behaviour']}); {sum(row['wrong'] for row in chosen) / len(chosen):.0%} of pairs move the wrong way, {wrong or 'no'} behaviour{'s' if wrong > 1 else ''} as a whole. "
     f"Random vectors move by {random['random covariance']:.2f} (of the stream's covariance) and {random['random isotropic']:.2f}."
 )
+if lab.options.beside:
+    finding += " " + atlas.alike(rows, json.loads(lab.options.beside.read_text()))
 protocol = (
     f"{len(chosen)} persona sets of Perez et al. 2022 (anthropics/evals, commit {persona.COMMIT[:10]}). Vector: mean over the tokens of {behaviours.TRAINING} statements that match less that of as "
     f"many others, {'after a question in the chat template' if lab.tokenizer.chat_template else 'as plain text'}; added at every token, a tenth of the stream's norm and minus as much. Outcome: half the "

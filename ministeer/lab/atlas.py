@@ -89,6 +89,23 @@ def correlations(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
+def alike(rows: Sequence[Row], others: Sequence[Row]) -> str:
+    """How far two runs agree on the behaviours that both measured, each at its chosen layer, as a sentence."""
+    known = {row["behaviour"]: row for row in others if row["chosen"]}
+    pairs = [(row, known[row["behaviour"]]) for row in rows if row["chosen"] and row["behaviour"] in known]
+    families = [row["family"] for row, _ in pairs]
+    expect(
+        len(pairs) > 3 and len(set(families)) > 1, "another run with behaviours of this one, of two families or more",
+        f"{len(pairs)} of them", "give its rows.json",
+    )  # fmt: skip
+    here, there = (np.array([pair[k]["steerability"] for pair in pairs]) for k in (0, 1))
+    effect, low, high = rank_correlation(here, there, families, 0.95)
+    return (
+        f"Of the {len(pairs)} behaviours that the other run has too, a tenth moves {here.mean():.2f} nats on average here and {there.mean():.2f} there; "
+        f"rank correlation {effect:.2f} [{low:.2f}, {high:.2f}]."
+    )
+
+
 def spearman(x: Array, y: Array) -> float:
     """Rank correlation, ties at their mean rank; 0 where one of them does not vary."""
     a, b = _centred_ranks(x), _centred_ranks(y)

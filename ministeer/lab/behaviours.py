@@ -111,6 +111,12 @@ def options() -> argparse.ArgumentParser:
     parser = command_line()
     parser.set_defaults(results="results/atlas")
     parser.add_argument("--data", type=Path, help="a copy of the folder persona/, so that nothing is downloaded")
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="statements that begin a text, not in the chat template; with --results for a folder of its own",
+    )
+    parser.add_argument("--beside", type=Path, help="rows.json of another run, to say how alike the two are")
     return parser
 
 

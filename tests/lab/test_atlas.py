@@ -50,6 +50,19 @@ def test_the_rank_correlation_is_scipys_with_ties_and_0_of_what_does_not_vary():
     assert atlas.spearman(x, -(x**3)) == pytest.approx(-1.0)
 
 
+def test_two_runs_are_compared_on_the_behaviours_of_both_at_their_chosen_layers():
+    rows = planted(count=80)
+    others = [{**row, "steerability": 2 * row["steerability"] ** 3} for row in rows[60:]]
+    said = atlas.alike(rows, others)
+    mean = np.mean([row["steerability"] for row in rows[60:] if row["chosen"]])
+    assert said.startswith(
+        f"Of the 50 behaviours that the other run has too, a tenth moves {mean:.2f} nats on average here"
+    )
+    assert "rank correlation 1.00 [" in said
+    with pytest.raises(ValueError, match="expected another run with behaviours of this one, of two families or more, got 0"):
+        atlas.alike(rows, [])
+
+
 @pytest.mark.parametrize("shared", [0.0, 0.6])
 def test_its_interval_holds_the_truth_as_often_as_it_says_also_where_families_resemble_each_other(shared, monkeypatch):
     monkeypatch.setattr(atlas, "DRAWS", 200)

@@ -256,6 +256,20 @@ def test_the_script_goes_on_after_the_last_behaviour_and_writes_rows_and_a_page(
     assert "likes heat" in page and "love" not in page
 
 
+def test_plain_text_leaves_the_template_out(copy, monkeypatch, capsys):
+    config = copy / "tiny" / "tokenizer_config.json"
+    told = json.loads(config.read_text()) if config.exists() else {}
+    bare = json.loads((run(copy, monkeypatch) / "rows.json").read_text())
+    template = "{% for m in messages %}You: {{ m.content }} Me: {% endfor %}"
+    config.write_text(json.dumps(told | {"chat_template": template}))
+    plain, chat = (json.loads((run(copy, monkeypatch, *more) / "rows.json").read_text()) for more in (["--plain"], []))
+    assert (
+        "after a question in the chat template"
+        in json.loads((copy / "atlas" / "tiny" / f"{atlas.EXPERIMENT}.json").read_text())["page"]["protocol"]
+    )
+    assert plain == bare != chat
+
+
 def test_the_script_says_in_one_sentence_what_is_wrong(copy, monkeypatch):
     with pytest.raises(
         SystemExit,
