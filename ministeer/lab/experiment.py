@@ -78,10 +78,8 @@ class Experiment:
         self._known: dict[str, Row] = known
         self._used: dict[str, Row] = {}
         self._vectors: set[Path] = set()
-        self._told: dict[
-            Callable[..., Any], str
-        ] = {}  # the code of this package's functions, since its names were last bound
-        self._bound: list[Any] = []  # to these values
+        self._told: dict[Any, str] = {}  # what this package's functions are, while its names mean
+        self._bound: list[Any] = []  # these values
         self._seconds = 0.0  # in the model, of vectors made and cells measured now
         self._reused = 0  # vectors and cells that were there
 

@@ -59,7 +59,9 @@ def test_two_runs_are_compared_on_the_behaviours_of_both_at_their_chosen_layers(
         f"Of the 50 behaviours that the other run has too, a tenth moves {mean:.2f} nats on average here"
     )
     assert "rank correlation 1.00 [" in said
-    with pytest.raises(ValueError, match="expected another run with behaviours of this one, of two families or more, got 0"):
+    with pytest.raises(
+        ValueError, match="expected another run with behaviours of this one, of two families or more, got 0"
+    ):
         atlas.alike(rows, [])
 
 
