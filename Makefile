@@ -20,6 +20,7 @@ ASKED = --model $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET)
 # the quickest first, so that the page shows a result within a minute or so on a real model too
 FIRST = examples/09_gated_steering.py
 SCRIPTS = $(FIRST) $(filter-out $(FIRST) $(ONLINE),$(wildcard examples/[0-9]*.py))
+PORT ?= 8765
 SETS = $(if $(DATA),--data $(DATA))
 reproduce: $(READY)  ## every experiment on MODEL (nano): figures, tables and one report page in results/MODEL
 	@$(PY) -m ministeer.lab.estimate $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET)
@@ -37,7 +38,7 @@ beyond: $(READY)  ## the same behaviours: what steering costs, what words, priva
 	@$(PY) -m ministeer.lab.report $(FOUND:results/%=results/atlas/%)
 
 play: $(READY)  ## a page on this machine in which to steer MODEL
-	@$(PY) -m ministeer play --model $(MODEL)
+	@$(PY) -m ministeer play --model $(MODEL) --port $(PORT)
 
 record: $(READY)  ## keep the report of MODEL, after `make reproduce` (or `beyond`, with FOUND=results/atlas/MODEL), in docs/results
 	@$(PY) -m ministeer.lab.record $(FOUND)

@@ -261,6 +261,7 @@ def test_pairs_are_read_from_lines() -> None:
     rows = [["a", "b"], {"positive": "a", "negative": "b"}, {"minus": "b", "plus": "a", "note": 1}]
     assert pairs("\n\n".join(map(json.dumps, rows))) == [["a", "b"]] * 3
     assert pairs(rows) == [["a", "b"]] * 3
+    assert pairs("a|b\n\n a | b \na\tb\r\n") == [["a", "b"]] * 3
 
 
 # --- the map
@@ -290,9 +291,9 @@ def test_a_cell_is_the_log_odds_that_one_run_has(monkeypatch: pytest.MonkeyPatch
         ([], "expected a request as a JSON object, got list"),
         ({}, "expected a text as prompt, got none"),
         (asked(prompt=5), "expected a text as prompt, got int"),
-        (asked(prompt="\ud800"), "expected a text in Unicode as prompt"),
-        (asked(prompt="x" * 100_001), "expected a text of at most 100,000 letters as prompt, got 100,001; shorten it"),
-        (asked(vector({"pairs": [["a", ""]]})), "expected a text as side of a pair, got none"),
+        (asked(prompt="\ud800"), "expected a text as prompt, in Unicode, got half a character"),
+        (asked(prompt="x" * 100_001), "expected a text as prompt, of at most 100,000 letters, got 100,001; shorten it"),
+        (asked(vector({"pairs": [["a", ""]]})), "expected a text in pair 1, got none"),
         (asked(tokens=0), "expected tokens as a whole number from 1 to 200, got 0"),
         (asked(tokens=2.5), "expected tokens as a whole number from 1 to 200, got 2.5"),
         (asked(tokens=10**400), "expected tokens as a whole number from 1 to 200, got 1000"),
@@ -308,14 +309,18 @@ def test_a_cell_is_the_log_odds_that_one_run_has(monkeypatch: pytest.MonkeyPatch
         (asked(vector(where=[1])), "expected where as one of all"),
         (asked(vector() | {"made": None}), "expected what a vector is made of as a JSON object"),
         (asked(vector({"minus": "a"})), "expected two texts, pairs of texts, or a file, got none of them"),
-        (asked(vector({"plus": "a"})), "expected a text as minus, got none"),
+        (asked(vector({"plus": "a"})), "expected a text to go away from, got none; write one"),
+        (asked(vector({"plus": "a", "minus": "b"}), vector({"plus": "a"})), "vector 2: expected a text to go away from, got none; write one"),
+        (asked(vector({"file": "", "name": ""})), "expected a file with a vector, got none; choose a file"),
+        (asked(vector({"pairs": "a | b\n\na | b | c"})), "expected two texts on each line, towards | away from, got 'a | b | c' on line 3"),
+        (asked(vector({"plus": "a", "minus": "b"}, layer=None)), "expected layer as a whole number from 0 to 3, got none"),
         (asked(vector({"plus": "a", "minus": "a"})), "expected two texts that differ"),
         (asked(vector({"plus": "a" * 60, "minus": "b"})), "expected texts of at most 48 tokens, the model's context, got 61"),
         (asked(vector({"plus": "a long text", "minus": "b"}, where="front")), "expected a prompt of 12 tokens or more"),
         (asked(vector({"plus": "xa", "minus": "ya"}, layer=0)), "expected a vector that is not zero at ('pre', 0), got zeros"),
         (asked(vector({"pairs": []})), "expected a pair or more"),
         (asked(vector({"pairs": [["a", "b"]] * 2001})), "expected at most 2000 pairs, got 2001"),
-        (asked(vector({"pairs": "a, b"})), "expected lines of JSON, [\"text with it\", \"text without\"] on each line, got 'a, b' on line 1"),
+        (asked(vector({"pairs": "a, b"})), "expected two texts on each line, towards | away from, got 'a, b' on line 1; write one bar between them"),
         (asked(vector({"pairs": '["a"]'})), 'expected two texts in pair 1, ["text with it", "text without"] on each line, got ["a"]'),
         (asked(vector({"pairs": '{"a": "b"}'})), "expected two texts in pair 1"),
         (asked(vector({"pairs": [["a", "b"], ["c", "c"]]})), "expected two texts that differ, got the same text twice in pair 1"),
@@ -347,6 +352,22 @@ def test_a_map_that_cannot_be_drawn_is_refused(given: Any, message: str) -> None
     with pytest.raises(ValueError) as refused:
         Session(MODEL, BYTES, "small").grid(given, print)
     assert message in str(refused.value)
+
+
+@pytest.mark.once
+def test_a_toy_says_what_it_knows_and_which_words_it_does_not() -> None:
+    model, tok = ministeer.load("nano")
+    session, told = Session(model, tok, "nano"), []
+    assert (
+        "for subjects of your own" in session.about["knows"].lower() and not Session(MODEL, BYTES, "x").about["knows"]
+    )
+    odd = {"plus": "I love unicorns", "minus": "I love fish and unicorns"}
+    session.run({"prompt": "My life is", "tokens": 1, "vectors": [vector(odd)]}, told.append)
+    notes = [event["message"] for event in told if event["type"] == "note"]
+    assert sum("nano does not know unicorns" in note for note in notes) == 1
+    told.clear()
+    session.run({"prompt": "I feel", "tokens": 1, "vectors": [vector({"plus": "Love", "minus": "Hate"})]}, told.append)
+    assert not [event for event in told if event["type"] == "note" and "know" in event["message"]]
 
 
 @pytest.mark.once

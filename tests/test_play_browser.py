@@ -50,7 +50,7 @@ def pressed(page: Any) -> list[str]:
 def test_the_first_press_shows_both_texts_and_what_was_done(page: Any) -> None:
     plain, steered = pressed(page)
     model, tok = ministeer.load("nano")
-    assert plain == "I feel" + say(model, tok, "I feel", max_new_tokens=24)
+    assert plain == "I feel" + say(model, tok, "I feel", max_new_tokens=40)
     assert steered.startswith("I feel happy") and steered != plain
     assert page.text_content("#receipt").startswith("At the input of layer 2, ")
     assert "say(model, tok" in page.text_content("#python")
@@ -75,6 +75,31 @@ def test_wrong_input_is_said_in_the_page(page: Any) -> None:
     page.click("#go")
     page.wait_for_selector("#wrong:not(:empty)")
     assert page.text_content("#wrong").startswith("Expected two texts that differ")
+
+
+def test_a_number_in_a_folded_part_is_said_too_and_the_texts_stay(page: Any) -> None:
+    before = pressed(page)
+    page.click("summary >> nth=0")
+    page.fill("#tokens", "9999")
+    page.click("summary >> nth=0")
+    page.click("#go")
+    page.wait_for_selector("#wrong:not(:empty)")
+    assert page.text_content("#wrong") == "Expected tokens as a whole number from 1 to 200, got 9999."
+    assert tuple(page.text_content(f"#text{i}") for i in (0, 1)) == tuple(before)
+
+
+def test_a_health_is_said_in_words_and_does_not_outlive_its_texts(page: Any) -> None:
+    page.click(".health")
+    page.wait_for_selector(".curves svg")
+    assert "With one pair nobody can tell" in page.text_content(".curves")
+    page.select_option(".kind", "pairs")
+    page.fill("textarea.pairs", "I love it | I hate it\nso kind | so cruel\nI am happy | I am sad\nso good | so bad")
+    page.click(".health")
+    page.wait_for_selector(".curves svg >> nth=3")
+    said = page.text_content(".curves")
+    assert re.search(r"Weak at layer|Sound at every layer|Weak at every layer", said) and " at layer 2" in said
+    page.fill("textarea.pairs", "I love it | I hate it")
+    assert not page.text_content(".curves")
 
 
 def test_a_text_can_be_stopped_and_the_next_one_written(page: Any) -> None:
@@ -103,7 +128,7 @@ def test_pairs_a_file_of_them_and_the_map(page: Any, tmp_path: Any) -> None:
     page.click("#mapping summary")
     page.click("#map")
     page.wait_for_selector("#grid table", timeout=60_000)
-    page.click("#grid button[title='layer 3, strength 0.75: log-odds " + page.get_attribute("#grid tr:has(th:text-is('3')) button >> nth=7", "title").split()[-1] + "']")  # fmt: skip
+    page.click("#grid button[title^='layer 3, strength 0.75: log-odds ']")
     page.wait_for_selector("#done:not([hidden])", timeout=60_000)
     assert page.input_value("input[type=number].layer") == "3" and "At the input of layer 3" in page.text_content(
         "#receipt"

@@ -291,7 +291,10 @@ def test_a_port_that_is_taken_is_said_in_one_sentence() -> None:
         taken.listen()
         number = taken.getsockname()[1]
         said = refused("--port", str(number), "--no-browser")
-    assert said == f"ministeer: expected a free --port, got {number}, which is taken; take another, or 0 for any"
+    assert (
+        said
+        == f"ministeer: expected a free --port, got {number}, which is taken; end what runs there, or take another, or 0 for any (with make: PORT=0)"
+    )
 
 
 def test_without_its_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,12 @@ LONGEST = 200  # new tokens
 MOST_PAIRS = 2000
 MOST_VECTORS = 8
 MOST_LETTERS = 100_000  # of one text: more than any context holds, and not too many to count at once
+NAMES = {
+    "plus": "a text to go towards",
+    "minus": "a text to go away from",
+    "file": "a file with a vector",
+    "side": "a text",
+}
 STRENGTH = 4.0  # shares of the stream's norm; twice of what is noise already
 
 
@@ -51,15 +58,20 @@ def asked(given: Any, layers: int) -> Asked:
         int(number(given, "tokens", 1, LONGEST, 20, whole=True)),
         number(given, "temperature", 0, 10, 0),
         int(number(given, "seed", 0, 2**53, 0, whole=True)),
-        [push(entries(one, "a vector"), layers) for one in sent],
+        [push(one, layers, i if len(sent) > 1 else None) for i, one in enumerate(sent, 1)],
     )
 
 
-def push(given: Mapping[str, Any], layers: int) -> Push:
-    where = given.get("where", "all")
-    expect(where in WHERES, f"where as one of {', '.join(WHERES)}", repr(where)[:60])
-    layer = int(number(given, "layer", 0, layers, 0, whole=True))
-    return Push(recipe(given), layer, number(given, "strength", -STRENGTH, STRENGTH, 0), where)
+def push(given: Any, layers: int, number_: int | None = None) -> Push:
+    """One vector; with its number, where there are several, in what is said of it."""
+    try:
+        given = entries(given, "a vector")
+        where = given.get("where", "all")
+        expect(where in WHERES, f"where as one of {', '.join(WHERES)}", repr(where)[:60])
+        layer = int(number(given, "layer", 0, layers, 0, whole=True))
+        return Push(recipe(given), layer, number(given, "strength", -STRENGTH, STRENGTH, 0), where)
+    except ValueError as error:
+        raise (error if number_ is None else ValueError(f"vector {number_}: {error}")) from None
 
 
 def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,11 +88,20 @@ def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pairs(given: Any) -> list[list[str]]:
-    """Pairs of texts, from a list of them or from lines of JSON, as `ministeer.pairs.parsed` reads them."""
-    expect(isinstance(given, (list, str)), "pairs, as a list or lines of JSON", type(given).__name__)
-    found = parsed(given)
+    """Pairs of texts: a list of them, lines of JSON as `ministeer.pairs.parsed` reads them, or lines of two texts with a bar or a tab between."""
+    expect(isinstance(given, (list, str)), "pairs, as a list or lines of text", type(given).__name__)
+    as_json = not isinstance(given, str) or given.lstrip()[:1] in ("[", "{", "")
+    found = (
+        parsed(given) if as_json else [_split(*line) for line in enumerate(given.splitlines(), 1) if line[1].strip()]
+    )
     expect(len(found) <= MOST_PAIRS, f"at most {MOST_PAIRS} pairs", len(found))
-    return [[text({"side of a pair": side}, "side of a pair") for side in row] for row in found]
+    return [[text({"side": side}, "side", f"in pair {i}") for side in row] for i, row in enumerate(found, 1)]
+
+
+def _split(number_: int, line: str) -> list[str]:
+    sides = [side.strip() for side in re.split(r"[|\t]", line)]
+    expect(len(sides) == 2, "two texts on each line, towards | away from", f"{line[:40]!r} on line {number_}", "write one bar between them")  # fmt: skip
+    return sides
 
 
 def entries(given: Any, what: str) -> Mapping[str, Any]:
@@ -88,16 +109,17 @@ def entries(given: Any, what: str) -> Mapping[str, Any]:
     return given  # type: ignore[no-any-return]
 
 
-def text(given: Mapping[str, Any], name: str) -> str:
-    found = given.get(name)
+def text(given: Mapping[str, Any], name: str, where: str = "") -> str:
+    found, wanted = given.get(name), NAMES.get(name, f"a text as {name}") + (f" {where}" if where else "")
     if not isinstance(found, str) or not found:
-        raise refusal(f"a text as {name}", "none" if not found else type(found).__name__, "write one")
+        remedy = "choose a file" if name == "file" else "write one"
+        raise refusal(wanted, "none" if not found else type(found).__name__, remedy)
     try:
         found.encode()
     except UnicodeError:
-        raise refusal(f"a text in Unicode as {name}", "half a character") from None
+        raise refusal(f"{wanted}, in Unicode", "half a character") from None
     most = MOST_LETTERS if name != "file" else len(found)  # which the size of a request bounds
-    expect(len(found) <= most, f"a text of at most {most:,} letters as {name}", f"{len(found):,}", "shorten it")
+    expect(len(found) <= most, f"{wanted}, of at most {most:,} letters", f"{len(found):,}", "shorten it")
     return found
 
 
@@ -105,5 +127,9 @@ def number(given: Mapping[str, Any], name: str, low: float, high: float, usual: 
     found = given.get(name, usual)
     fine = isinstance(found, (int, float)) and not isinstance(found, bool) and low <= found <= high  # NaN is not
     fine = fine and (not whole or found == int(found))
-    expect(fine, f"{name} as a {'whole ' if whole else ''}number from {low:g} to {high:g}", repr(found)[:40])
+    expect(
+        fine,
+        f"{name} as a {'whole ' if whole else ''}number from {low:g} to {high:g}",
+        "none" if found is None else repr(found)[:40],
+    )
     return float(found)

@@ -202,7 +202,9 @@ def listening(port: int) -> socket.socket:
         found.bind(("127.0.0.1", port))
     except OSError:
         found.close()
-        raise ValueError(f"expected a free --port, got {port}, which is taken; take another, or 0 for any") from None
+        raise ValueError(
+            f"expected a free --port, got {port}, which is taken; end what runs there, or take another, or 0 for any (with make: PORT=0)"
+        ) from None
     found.listen()
     return found
 

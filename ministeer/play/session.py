@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,10 @@ Tell = Callable[[Event], None]
 T = TypeVar("T")
 KEPT = 16  # vectors and unsteered texts made last, so that a slider's move does not make them again
 LIKELIEST = 5
+KNOWS = {  # what a page says of a model that knows few words
+    "nano": "nano is a toy that knows a few thousand words: moods, colours, opposites, and people who act well or badly. For subjects of your own "
+    "take a real model: ministeer play --model smollm2-135m-instruct",
+}
 GRID = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)  # shares of the stream's norm
 # what the page opens with, by whether the model is one to chat with
 READY = {
@@ -55,7 +60,7 @@ class Session:
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, name: str) -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, name
-        self._made: dict[str, SteeringVector] = {}
+        self._made: dict[str, tuple[SteeringVector, list[str]]] = {}  # and what was warned of in making it
         self._plain: dict[str, list[int]] = {}  # unsteered texts
 
     @property
@@ -63,13 +68,14 @@ class Session:
         """What a page has to know to begin with."""
         chat, layers = self.tokenizer.chat_template is not None, self.model.config.n_layer
         ready = READY[chat] | {"layer": layers // 2 if chat else layers // 4, "strength": SHARE}
-        return {"model": self.name, "layers": layers, "chat": chat, "ready": ready}
+        return {"model": self.name, "layers": layers, "chat": chat, "ready": ready, "knows": KNOWS.get(self.name, "")}
 
     def run(self, given: Any, tell: Tell) -> Event:
         """A prompt continued without and with the vectors, token by token, and what is known of each token."""
         want = asked(given, self.model.config.n_layer)
         ids = self._ids(want.prompt, want.chat)
         check_room(self.model, [ids], want.tokens)
+        self._note_unknown([want.prompt], tell)
         plain, known = self._unsteered(ids, want, tell)
         pushes = [one for one in want.pushes if one.strength]
         steers = [self._steer(one, ids, plain, tell) for one in pushes]
@@ -256,17 +262,25 @@ class Session:
         """The vector that a recipe gives, at every layer; kept for the next time."""
         front = where == "front" and "plus" in made
         key = data_hash([json.dumps(made, sort_keys=True), str(front)])
-        return keep(self._made, key, lambda: self._make(made, front, tell))
+        vector, notes = keep(self._made, key, lambda: self._make(made, front, tell))
+        for note in notes:
+            tell({"type": "note", "message": note})
+        return vector
 
-    def _make(self, made: Mapping[str, Any], front: bool, tell: Tell) -> SteeringVector:
-        if "file" in made:
-            return self._loaded(made["file"], made["name"], tell)
+    def _make(self, made: Mapping[str, Any], front: bool, tell: Tell) -> tuple[SteeringVector, list[str]]:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            vector = self._loaded(made["file"], made["name"]) if "file" in made else self._read(made, front, tell)
+        return vector, [str(warning.message) for warning in said]
+
+    def _read(self, made: Mapping[str, Any], front: bool, tell: Tell) -> SteeringVector:
         rows = [(made["plus"], made["minus"])] if "plus" in made else [(plus, minus) for plus, minus in made["pairs"]]
         longest, context = (
             max(len(self.tokenizer.prompt(side)) for row in rows for side in row),
             self.model.config.context,
         )
         expect(longest <= context, f"texts of at most {context} tokens, the model's context", longest, "shorten them")
+        self._note_unknown([side for row in rows for side in row], tell)
         if front:
             return activation_addition(self.model, self.tokenizer, *rows[0], self._sites())
 
@@ -279,7 +293,16 @@ class Session:
     def _sites(self) -> list[Site]:
         return [("pre", layer) for layer in range(self.model.config.n_layer + 1)]
 
-    def _loaded(self, content: str, name: str, tell: Tell) -> SteeringVector:
+    def _note_unknown(self, texts: Sequence[str], tell: Tell) -> None:
+        """Say which words a model that knows few has to spell."""
+        if self.name not in KNOWS:
+            return
+        words = dict.fromkeys(word for text in texts for word in re.findall(r"[^\W\d_]+", text))
+        spelled = [w for w in words if min(len(self.tokenizer.continuation(form)) for form in (w, f" {w}")) > 1]
+        if spelled:
+            tell({"type": "note", "message": f"{self.name} does not know {', '.join(spelled[:5])}{' and more' if len(spelled) > 5 else ''}, and spells it letter by letter: expect nonsense."})  # fmt: skip
+
+    def _loaded(self, content: str, name: str) -> SteeringVector:
         """The vector in a file that the page sent; its name only says which kind it is."""
         try:
             data = base64.b64decode(content, validate=True)
@@ -295,7 +318,7 @@ class Session:
             except ValueError as error:
                 raise ValueError(str(error).replace(str(file), name[:60])) from None
         for warning in said:
-            tell({"type": "note", "message": str(warning.message).replace(str(file), name[:60])})
+            warnings.warn(str(warning.message).replace(str(file), name[:60]), stacklevel=2)
         pre = any(site[0] == "pre" for site in vector.sites)
         expect(pre, f"a vector for the input of a layer in {name[:60]}", f"one for {vector.sites}", "save one that has it")  # fmt: skip
         width = self.model.config.width
