@@ -59,6 +59,11 @@ def taped(model: Any, ids: Any, site: Any) -> Any:
     return tape[0]
 
 
+def itself(model: Any) -> Any:
+    """The model behind one that refuses adds."""
+    return model.embed.__self__
+
+
 def one_of(x: Any, length: float, seed: int) -> Any:
     """One deviation, drawn by the seed, instead of a mix of all."""
     away = (x - x.mean(0))[seed % len(x)]
@@ -148,12 +153,13 @@ WRONG = {
         (lambda model, ids, i: model.stream(ids, depth=i + 1), "all of block"),
         (lambda model, ids, i: solutions.mid_stream(model, ids, (i + 1) % model.config.n_layer), "how many blocks"),
         (lambda model, ids, i: model.embed(ids)[0], "shape"),
-        (lambda model, ids, i: taped(model, ids, ("mid", i)), "without a tape"),
+        (lambda model, ids, i: taped(model, ids, ("mid", i)), "without `tape`"),
         (lambda model, ids, i: solutions.mid_stream(model, ids, i) - model.stream(ids, depth=i), "still hold"),
     ],
     "writes": [
         (lambda model, ids: torch.zeros(model.config.n_layer, model.config.width), "minus the stream before"),
         (lambda model, ids: torch.stack([b(model.embed(ids))[0, -1] for b in model.blocks]), "minus the stream before"),
+        (lambda model, ids: [*solutions.writes(model, ids)], "expected a tensor"),
         (lambda model, ids: all_in_one_row(solutions.writes(model, ids)), "rows 0 to 0"),
     ],
     "settled": [
@@ -168,10 +174,12 @@ WRONG = {
     ],
     "steered_logits": [
         (lambda model, ids, v, i, c: model(ids), "unsteered"),
-        (lambda model, ids, v, i, c: model(ids, adds={("mid", i): c * v}), "every token"),
-        (lambda model, ids, v, i, c: last_only(model, ids, v, ("pre", i), c), "before the attention"),
-        (lambda model, ids, v, i, c: last_only(model, ids, v, ("pre", i + 1), c), "after the MLP"),
+        (lambda model, ids, v, i, c: itself(model)(ids, adds={("mid", i): c * v}), "every token"),
+        (lambda model, ids, v, i, c: last_only(itself(model), ids, v, ("pre", i), c), "before the attention"),
+        (lambda model, ids, v, i, c: last_only(itself(model), ids, v, ("pre", i + 1), c), "after the MLP"),
         (lambda model, ids, v, i, c: solutions.steered_logits(model, ids, v, i + 1, c), "in block"),
+        (lambda model, ids, v, i, c: solutions.steered_logits(model, ids, v, i, 1.0), "not c * v"),
+        (lambda model, ids, v, i, c: last_only(model, ids, v, ("mid", i), c), "without `adds`"),
     ],
     "coefficient_for": [
         (lambda v, x, share: share * x.norm(dim=-1).mean(), "your coefficient makes it"),
@@ -200,13 +208,15 @@ WRONG = {
     "strongest": [
         (lambda effects, k: solutions.strongest(-effects, k), "expected"),
         (lambda effects, k: solutions.strongest(effects, k)[:1], "asked for 5"),
+        (lambda effects, k: [i for head in solutions.strongest(effects, k) for i in head], "a list of (layer, head)"),
         (lambda effects, k: solutions.strongest(effects, k)[::-1], "expected"),
         (lambda effects, k: solutions.strongest(effects.abs(), k), "expected"),
         (lambda effects, k: solutions.strongest(effects.amax(0, keepdim=True), k), "expected"),
     ],
     "patched": [
-        (lambda model, ids, layer, head, mean: model(ids)[0, -1], "yours changes it"),
+        (lambda model, ids, layer, head, mean: model(ids)[0, -1], "nothing was changed"),
         (lambda model, ids, layer, head, mean: model(ids, adds={("mid", layer): mean})[0, -1], "yours changes it"),
+        (lambda model, ids, layer, head, mean: last_only(model, ids, mean, ("mid", layer), 1)[0, -1], "not taken away"),
     ],
     "slope": [
         (lambda x, y: y.mean(1), "does not move"),

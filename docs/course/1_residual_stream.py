@@ -14,7 +14,7 @@
 
 # %%
 import torch
-from check import check, show, tapeless
+from check import by_hand, check, show
 
 import ministeer
 
@@ -78,9 +78,10 @@ for some in (text, "The opposite of hot is", "The queen said that"):
         print(f"   pre {i}: {word}")
 
 # %% [markdown]
-# Before block 0 the stream mostly says the token that was read: the embedding also unembeds. Then come words that only
-# fit the grammar, and the answer comes late. The lens shows when the stream *says* it. What decides it, "France", "hot"
-# or "queen", may have reached this token earlier, in a form that only later blocks turn into a word.
+# Before block 0 the stream mostly says the token that was read: the embedding also unembeds. Then come common words that
+# have nothing to do with the question, and the answer in the upper half. The lens shows when the answer becomes readable.
+# The word that decides it, "France", "hot" or "queen", may have been copied to this token earlier, in a form that only
+# later blocks turn into a word.
 #
 # ## Names for places
 #
@@ -95,8 +96,7 @@ tape = {}
 model(ids, tape=tape)
 print(len(tape), "sites:", list(tape)[:4], "...", list(tape)[-1])
 
-by_hand = model.blocks[0](model.embed(ids))
-assert torch.equal(tape["pre", 1], by_hand)
+assert torch.equal(tape["pre", 1], model.blocks[0](model.embed(ids)))
 
 # %% [markdown]
 # ## What is in it
@@ -125,7 +125,7 @@ for i in range(depth + 1):
 #
 # Attention is causal: a token reads those before it, never those after it.
 #
-# **Predict first.** We replace "France" by "Germany". At which positions will the last stream be another one?
+# **Predict first.** We replace "France" by "Germany". At which positions will the last stream differ?
 
 # %%
 swapped = torch.tensor([tok.prompt("The capital of Germany is")])
@@ -138,11 +138,13 @@ for token, d in zip(ids[0].tolist(), differs.tolist()):
 # From the changed word on, and never before it. Remember this when you choose where to add a vector: what is added to a
 # token reaches that token and all later ones.
 #
-# ## A figure of your own
+# ## A figure: Paris against Rome
 #
 # The **logit difference** of two answers is the logit of one minus that of the other. It is also the difference of
 # their log-probabilities, because the normalising constant cancels. Its unit is the **nat**, the unit of natural
 # logarithms: one nat makes the first answer e = 2.7 times likelier against the second.
+#
+# **Predict first.** The lens said "Paris" from some depth on. Where will the line leave zero?
 
 # %%
 import matplotlib.pyplot as plt
@@ -162,6 +164,9 @@ axes.set_title(text)
 show()
 
 # %% [markdown]
+# It lies above zero long before the lens says "Paris": a lens shows the winner alone, and a difference of two answers
+# shows who leads long before one of them wins. So we shall measure differences.
+#
 # ## Exercises
 #
 # Write your lines below each docstring and run the cell and the one after it, which says "right" or what is wrong so
@@ -179,13 +184,13 @@ def mid_stream(model, ids, i):
 @check(mid_stream)
 def _(mid_stream):
     for i in (0, 3, depth - 1):
-        found, wanted = mid_stream(tapeless(model), ids, i), tape["mid", i]
+        found, wanted = mid_stream(by_hand(model), ids, i), tape["mid", i]
         assert found.shape == wanted.shape, f"expected the shape {tuple(wanted.shape)}, got {tuple(found.shape)}"
         assert not torch.equal(found, tape["pre", i]), f"this is ('pre', {i}): no part of block {i} has run there"
         assert not torch.equal(found, tape["pre", i + 1]), f"this is ('pre', {i + 1}): all of block {i} has run there"
         assert torch.equal(found, wanted), (
-            f"another stream than that at ('mid', {i}): how many blocks have run there, and does yours still hold what "
-            f"entered block {i}?"
+            f"another stream than that at ('mid', {i}): how many blocks have run there, does yours still hold what "
+            f"entered block {i}, and did attention read the normed stream?"
         )
 
 
@@ -199,6 +204,9 @@ def writes(model, ids):
 @check(writes)
 def _(writes):
     found = writes(model, ids)
+    assert isinstance(found, torch.Tensor), (
+        f"expected a tensor, got a {type(found).__name__}; torch.stack makes one of a list"
+    )
     assert found.shape == (depth, width), f"expected the shape {(depth, width)}, got {tuple(found.shape)}"
     so_far = model.embed(ids)[0, -1] + found.cumsum(0)  # (n_layer, D): the embedding and what the first blocks add
     for i, x in enumerate(so_far, 1):
@@ -210,7 +218,7 @@ def _(writes):
 
 # %% exercise 1.3
 def settled(said):
-    """From which depth on a lens says its last word: the smallest i from which on all of said is alike."""
+    """From which depth on a lens says its last word: the smallest i such that all words of said[i:] are the same."""
     # your lines here
 
 
@@ -228,8 +236,8 @@ def _(settled):
 # ## On SmolLM2
 #
 # It has more blocks, a vocabulary in which a word can be several tokens, and no vector for the position: positions
-# enter inside attention. The lens says the answers only in the last three blocks. And the stream grows nearly all the way
-# up, to five times the length it has after a quarter of the blocks, so one and the same vector weighs less the higher
-# it is added.
+# enter inside attention. The lens shows the answers only in the last three blocks. And the stream grows nearly all the
+# way up, to some seven times the length it has after a quarter of the blocks, so one and the same vector weighs less the
+# higher it is added.
 #
 # Next: `2_adding_a_vector.py`. You have read the stream; now you write to it.

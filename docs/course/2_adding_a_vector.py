@@ -9,7 +9,7 @@
 
 # %%
 import torch
-from check import check, show
+from check import by_hand, check, show
 
 import ministeer
 from ministeer import Receipt, Steer, extract, metrics, prefill, say
@@ -22,7 +22,9 @@ SITE = ("pre", 1)  # the stream that enters block 1
 # ## The vector
 #
 # Record the stream over "Love" and over "Hate" at one site, and subtract. The two words must be equally many tokens, so
-# that each row has its counterpart; where "Hate" is more tokens than "Love" we take "Good" and "Bad".
+# that each row has its counterpart. Where these are not, we take "Good" and "Bad". Put words of your own first in the
+# list; nano spells most capitalised words letter by letter, so try lower case, as in "love" and "hate", or "Warm" and
+# "Cold", which are four tokens each.
 #
 # **Predict first.** The difference has one row for each token: one for the special token that begins every text, and
 # one for the word. How long is the first row?
@@ -36,8 +38,10 @@ def stream_over(text):
     return tape[0][0]
 
 
-words = [("Love", "Hate"), ("Good", "Bad")]
-PLUS, MINUS = next(pair for pair in words if len(tok.prompt(pair[0])) == len(tok.prompt(pair[1])))
+pairs = [("Love", "Hate"), ("Good", "Bad")]
+sizes = [[len(tok.encode(word)) for word in pair] for pair in pairs]  # in tokens
+assert any(one == other for one, other in sizes), f"expected a pair of equally many tokens, got {sizes}; try others"
+PLUS, MINUS = next(pair for pair, (one, other) in zip(pairs, sizes) if one == other)
 v = stream_over(PLUS) - stream_over(MINUS)  # (P, D)
 print(tuple(v.shape), "lengths of its rows:", [round(float(row.norm()), 1) for row in v])
 print(f"length of the stream over {PLUS}:", [round(float(row.norm()), 1) for row in stream_over(PLUS)])
@@ -95,9 +99,9 @@ print(love)
 # %% [markdown]
 # ## A number for it
 #
-# One text proves nothing: you would find one for any vector. We want a number over several prompts. Take 40 pleasant
-# and 40 unpleasant words. The **valence** of a prompt is log p(the next word is pleasant) - log p(it is unpleasant), in
-# nats.
+# A single text proves nothing: for any vector you could find one that looks good. We want a number over several prompts.
+# Take 40 pleasant and 40 unpleasant words, of which we keep those that are one token. The **valence** of a prompt is
+# log p(the next word is pleasant) - log p(it is unpleasant), in nats.
 #
 # **Predict first.** The valence, averaged over eight prompts, against the coefficient from -10 to 10: is it a straight
 # line?
@@ -135,9 +139,9 @@ axes.legend()
 show()
 
 # %% [markdown]
-# Near zero it is a line, and that is the range in which steering can be used. Further out it bends. At the far left it
-# turns: the vector is subtracted, and yet the next word is pleasant. Look at the text there before you believe the
-# number:
+# Near zero the mean is roughly a line: there a coefficient says how much will happen. Further out it bends, and at both
+# ends it turns. At the far left the vector is subtracted, and yet the next word is pleasant. Look at the text there before
+# you believe the number:
 
 # %%
 print(continued("The world is", -10.0))
@@ -158,10 +162,13 @@ prefill(model, prompts, steer=steer, receipt=receipt)
 print(receipt)
 
 # %% [markdown]
+# It counts the tokens of all prompts, and those at which something was added: one in each, at position 1. The first row
+# of the vector is zero, and adds nothing.
+#
 # ## Where it is added
 #
-# The vector above touches one word at the front; the other tokens hear of it through attention alone. We can also add
-# its last row to every token, with `where="all"`. And we can add at another depth.
+# Only the word at the front is changed; the later tokens notice it only through attention. We can also add the vector's
+# last row to every token, with `where="all"`. And we can add at another depth.
 #
 # **Predict first.** Added at the front, the vector works at low sites. Will it work at the last one, after all blocks?
 
@@ -221,16 +228,18 @@ def _(steered_logits):
     for i, c in ((1, 2.0), (3, -1.5)):
         alone = torch.zeros(1, ids.shape[1], 1)
         alone[:, -1] = c
-        found, wanted = steered_logits(model, ids, v[-1], i, c), model(ids, adds={("mid", i): alone * v[-1]})
+        found = steered_logits(by_hand(model), ids, v[-1], i, c)
+        wanted = model(ids, adds={("mid", i): alone * v[-1]})
         assert found.shape == wanted.shape, f"expected the shape {tuple(wanted.shape)}, got {tuple(found.shape)}"
         for adds, wrong in (
             ({}, "these are the unsteered logits"),
             ({("mid", i): c * v[-1]}, "it was added to every token"),
             ({("pre", i): alone * v[-1]}, f"it was added before the attention of block {i}"),
             ({("pre", i + 1): alone * v[-1]}, f"it was added after the MLP of block {i}"),
+            ({("mid", i): alone / c * v[-1]}, "v was added, and not c * v"),
         ):
             assert not torch.allclose(found, model(ids, adds=adds), atol=1e-3), wrong
-        assert torch.allclose(found, wanted, atol=1e-3), f"other logits; was it added in block {i}, and once?"
+        assert torch.allclose(found, wanted, atol=1e-3), f"other logits; was it added in block {i} alone?"
 
 
 # %% exercise 2.3
@@ -253,10 +262,9 @@ def _(coefficient_for):
 # %% [markdown]
 # ## On SmolLM2
 #
-# Here it reads "Good" and "Bad". Its next words are pleasant without any vector, and the curve has its peak at 0: the
-# vector subtracted makes them less pleasant, and so, less strongly, does the vector added. Look at the receipt too. At a
-# coefficient of 2 the vector is more than twice as long as the stream, and still the texts stay grammatical. What more
-# prompts say of pleasant words on that model stands in [NOTES.md](../results/smollm2-135m-instruct/NOTES.md).
+# The vector there is "Good" minus "Bad". The next words are pleasant without any vector, and the curve has its peak at 0:
+# subtracting the vector makes them less pleasant, and adding it does too, but less. At a coefficient of 2 the vector is
+# more than twice as long as the stream, and still the texts stay grammatical. The sites fade slowly: at three quarters of
+# the depth something is left. Results on more prompts are in [NOTES.md](../results/smollm2-135m-instruct/NOTES.md).
 #
-# Next: `3_contrast.py`. One pair of words was luck. What do many pairs give, and what does a vector do that nobody
-# chose?
+# Next: `3_contrast.py`. One pair of words was luck. What do many pairs give, and what does a random vector do?

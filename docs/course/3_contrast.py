@@ -73,7 +73,7 @@ print(f"20 random vectors move the items by {min(random):+.2f} to {max(random):+
 
 # %% [markdown]
 # Not zero. Any push moves the logits, and the items hang together: the same few endings occur in many of them, so a
-# push that favours one ending moves them all. An effect inside this range is no result, whatever you called the vector.
+# push that favours one ending moves them all. An effect inside this range is no result, whatever the vector is called.
 #
 # ## Pairs
 #
@@ -107,9 +107,9 @@ for site in sites:
 # These four numbers are the **health** of the vector at each site, known before anything is steered. *Norm*: how long
 # it is beside the stream. *Split-half*: the cosine of the vectors that two halves of the pairs give. *d'*: how far
 # apart the two kinds of text lie along it, in standard deviations. *Agreement*: the mean cosine between the differences
-# of two pairs. Low in the model single pairs have next to nothing in common, and the halves agree by half: attention
-# has hardly brought the news yet, and most of the difference there is noise. A vector of noise can be added all the same,
-# and looks like any other.
+# of two pairs. Up to pre 3 single pairs have next to nothing in common, and the cosine between the halves is only
+# about a half: attention has not yet carried the word "honest" to this token, and most of the difference is noise. From
+# pre 4 on all numbers are high. A vector of noise can be added all the same, and looks like any other.
 #
 # By hand, the vector is one line:
 
@@ -129,9 +129,9 @@ print(f"subtracted: {effect(-v).mean():+.2f} nats")
 # %% [markdown]
 # ## A harder control
 #
-# A direction drawn from all directions is an easy rival. The model's own states fill a few directions only, and a
-# vector that lies in none of them does little. A fairer rival lies where the streams lie: a random mix of how the
-# streams of the pairs deviate from their mean. It has the stream's **covariance**.
+# A direction drawn from all directions is an easy rival. The model's own states occupy only a few directions, and a
+# vector outside them has little effect. A fairer rival lies where the streams lie: a random mix of how the streams of the
+# pairs deviate from their mean. Drawn again and again, such mixes vary as the streams do: they have the same **covariance**.
 #
 # **Predict first.** Will these reach further than the first 20? As far as the vector?
 
@@ -182,8 +182,8 @@ for n in (1, 4, 16, len(pairs)):
 
 # %% exercise 3.1
 def split_half(x):
-    """Whether two halves of the pairs agree, for one way to halve them: the cosine of the vector of pairs 0, 2, 4, ...
-    and that of pairs 1, 3, 5, .... x: the streams of N pairs, (N, 2, D), the positive text first."""
+    """Whether two halves of the pairs agree: the cosine of the vector of pairs 0, 2, 4, ... and that of pairs 1, 3, 5,
+    .... That is one of the ways to halve them. x: the streams of N pairs, (N, 2, D), the positive text first."""
     # your lines here
 
 
@@ -199,8 +199,8 @@ def _(split_half):
         plus = shared + torch.tensor(differences)
         found = float(split_half(torch.stack([plus, shared.expand_as(plus)], 1)))
         assert abs(found - wanted) < 1e-4, (
-            f"for pairs that differ by {differences} expected {wanted}, got {found:.3g}; is it the positive text minus "
-            "the negative one, and every other pair in each half?"
+            f"for pairs that differ by {differences} expected {wanted}, got {found:.3g}; is it the cosine of mean "
+            "differences, with every other pair in each half?"
         )
     print(f"at {SITE} {float(split_half(x)):.2f}; the table above has the mean over several ways to halve")
 
@@ -246,8 +246,9 @@ def _(rank):
 # %% [markdown]
 # ## On SmolLM2
 #
-# A tenth of the stream moves these items by a third of a nat there, and none of the 40 random vectors does as much. The
-# pairs agree far less: a single pair gives next to nothing, so that a mean over many is all there is. Experiment 6 asks
-# the same of six values ([summary.md](../results/smollm2-135m-instruct/summary.md)).
+# A tenth of the stream moves these items by a third of a nat there, and none of the 40 random vectors does as much; those
+# of the second kind are hardly harder than the first. The pairs agree far less: a single one gives next to nothing, four
+# give most of the effect. Experiment 6 asks the same of six values
+# ([summary.md](../results/smollm2-135m-instruct/summary.md)).
 #
 # Next: `4_function_vectors.py`. A vector can hold more than a mood: it can hold a task.

@@ -78,8 +78,8 @@ def average_of(task):
 averages = {task: average_of(task) for task in ("antonym", "synonym")}
 
 # %% [markdown]
-# We add it to the bare prompts at the last token, six tenths as long as the stream. Beside it stands the layer average
-# of another task, at the same dose.
+# We add it to the bare prompts, those without demonstrations, at the last token, six tenths as long as the stream. For
+# comparison we add the layer average of another task, at the same dose.
 #
 # **Predict first.** At which depths will that of antonyms work: low, in the middle, at the top, everywhere? Will that
 # of synonyms help, as it too says "answer with a related word"?
@@ -129,15 +129,17 @@ axes.legend(fontsize=8)
 show()
 
 # %% [markdown]
-# Three things to see. Low down the layer average does nothing useful: the state is not there yet, so what was read is
-# no task. At its best depth it does most of what the demonstrations did, and it was made from other words. And neither
-# the other task nor chance comes near it, so it is not any push that makes opposites likelier.
+# Three things to see. Low down the layer average does harm: the state is not there yet, so what was read is no task. (A
+# few words come out right there all the same, while the mean of log p falls: look at both numbers.) At its best depth it
+# does most of what the demonstrations did, and it was made from other words. And neither the other task nor chance comes
+# near it, so it is not any push that makes opposites likelier.
 #
 # ## Which heads carry the task?
 #
-# Only attention can carry something from the demonstrations to the last token. So ask each head: if it wrote here what
-# it writes when the task is clear, would the answer be likelier? This is **causal mediation**. The prompts have
-# shuffled answers, so that the task is not clear in them; what a head usually writes comes from lists in which it is.
+# Only attention can carry something from the demonstrations to the last token. So ask each head: if it wrote, at this
+# token, what it writes when the task is clear, would the answer be likelier? This is **causal mediation**. We take prompts
+# whose answers are shuffled, so that they do not show the task, and give one head at a time its average write from lists
+# that are not shuffled.
 #
 # Replacing one head's write takes one `+`: at the site between attention and MLP, add the head's mean write and
 # subtract what it wrote. A tape `[("head", i)]` records what each head of layer i writes, (1, T, H, D), and
@@ -161,7 +163,7 @@ print(", ".join(f"{layer}.{head} {effects[:, layer, head].mean():+.3f}" for laye
 # ## The function vector
 #
 # Sum what the strongest heads write, and the sum is one vector. It can be added at a depth where most of these heads have
-# not run yet.
+# not run yet. `gain` gives all sums the same length, so what is compared is their direction.
 #
 # **Predict first.** How many heads does it take? Do the few that moved the answer alone suffice? And are all heads
 # better than ten?
@@ -172,12 +174,18 @@ print("heads" + "".join(f"{f'pre {i}':>16}" for _, i in lows))
 for k in (1, 3, 10, every_head):
     summed = heads.function_vector(model, tok, lists["antonym"], ranked[:k], lows)
     print(f"{k:5}" + "".join("{:+10.2f}, {:4.0%}".format(*gain(summed[site], site)) for site in lows))
+chance = []  # sums of ten heads drawn at random
+for seed in range(5):
+    drawn = torch.randperm(every_head, generator=torch.Generator().manual_seed(seed))[:10].tolist()
+    ten = heads.function_vector(model, tok, lists["antonym"], [ranked[i] for i in drawn], lows[-1])
+    chance.append(gain(ten[lows[-1]], lows[-1])[0])
+print(f"ten heads drawn at random, at {lows[-1]}: {min(chance):+.2f} to {max(chance):+.2f} nats")
 
 # %% [markdown]
 # How many heads matter depends on the question. In a prompt with demonstrations, replaced one at a time, three heads move
 # the answer. Yet the sum of these three does not give the task to a bare prompt. That takes other heads too, each of
 # which did next to nothing by itself. And the sum of all heads is worse than that of ten: some of what the others write
-# is in the way.
+# is in the way. Ten heads drawn at random are the chance that this has to beat.
 #
 # ## Exercises
 
@@ -204,7 +212,7 @@ def _(layer_average):
 # %% exercise 4.2
 def strongest(effects, k):
     """The k heads of the largest mean effect over prompts, largest first, as a list of (layer, head); effects are
-    (N, L, H). Without `heads.top_heads`, which does the same."""
+    (N, L, H). `heads.top_heads` does the same; do it without."""
     # your lines here
 
 
@@ -220,7 +228,9 @@ def _(strongest):
     order.append((1, 0))
     planted[:, 2, 2] -= 3.0  # the largest of all, the wrong way
     for k in (1, 5):
-        found = [tuple(int(i) for i in head) for head in strongest(planted, k)]
+        found = list(strongest(planted, k))
+        assert all(isinstance(head, (tuple, list)) for head in found), f"expected a list of (layer, head), got {found}"
+        found = [tuple(int(i) for i in head) for head in found]
         assert len(found) == k, f"asked for {k}, got {len(found)}"
         assert found == order[:k], f"expected {order[:k]} as (layer, head), got {found}"
     assert [tuple(map(int, head)) for head in strongest(effects, 10)] == ranked[:10], "not the ten of the lesson"
@@ -240,6 +250,13 @@ def _(patched):
         ids, answer = torch.tensor([tok.prompt(questions[n])]), tok.single(words[n])
         logits = patched(model, ids, layer, head, means[layer, head])
         assert logits.ndim == 1, f"expected logits (V,) of the last token, got {tuple(logits.shape)}"
+        delta = torch.zeros(*ids.shape, len(means[layer, head]))
+        delta[0, -1] = means[layer, head]
+        kept = model(ids, adds={("mid", layer): delta})[0, -1]
+        assert not torch.allclose(logits, kept, atol=1e-4), (
+            "the mean was added, and what the head wrote was not taken away"
+        )
+        assert not torch.allclose(logits, model(ids)[0, -1], atol=1e-6), "nothing was changed at the last token"
         before, after = (float(some.softmax(-1)[answer]) for some in (model(ids)[0, -1], logits))
         wanted = float(effects[n, layer, head])
         assert abs(after - before - wanted) < 1e-3, (
@@ -252,9 +269,10 @@ def _(patched):
 # %% [markdown]
 # ## On SmolLM2
 #
-# Five demonstrations are worth two nats there, but are answered right once in six, so look at nats. The dose of this
-# lesson is too large: at most depths it does harm. Experiment 3 chooses its dose on training words, and finds a gain of
-# 1.0 nats on others ([summary.md](../results/smollm2-135m-instruct/summary.md)). Try `0.3` in `gain`. No head moves the
-# answer by 0.01 when replaced alone, and yet the ten strongest together give more than a nat.
+# Five demonstrations raise log p by two nats there, but only one answer in six is right, so watch the nats. The dose of
+# this lesson is too large: at most depths it does harm. With `0.3` in `gain` the best depth gains one nat, where chance
+# reaches half of that; experiment 4 finds one nat too, with the dose chosen on other words
+# ([summary.md](../results/smollm2-135m-instruct/summary.md)). No head moves the answer by 0.01 when replaced alone. Yet
+# in the middle the strongest head by itself gives most of a nat, and ten give more than one: there, three do suffice.
 #
 # Next: `5_is_it_real.py`. An effect was printed. Would you bet on it?

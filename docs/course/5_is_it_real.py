@@ -148,7 +148,8 @@ print(f"plain resampling holds the truth in {plain / 200:.0%}, metrics.bootstrap
 
 # %% [markdown]
 # A small sample understates the spread, so plain resampling is overconfident. `metrics.bootstrap` widens the interval
-# by the ratio of Student's t to the normal. Below five items no such remedy helps: write more items.
+# by the ratio of Student's t to the normal. Is what you see there 95 %? With 200 draws such a share is known to three
+# points or so either way; put 2000 in the loop to be surer. Below five items no such remedy helps: write more items.
 #
 # ## Held out
 #
@@ -162,10 +163,10 @@ for name in ("honesty, context", "honesty, answer"):
           f"held out {metrics.interval(slopes[name], groups=scenarios)}")  # fmt: skip
 
 # %% [markdown]
-# Both are stronger there. But the vector read in the context saw no scenario at all, so by that much the training items
-# are easier to move. The vector read in the answers gains more, and that part is no honesty: it is these very words.
-# Report the number of the held-out ones, and choose site and strength on the training ones, or the held-out are not held
-# out any more.
+# Both are stronger there. But the vector read in the context saw no scenario at all, so the training items are easier to
+# move: by a third, as far as it can tell. The vector read in the answers moves them by twice as much, and what goes beyond
+# that third is not honesty but a memory of these very words. Report the number of the held-out ones, and choose site and
+# strength on the training ones, or the held-out are not held out any more.
 #
 # ## Exercises
 
@@ -173,7 +174,7 @@ for name in ("honesty, context", "honesty, answer"):
 # %% exercise 5.1
 def slope(multipliers, differences):
     """Steerability, (N,): of each row of `differences`, an array (N, M), the slope of the least-squares line over the
-    M multipliers."""
+    M multipliers, an array (M,)."""
     # your lines here
 
 
@@ -209,15 +210,15 @@ def _(interval_over):
     assert low < mean < high, f"expected low < mean < high, got {low:.3g}, {mean:.3g}, {high:.3g}"
     half, wanted = (high - low) / 2, 1.96 * centres.std() / 30**0.5
     assert 0.9 < half / wanted < 1.1, (
-        f"half is {half:.2f} wide, expected about {wanted:.2f}; is the group the unit, does each drawn one count once, and "
+        f"half of your interval is {half:.2f} wide, expected about {wanted:.2f}; is the group the unit, does each drawn one count once, and "
         "does the interval hold 95 %?"
     )
 
 
 # %% exercise 5.3
 def at_most(n, level=0.95):
-    """None of n independent items moved the wrong way. Up to which share of wrong ones is that no surprise: the share p
-    at which no wrong one among n has the probability 1 - level?"""
+    """You saw none of n independent items move the wrong way. Return the share p of wrong items at which seeing none
+    among n has the probability 1 - level: a larger share would have been a surprise."""
     # your lines here
 
 
@@ -241,9 +242,10 @@ def _(at_most):
 #
 # ## On SmolLM2
 #
-# All vectors do less there, and what kindness does is nearer to honesty's than an interval can tell apart. These items
-# are few and of one value. Over six values, and in scenarios of all kinds, 31 % of the held-out items move the wrong way,
-# with a 99.7 % interval from 21 to 43 % ([summary.md](../results/smollm2-135m-instruct/summary.md)). It is wider than one
-# at 95 %, as nineteen claims share the risk of a wrong one.
+# The two vectors read in the context do far less there, and honesty and kindness cannot be told apart again. The interval
+# of the random vector holds zero, and the training items are no easier than the others. These items are few and of one
+# value. Over six values, and in scenarios of all kinds, 31 % of the held-out items move the wrong way, with a 99.7 %
+# interval from 21 to 43 % ([summary.md](../results/smollm2-135m-instruct/summary.md)). It is wider than one at 95 %,
+# because nineteen claims share the 5 % of error.
 #
 # Next: `6_the_price.py`. It is real. What did it cost?

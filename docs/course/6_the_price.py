@@ -33,7 +33,7 @@ jobs = list(data.occupations("train"))
 strict = data.read("definitional.tsv", strict="yes")
 male, female = ([row["noun"] for row in strict if row["gender"] == g] for g in ("male", "female"))
 nouns = [*male[1::2], *female[1::2]]  # measured; the direction is read from the others
-sign = torch.tensor([1.0] * len(male[1::2]) + [-1.0] * len(female[1::2]))  # of he against she, where it is right
+sign = torch.tensor([1.0] * len(male[1::2]) + [-1.0] * len(female[1::2]))  # 1 where "he" is right, -1 where "she" is
 
 
 def texts(subjects, split="heldout"):
@@ -103,7 +103,7 @@ print(f"right pronoun of nouns {probability(log_odds(nouns)):.3f} -> {probabilit
 # **KL divergence**: the mean of log p(unsteered) - log p(steered) over what the unsteered model says, in nats; 0 means
 # nothing changed? And what does it do to the nouns?
 #
-# **Predict first.** Which of them pays: the facts, the nouns, both? And what does half of the direction cost?
+# **Predict first.** Which of them suffers: the facts, the nouns, both? And what does half of the direction cost?
 
 # %%
 ANSWERS = ("right", "wrong1", "wrong2", "wrong3")
@@ -138,9 +138,8 @@ rivals = [measured(erase(1.0, v)) for v in mixes]
 print("three random mixes of these streams, removed whole: of the spread", [round(row[0], 3) for row in rivals])
 
 # %% [markdown]
-# Two of the three random mixes remove much of the spread, if less than the direction does. What varies most from one
-# job's stream to another's is he against she, so a mix of them is often near the direction. Beside plain random
-# directions, which remove next to nothing, you would not have seen how far chance reaches.
+# Two of the three random mixes remove much of the spread, if less than the direction does. The streams of jobs differ
+# most in gender, so a mix of them often points along it.
 #
 # "Facts are unharmed" is true and says little: a direction of he and she has no business with capitals. A price has to
 # be looked for where it is likely, which is next to what you change.
@@ -176,6 +175,8 @@ def behind(gate, subjects, share=1.0):
 for name, subjects in (("occupations", jobs[1::2]), ("nouns", nouns)):
     rows = behind(gate, subjects).rows
     print(f"opens for {sum(rows)} of {len(rows)} prompts of {name} that it was not fitted on")
+    shut = [text for text, is_open in zip(texts(subjects), rows) if not is_open]
+    print("   shut:", shut[:6], "..." * (len(shut) > 6))
 half = log_odds(jobs[1::2])
 gated = (
     1 - spread(log_odds(jobs[1::2], behind(gate, jobs[1::2]))) / spread(half),
@@ -196,9 +197,13 @@ axes.legend()
 show()
 
 # %% [markdown]
-# Compare the square with the line *above or below it*, at the same place from left to right, not with the line's end. A
-# gate that stayed shut would keep every noun and remove nothing, and would sit on the line too. This gate does beat a
-# smaller dose: where the line removes as much of the spread, it keeps a third of the nouns' nats, and the gate keeps all.
+# Compare the square with the line at the same horizontal position, not with the line's end. A gate that stayed shut would
+# keep every noun and remove nothing, and would sit on the line too. This gate does beat a smaller dose: where the line
+# removes as much of the spread, it keeps a third of the nouns' nats, and the gate keeps all.
+#
+# Now look for whom it stays shut. Among them is the nurse, in every template: to the gate the occupations that the model
+# takes most for women look like nouns for women. So those with the largest bias keep it, and the mean over occupations
+# does not say so. Look next to what you change, at a gate as well.
 #
 # ## Exercises
 
@@ -283,8 +288,9 @@ def _(threshold):
 # %% [markdown]
 # ## On SmolLM2
 #
-# Less of the bias goes there: about half of the spread, where the random mixes remove none. The nouns pay as they do on
-# nano, and the facts do not. Experiments 7 and 8 find both with more items and wide intervals; whether a gate helps,
-# experiment 9 could not tell ([summary.md](../results/smollm2-135m-instruct/summary.md)).
+# Less of the bias goes there: about half of the spread, and no more with the whole direction than with three quarters of
+# it; the random mixes remove none. The nouns pay as they do on nano, and the facts do not. Experiments 7 and 8 find both
+# with more items and wide intervals. The gate opens for a few nouns too; whether it helps, experiment 9 could not tell
+# ([summary.md](../results/smollm2-135m-instruct/summary.md)). (The warning is about a site that is tried and not taken.)
 #
 # Next: `7_your_own.py`. You have every tool; now the behaviour is yours.

@@ -36,22 +36,25 @@ def check(yours: Callable[..., Any]) -> Callable[[Callable[[Callable[..., Any]],
     return run
 
 
-def tapeless(model: Any) -> Any:
-    """A model like this one that refuses a tape, for an exercise that asks to do without."""
+def by_hand(model: Any) -> Any:
+    """A model like this one without tapes and adds, for an exercise that asks to do without."""
 
-    class Tapeless:
+    class ByHand:
         def __getattr__(self, name: str) -> Any:
             return getattr(model, name)
 
-        def __call__(self, ids: Any, *, tape: Any = None, **given: Any) -> Any:
-            assert tape is None, "this time without a tape: run embed and the blocks yourself"
-            return model(ids, **given)
+        def __call__(self, ids: Any, **given: Any) -> Any:
+            return model(ids, **refused(given))
 
-        def stream(self, ids: Any, *, tape: Any = None, **given: Any) -> Any:
-            assert tape is None, "this time without a tape: run embed and the blocks yourself"
-            return model.stream(ids, **given)
+        def stream(self, ids: Any, **given: Any) -> Any:
+            return model.stream(ids, **refused(given))
 
-    return Tapeless()
+    def refused(given: dict[str, Any]) -> dict[str, Any]:
+        names = [name for name in ("tape", "adds") if given.get(name) is not None]
+        assert not names, f"this time without `{names[0]}`: run embed and the blocks yourself"
+        return given
+
+    return ByHand()
 
 
 def show() -> None:
