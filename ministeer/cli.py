@@ -83,7 +83,8 @@ def steered(options: argparse.Namespace) -> str:
     """The prompt continued without and with what is added, at each coefficient, and the receipts, a line each; or these as JSON."""
     given = [f"--{name}" for name in ("vector", "plus", "minus") if getattr(options, name)]
     wanted, fine = "--vector FILE, or --plus TEXT and --minus TEXT", given in (["--vector"], ["--plus", "--minus"])
-    expect(fine, wanted, " and ".join(given) or "neither", "give one of the two")
+    lacking = {"--plus": "--minus", "--minus": "--plus"}.get(given[0], "") if len(given) == 1 else ""
+    expect(fine, wanted, " and ".join(given) or "neither", f"add {lacking} TEXT" if lacking else "give one of the two")
     pushes = _pushes(options)
     prompt = contents("-").removesuffix("\n").removesuffix("\r") if options.prompt == "-" else options.prompt
     model, tokenizer = load(options.model, device=options.device, dtype=options.dtype)

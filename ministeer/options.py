@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,8 +20,12 @@ class Parser(argparse.ArgumentParser):
     """One that answers wrong words in one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        if re.match("unrecognized arguments: [^-]", message):
-            message += "; put a text of several words between quotes"
+        if found := re.match(r"unrecognized arguments: ([^-]\S*)", message):
+            known = found[1] in ("nano", *NAMES)
+            message += f"; write --model {found[1]}" if known else "; put a text of several words between quotes"
+        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            near = get_close_matches(found[1], re.findall(r"[\w-]+", found[2]), 1)
+            message += f", did you mean {near[0]!r}" if near else ""
         self.exit(2, f"ministeer: {message}; see {self.prog} --help\n")
 
 

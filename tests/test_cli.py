@@ -53,6 +53,10 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
+def test_a_command_that_is_nearly_one_is_named(capsys):
+    assert refused(capsys, "stear", "I feel").rstrip().endswith(", did you mean 'steer'; see ministeer --help")
+
+
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
 def test_of_standard_input_the_end_of_the_last_line_alone_is_no_prompt(end, capsys, monkeypatch):
     asked = "  I feel\n\n "
@@ -226,6 +230,7 @@ def test_what_begins_with_a_dash_is_a_text_where_one_is_due_and_nowhere_else() -
         ([], "the following arguments are required: prompt"),
         (["I feel", "--plus", "Love", "--minus", "Hate"], "expected --layer I, the block whose input is steered, got none"),
         (["I", "feel", *TEXTS], "unrecognized arguments: feel; put a text of several words between quotes"),
+        (["I feel", *TEXTS, "nano"], "unrecognized arguments: nano; write --model nano"),
         (["I feel", *TEXTS, "--max-new-tokens", "0"], "unrecognized arguments: --max-new-tokens 0; see ministeer --help"),
         (["", *TEXTS], "argument prompt: expected one that is not empty"),
         (["\x00", *TEXTS, "--model", "without NUL"], "characters that the model has tokens for, got '\\x00'"),
@@ -234,8 +239,8 @@ def test_what_begins_with_a_dash_is_a_text_where_one_is_due_and_nowhere_else() -
         (["so " * 300, *TEXTS], "expected a prompt and new tokens within the context of 256, got"),
         (["I feel", *TEXTS, "--tokens", "300"], "within the context of 256, got 3 + 300"),
         (["I feel", "--layer", "1"], "expected --vector FILE, or --plus TEXT and --minus TEXT, got neither; give one"),
-        (["I feel", "--plus", "Love", "--layer", "1"], "--plus TEXT and --minus TEXT, got --plus; give one of the two"),
-        (["I feel", "--minus", "Hate", "--layer", "1"], "got --minus; give one of the two"),
+        (["I feel", "--plus", "Love", "--layer", "1"], "--plus TEXT and --minus TEXT, got --plus; add --minus TEXT"),
+        (["I feel", "--minus", "Hate", "--layer", "1"], "got --minus; add --plus TEXT"),
         (["I feel", *TEXTS, "--vector", "v.safetensors"], "got --vector and --plus and --minus; give one of the two"),
         (["I feel", "--plus", "Love", "--layer", "1", "--model", "nanoo"], "got --plus"),  # before it is looked for
         (["I feel", *TEXTS, "--plus", "so " * 300], "expected --plus and --minus of at most 255 tokens, the model's context"),
