@@ -43,7 +43,8 @@ def render(template: str, messages: Any, *, generation: bool = True, **names: st
     A template that refuses the messages, breaks, reaches outside or does too much: `ValueError`.
     """
     _check(messages)
-    data = json.loads(json.dumps(messages))  # plain values of the template's own
+    # plain values of the template's own; many templates ask whether there is a key, and a table has all keys in all rows
+    data = [{key: value for key, value in row.items() if value is not None} for row in json.loads(json.dumps(messages))]
     compiled = _compile(template)
     mark = left.set(BUDGET)
     try:

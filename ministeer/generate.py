@@ -60,8 +60,10 @@ def say(
     ids = tokenizer.chat([{"role": "user", "content": text}]) if chat else tokenizer.prompt(text)
     draws = settings.get("top_p", 1.0) != 1.0 or any(settings.get(k) is not None for k in ("top_k", "generator"))
     told: Settings = {"temperature": 1.0 if draws else 0.0, "stop": tokenizer.stop, **settings}
-    new = generate(model, ids, max_new_tokens=max_new_tokens, **told)[len(ids) :]
-    return tokenizer.decode(new[:-1] if new[-1] in told["stop"] else new)
+    whole = generate(model, ids, max_new_tokens=max_new_tokens, **told)
+    whole = whole[:-1] if whole[-1] in told["stop"] else whole
+    before, after = tokenizer.decode(ids), tokenizer.decode(whole)  # some leave out the space that begins a text
+    return after[len(before) :] if after.startswith(before) else tokenizer.decode(whole[len(ids) :])
 
 
 def sample(

@@ -76,13 +76,14 @@ def products(model: Transformer) -> list[str]:
 
 def state(model: Transformer) -> list[Any]:
     """What a model computes with, to be compared within a process: its modules' attributes and hooks, of each tensor
-    where it lies, how often it was written to, and its first row: torch does not count edits of `tensor.data`."""
+    where it lies, how often it was written to, and its first row and column: torch does not count edits of `tensor.data`."""
 
     def of(value: Any) -> Any:
         if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
-            row = value.detach()[:1] if value.ndim > 1 else value.detach()
+            held = value.detach()
+            edges = [held[:1], held[:, :1]] if held.ndim > 1 else [held]
             times = None if value.is_inference() else value._version
-            return value.data_ptr(), times, row.double().cpu().numpy().tobytes()
+            return value.data_ptr(), times, [edge.double().cpu().numpy().tobytes() for edge in edges]
         if isinstance(value, dict):
             return [(name, of(part)) for name, part in value.items()]
         return value if type(value) in PLAIN else id(value)

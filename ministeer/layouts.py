@@ -198,6 +198,7 @@ def _rope(found: dict[str, Any], family: str, context: int) -> tuple[float, Llam
             raise _wrong_entry(
                 f"{name} as one set of settings", repr(part)[:80], f"this variant of {family} is not supported"
             )
+        part = {"rope_type" if key == "type" else key: value for key, value in part.items()}  # its older name
         if differs := [key for key in part if rope.get(key, part[key]) != part[key]]:
             raise _wrong_entry(f"one {differs[0]}", "two that differ", "keep rope_parameters or rope_scaling")
         rope |= part
@@ -207,7 +208,7 @@ def _rope(found: dict[str, Any], family: str, context: int) -> tuple[float, Llam
             raise _wrong_entry(f"one {name}", f"{outside!r} and {rope[name]!r}", "keep the one the model came with")
     _only(rope, family, partial_rotary_factor=(1,))
     base = _real(rope, "rope_theta", 10000.0)
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    kind = rope.get("rope_type", "default")
     if kind == "default":
         return base, None
     if kind != "llama3":

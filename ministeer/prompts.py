@@ -5,6 +5,7 @@ Letters: B rows, T tokens of the longest.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
@@ -30,7 +31,24 @@ def as_rows(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> tuple[list
     rows = [given] if one else given
     fine = all(isinstance(row, Sequence) and all(isinstance(i, Integral) for i in row) for row in rows)
     expect(fine, "ids, a list of whole numbers or a list of such lists", " ".join(str(ids).split())[:60])
+    if (
+        not one
+        and hasattr(ids, "tolist")
+        and (end := next(filter(None, map(_padding, (rows, [r[::-1] for r in rows]))), ""))
+    ):
+        warnings.warn(
+            f"expected rows of one length in a tensor, got one with {end} at an end: padding is read as text; give a list of "
+            "lists of ids, each as long as its text",
+            stacklevel=3,
+        )
     return [list(row) for row in rows], one
+
+
+def _padding(rows: Sequence[Sequence[int]]) -> str:
+    """What some rows, and not all, end in twice and more."""
+    runs = [next((n for n, i in enumerate(row[::-1]) if i != row[-1]), len(row)) if row else 0 for row in rows]
+    most = max(runs)
+    return f"{most} times the token {rows[runs.index(most)][-1]}" if most > 1 and min(runs) < 2 else ""
 
 
 def _plain(row: Any) -> Any:

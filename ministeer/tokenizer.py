@@ -139,9 +139,10 @@ class Tokenizer:
             )
         tokenizer._limit = vocab_size
         ends = config.get("generation_eos")
-        ends = [
-            i for i in (ends if isinstance(ends, list) else [ends]) if type(i) is int and 0 <= i < tokenizer.n_vocab
-        ]
+        # a single one is often just what the model's class has by default, and then stands for some word
+        sure = config["generation"] or isinstance(ends, list)
+        known = range(tokenizer.n_vocab) if sure else tokenizer.special.values()
+        ends = [i for i in (ends if isinstance(ends, list) else [ends]) if type(i) is int and i in known]
         tokenizer.stop = tuple(dict.fromkeys([*tokenizer.stop, *ends]))
         tokenizer.chat_template = config.get("chat_template")
         return tokenizer
@@ -350,9 +351,7 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{folder / 'tokenizer_config.json'}: expected names of tokens and a chat template, got {error!r}; "
             "download it again"
         ) from error
-    ends = found["generation_config.json"].get("eos_token_id")
-    if ends is None and isinstance(several := found["config.json"].get("eos_token_id"), list):
-        ends = several  # as `save_model` writes; a single one there is often just what its class has by default
+    ends = found["generation_config.json"].get("eos_token_id", found["config.json"].get("eos_token_id"))
     return {
         "names": {key: name for key, name in names.items() if name},
         "listed": listed,
@@ -361,6 +360,8 @@ def _config(folder: Path) -> dict[str, Any]:
         "options": options,
         "chat_template": template,
         "generation_eos": ends,
+        "generation": found["generation_config.json"].get("eos_token_id") is not None,
+        "model_type": found["config.json"].get("model_type"),
     }
 
 
@@ -431,7 +432,8 @@ def _with_space(pre: Any, space: bool, source: str) -> Any:
 
 def _from_two_files(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """What `tokenizer.json` would say for the hub's older `vocab.json` and `merges.txt`."""
-    kind = str(config["options"].get("tokenizer_class") or "GPT2Tokenizer").removesuffix("Fast")
+    usual = "Qwen2Tokenizer" if config["model_type"] == "qwen2" else "GPT2Tokenizer"
+    kind = str(config["options"].get("tokenizer_class") or usual).removesuffix("Fast")
     scheme = {"GPT2Tokenizer": "gpt2", "Qwen2Tokenizer": "qwen2"}.get(kind)
     if scheme is None:
         raise ValueError(
@@ -479,6 +481,7 @@ def _from_gguf(metadata: Mapping[str, Any], source: str) -> tuple[dict[str, Any]
         vocab | special, merges, scheme, special, plain=plain, nfc=scheme == "qwen2", ignore_merges=scheme == "llama3"
     )
     options = {"add_bos_token": bool(about.get("add_bos_token", scheme == "llama3"))}
+    options["add_eos_token"] = bool(about.get("add_eos_token", False))
     template = metadata.get("tokenizer.chat_template")
     template = template if isinstance(template, str) else None
     return (

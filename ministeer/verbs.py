@@ -201,20 +201,21 @@ def exported(options: argparse.Namespace) -> str:
         if options.layer is None:
             vector = vector.only([site for site in vector.sites if site[0] == "pre" and site[1] > 1])
         formats.save_gguf(vector, options.gguf, coeff=options.coeff, model_hint=options.type)
-        return f"{options.gguf}: {len(vector.sites)} layers, for llama.cpp's --control-vector"
+        return f"{options.gguf}: {len(vector.sites)} layers, for llama.cpp's --control-vector, of a {options.type} (--type says another)"
     expect(len(vector.sites) == 1, "one layer, --layer I", f"{len(vector.sites)} in {name}", "say which")
     (site,) = vector.sites
     if options.lm_eval:
         formats.save_lm_eval(vector, site, options.lm_eval, coeff=options.coeff, model_type=options.type)
         return (
-            f"{options.lm_eval}: for lm_eval --model steered --model_args pretrained=...,steer_path={options.lm_eval}"
+            f"{options.lm_eval}: of a {options.type} (--type says another), for lm_eval --model steered --model_args "
+            f"pretrained=...,steer_path={options.lm_eval}"
         )
     module = formats.module_name(site, options.type)
     return "\n".join([
         "from ministeer import SteeringVector",
         "",
         f"vector = SteeringVector.load({str(Path(name))!r})",
-        "# model: of transformers, as AutoModelForCausalLM.from_pretrained gives it",
+        f"# model: a {options.type} of transformers, as AutoModelForCausalLM.from_pretrained gives it (--type says another)",
         f"module = model.base_model.get_submodule({module!r})",
         f"handle = module.register_forward_hook(vector.hook({site!r}, {options.coeff!r}))  # handle.remove() ends it",
     ])  # fmt: skip

@@ -98,6 +98,7 @@ THINKING = """{%- set ns = namespace(last=-1) -%}
 TALKS: list[list[dict[str, Any]]] = [
     [{"role": "user", "content": "Hi"}],
     [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Hi <|im_end|> there\n"}],
+    [{"role": "user", "content": "Hi", "tool_calls": None, "name": None}],
     [
         {"role": "user", "content": "  1 < 2 & \"é\" '日本'"},
         {"role": "assistant", "content": "<think>\nso\n</think>\n\nYes. "},
@@ -107,7 +108,8 @@ TALKS: list[list[dict[str, Any]]] = [
 
 
 def of_transformers(template: str, messages: Any, generation: bool, **names: str) -> str:
-    """What transformers' own function makes of it."""
+    """What transformers' own function makes of it, of messages without what holds nothing, as `apply_chat_template` gives them to it."""
+    messages = [{key: value for key, value in row.items() if value is not None} for row in messages]
     utils = pytest.importorskip("transformers.utils.chat_template_utils")
     found, _ = utils.render_jinja_template(
         [messages], chat_template=template, add_generation_prompt=generation, **names
@@ -122,6 +124,12 @@ def test_the_same_text_as_transformers(template):
         for generation in (True, False):
             theirs = of_transformers(template, messages, generation, **names)
             assert chat.render(template, messages, generation=generation, **names) == theirs
+
+
+def test_a_key_that_holds_nothing_is_none():
+    """As rows of a table have it: Llama 3.1's template asks whether there is a key, and leaves out messages that have one."""
+    template = "{% for m in messages %}{% if 'tool_calls' not in m %}{{ m.content }}{% endif %}{% endfor %}"
+    assert chat.render(template, [{"role": "user", "content": "Hi", "tool_calls": None}]) == "Hi"
 
 
 def test_the_same_ids_as_transformers(tmp_path):

@@ -734,3 +734,21 @@ def test_a_small_model_runs_a_few_tokens_on_one_thread_and_leaves_the_setting_as
 @pytest.mark.parametrize("top_p", [1e-45, 1e-46, 1e-300])
 def test_the_likeliest_token_is_kept_however_small_top_p_is(top_p: float) -> None:
     assert sample(torch.tensor([[1.0, 5.0, 0.0, -9.0]]), top_p=top_p).tolist() == [1]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_padding_of_a_tensor_is_told(side, recwarn):
+    """As transformers pads a batch: it would be read as text."""
+    rows = [[1, 2, 3, 4], [5, 0, 0, 0]]
+    ids = torch.tensor(rows if side == "right" else [row[::-1] for row in rows])
+    with pytest.warns(UserWarning, match="got one with 3 times the token 0 at an end: padding is read as text"):
+        generate(MODEL, ids, max_new_tokens=1)
+    recwarn.clear()
+    for fine in (
+        rows,
+        torch.tensor([[1, 2, 3, 0], [5, 6, 7, 0]]),
+        torch.tensor([[0, 0, 1, 2], [0, 0, 3, 4]]),
+        torch.tensor([[1, 1]]),
+    ):
+        generate(MODEL, fine, max_new_tokens=1)
+    assert not [w for w in recwarn if "padding" in str(w.message)]

@@ -432,6 +432,8 @@ def test_published_configs_are_understood_and_load_at_a_smaller_size(name, tmp_p
         ("llama", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "rope_parameters as one set"),
         ("llama", {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}, "one rope_theta, found 10000.0 and 500000.0"),
         ("llama", {"rope_scaling": {"factor": 2}, "rope_parameters": {"factor": 4}}, "one factor, found two that differ"),
+        *(("llama", {"rope_scaling": {"type": kind, "factor": 2.0}, "rope_parameters": {"rope_type": "default"}}, "one rope_type, found two that differ")
+          for kind in ("linear", "llama3")),
         ("llama", {"rope_scaling": {"rope_type": "llama3"}}, "expected factor above 0, found no such entry"),
         ("llama", {"rope_scaling": LLAMA3 | {"type": "llama3", "high_freq_factor": 1}}, "high_freq_factor above low_freq"),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 8}, "full attention in every layer, found sliding_window 8"),

@@ -127,6 +127,7 @@ ROOMS = {
             "steer",
             "sweep",
             "tokenizer",
+            "variants",
             "vectors",
         },
         {"torch", "numpy"},

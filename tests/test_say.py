@@ -1,5 +1,6 @@
 """A text in, what the model says after it out: the tokens of `generate`, and nothing of their bookkeeping."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -38,6 +39,22 @@ def test_it_takes_what_generate_takes() -> None:
     assert say(MODEL, BYTES, "so", generator=one, **drawn) == said([256, *b"so"], generator=two, **drawn)
     with pytest.raises(TypeError, match="tempereture"):
         say(MODEL, BYTES, "so", tempereture=1.0)
+
+
+def test_the_space_before_what_is_said_stays_where_a_tokenizer_takes_that_of_a_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As those of Llama 2 decode: what begins with a space loses it."""
+
+    class Stripping(Tokenizer):
+        def decode(self, ids: Any) -> str:
+            return super().decode(ids).removeprefix(" ")
+
+    module, usual = sys.modules["ministeer.generate"], generate
+    for new in (b" x", b"x "):
+        monkeypatch.setattr(module, "generate", lambda model, ids, new=new, **_: [*ids, *new])
+        assert say(MODEL, Stripping({bytes([byte]): byte for byte in range(256)}, eot=256), "so") == new.decode()
+    monkeypatch.setattr(module, "generate", usual)
 
 
 def test_it_ends_before_the_token_that_ends_a_text() -> None:

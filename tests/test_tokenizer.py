@@ -631,6 +631,33 @@ def test_a_saved_tokenizer_begins_a_prompt_as_before(form, add, tmp_path):
     assert theirs.encode("the cat").ids == tok.prompt("the cat")
 
 
+def test_what_ends_an_answer_is_config_jsons_where_no_other_file_says_it(tmp_path):
+    """A single id there may be the default of the model's class, and then is some word's."""
+    spec = trained("gpt2")
+    ids = {token["content"]: token["id"] for token in spec["added_tokens"]}
+    folder = folder_of(tmp_path, spec, eos_token=END)
+    for told, wanted in (
+        (ids["<|im_end|>"], (ids[END], ids["<|im_end|>"])),
+        (100, (ids[END],)),
+        ([100, 101], (ids[END], 100, 101)),
+    ):
+        (folder / "config.json").write_text(json.dumps({"eos_token_id": told}))
+        assert Tokenizer.from_folder(folder, 1000).stop == wanted
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 102}))
+    assert Tokenizer.from_folder(folder, 1000).stop == (ids[END], 102)
+
+
+def test_two_files_of_a_model_whose_config_says_qwen2_are_cut_as_its_own(tmp_path):
+    spec = trained("qwen2")
+    (tmp_path / "vocab.json").write_text(json.dumps(spec["model"]["vocab"] | {END: 900}))
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in spec["model"]["merges"]]
+    (tmp_path / "merges.txt").write_text("\n".join(merges))
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    assert Tokenizer.from_folder(tmp_path, 1000)._core.scheme == "qwen2"
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert Tokenizer.from_folder(tmp_path, 1000)._core.scheme == "gpt2"
+
+
 def test_two_files_with_added_tokens(hub_files, gpt2, tmp_path):
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / name).write_bytes((hub_files / name).read_bytes())
@@ -691,6 +718,7 @@ def test_a_gguf_files_metadata():
         ({"merges": [1]}, "expected lists of texts"),
         ({"token_type": [1]}, "a type for each of 263"),
         ({"eos_token_id": 10**9}, "ids among them"),
+        ({"add_eos_token": True}, "expected add_eos_token to be false"),
         ({"merges": ["h e", "t hee"]}, "merges of two tokens"),
         ({"tokens": ["a"] * 263}, "263 different tokens, got 1"),
     ],

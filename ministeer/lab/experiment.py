@@ -15,6 +15,7 @@ import builtins
 import hashlib
 import json
 import operator
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -114,7 +115,9 @@ class Experiment:
 
         Settings are plain values, as JSON has them, or steering vectors, which are written as their provenance. The
         rows are a copy, as they are read back from the file. What a measure holds counts as it is now, a list that it
-        fills too, so let it return what it finds. Raises `ValueError` for a model changed since its loading.
+        fills too, so let it return what it finds. What it asks of the world while it runs does not count: give a file's
+        text or a seed as a setting. Raises `ValueError` for a model changed since its loading, as far as that is seen:
+        `tensor.data[5, 5] = 0` is not (docs/design.md).
         """
         key = self._key(measure, settings)
         if key in self._known:
@@ -208,12 +211,14 @@ class Experiment:
             "page": page,
             "evidence": evidence or {},
         }
+        before = self._figures()
         write_text(self.journal, "".join(f"{_line(cell)}\n" for cell in self._used.values()))
         write_text(self.path, json.dumps(everything, indent=1, ensure_ascii=False, default=_plain) + "\n")
         drawn = {self.folder / figure["file"] for figure in figures}
-        found = {*self.folder.glob(f"**/{self.name}.*.safetensors"), *self.folder.glob(f"{self.name[:2]}_*.svg")}
-        for path in found - self._vectors - drawn:
-            path.unlink()
+        ours = re.compile(rf"{re.escape(self.name)}\.[0-9a-f]{{16}}\.safetensors")
+        made = {path for path in (self.folder / "vectors").glob("*.safetensors") if ours.fullmatch(path.name)}
+        for path in (made | before) - self._vectors - drawn:
+            path.unlink(missing_ok=True)
         if in_notebook():
             from IPython.display import SVG, display
 
@@ -221,6 +226,14 @@ class Experiment:
                 display(SVG(filename=str(path)))
         print(f"{self.name}: {finding} -> {self.path}")
         print(f"{self.name}, what was done: {receipt}")
+
+    def _figures(self) -> set[Path]:
+        """Those that were saved last."""
+        try:
+            figures = json.loads(self.path.read_text("utf-8"))["page"]["figures"]
+            return {self.folder / Path(figure["file"]).name for figure in figures}
+        except (OSError, ValueError, KeyError, TypeError):  # none yet, cut off, or of another form
+            return set()
 
     def _command(self) -> str:
         """The line that runs this experiment so again."""
@@ -319,7 +332,14 @@ def _line(cell: Row) -> str:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, default=_plain).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_keyed(value), default=_plain).encode()).hexdigest()[:16]
+
+
+def _keyed(value: Any) -> Any:
+    """The value with the kind of each key of a dict that is no text, as JSON makes texts of all."""
+    if isinstance(value, dict):
+        return {k if isinstance(k, str) else f"{type(k).__name__} {k!r}": _keyed(part) for k, part in value.items()}
+    return [*map(_keyed, value)] if isinstance(value, (list, tuple)) else value
 
 
 def _of_this(function: Any) -> bool:

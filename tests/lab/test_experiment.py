@@ -158,6 +158,41 @@ def test_the_file_says_what_its_rows_depend_on_and_holds_this_runs_cells_only(fo
     assert found["page"]["receipt"] == "nothing was touched"
 
 
+def test_what_another_wrote_stays(folder):
+    """Only what an experiment saved itself goes when it saves again."""
+
+    def saved(name: str, figure: str) -> Path:
+        run = Experiment(name, str(folder), results=folder.parent / "results")
+        (run.folder / figure).write_text("<svg/>")
+        run.save(**PAGE, figures=[{"file": figure, "alt": "", "caption": ""}])
+        return run.folder / figure
+
+    own = folder.parent / "results" / "small" / "01_test.best.safetensors"
+    one, other, first = (
+        saved("01_kind", "01_kind.svg"),
+        saved("01_honest", "01_honest.svg"),
+        saved("01_test", "01_a.svg"),
+    )
+    lab(folder).vector(extract.activation_addition, positive="a", negative="b", sites=[("pre", 1)]).save(own)
+    assert saved("01_test", "01_b.svg").exists() and not first.exists()
+    assert one.exists() and other.exists() and own.exists()
+
+
+def test_keys_that_are_no_texts_are_other_keys(folder):
+    run = lab(folder)
+    assert run._key(measure, {"table": {1: "a"}}) != run._key(measure, {"table": {"1": "a"}})
+
+
+@pytest.mark.parametrize("part", ["rows", "columns"])
+def test_a_model_that_was_ablated_through_data_is_refused(folder, part):
+    run = lab(folder)
+    run.cell(measure, text="hot")
+    w = run.model.blocks[0].mlp.c_fc.weight
+    (w.data[3:] if part == "rows" else w.data[:, 3:]).zero_()
+    with pytest.raises(ValueError, match="expected the model as it was loaded"):
+        run.cell(measure, text="hot")
+
+
 def test_a_vector_is_made_once_and_says_where_it_comes_from(folder):
     run = lab(folder)
     settings = {"positive": "Love", "negative": "Hate", "sites": [("pre", 1)]}
@@ -179,7 +214,8 @@ def test_figures_of_an_earlier_run_go_and_those_of_other_experiments_stay(folder
     run = lab(folder)
     for name in ("01_now", "01_before", "02_other"):
         (run.folder / f"{name}.svg").write_text("<svg/>")
-    run.save(**PAGE, figures=[{"file": "01_now.svg", "alt": "", "caption": ""}])
+    for name in ("01_before", "01_now"):
+        run.save(**PAGE, figures=[{"file": f"{name}.svg", "alt": "", "caption": ""}])
     assert sorted(path.name for path in run.folder.glob("*.svg")) == ["01_now.svg", "02_other.svg"]
 
 
