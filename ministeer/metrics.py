@@ -73,7 +73,8 @@ def _ids(logits: Tensor, tokens: Any) -> list[int]:
 def kl(logits: Tensor, reference: Tensor) -> Tensor:
     """KL(reference || logits) of the next-token distributions, in nats: `(..., V)`, `(..., V)` -> `(...)`.
 
-    A token of reference probability 0 adds nothing; one that `logits` alone rule out, by -inf, makes it infinite.
+    A token of reference probability 0 adds nothing; one that `logits` alone rule out, by -inf, makes it infinite. In float32
+    a divergence below 1e-5 is rounding for the most part: give both in float64.
     Raises `ValueError` for two shapes: of one reference for all rows give `reference.expand_as(logits)`.
     """
     _tensors(logits=logits, reference=reference)
@@ -82,7 +83,8 @@ def kl(logits: Tensor, reference: Tensor) -> Tensor:
             f"expected logits and a reference of one shape, got {tuple(logits.shape)} and {tuple(reference.shape)}; "
             "write reference.expand_as(logits) where it is one for all"
         )
-    p, q = reference.float().log_softmax(-1), logits.float().log_softmax(-1)
+    p, q = (x if x.dtype == torch.float64 else x.float() for x in (reference, logits))
+    p, q = p.log_softmax(-1), q.log_softmax(-1)
     return torch.where(p.exp() == 0, 0.0, p.exp() * (p - q)).sum(-1)
 
 

@@ -390,6 +390,8 @@ def _from_spec(spec: dict[str, Any], config: dict[str, Any], source: str) -> tup
     spec = spec | {"added_tokens": [*known, *new]}
     if isinstance(options.get("add_prefix_space"), bool):
         spec["pre_tokenizer"] = _with_space(spec.get("pre_tokenizer"), options["add_prefix_space"], source)
+    if options.get("add_prefix_space") is False and str(options.get("tokenizer_class")).startswith("Llama"):
+        spec = _without_space(spec)
     first = bpe.first_token(spec.get("post_processor"), source)
     if options.get(
         "add_bos_token"
@@ -428,6 +430,24 @@ def _with_space(pre: Any, space: bool, source: str) -> Any:
             stacklevel=2,
         )
     return pre
+
+
+def _without_space(spec: dict[str, Any]) -> dict[str, Any]:
+    """The file without the space that SentencePiece puts before a text; of these classes transformers leaves it out so too."""
+
+    def left(part: Any) -> Any:
+        if not isinstance(part, dict):
+            return part
+        if part.get("type") == "Metaspace":
+            return part | {"prepend_scheme": "never"}
+        name = {"Sequence": "normalizers"}.get(str(part.get("type")), "")
+        if name not in part:
+            return part
+        return part | {name: [left(inner) for inner in part[name] if inner.get("type") != "Prepend"]}
+
+    normalizer = spec.get("normalizer")
+    alone = isinstance(normalizer, dict) and normalizer.get("type") == "Prepend"
+    return spec | {"normalizer": None if alone else left(normalizer), "pre_tokenizer": left(spec.get("pre_tokenizer"))}
 
 
 def _from_two_files(folder: Path, config: dict[str, Any]) -> dict[str, Any]:

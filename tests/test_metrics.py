@@ -395,3 +395,19 @@ def test_groups_that_have_no_order_do_not_depend_on_how_they_come() -> None:
 def test_what_is_no_tensor_is_refused_in_one_sentence(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(1, 3, 5), torch.zeros(1, 3, dtype=torch.long))
+
+
+def test_a_small_divergence_is_right_in_float64() -> None:
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randn(3, 5000, generator=generator, dtype=torch.float64)
+    p = reference.softmax(-1)
+    for size in (1e-2, 1e-4):
+        moved = reference + size * torch.randn(3, 5000, generator=generator, dtype=torch.float64)
+        found = metrics.kl(moved, reference)
+        assert found.dtype == torch.float64
+        exact = (
+            size**2
+            / 2
+            * ((p * ((moved - reference) / size) ** 2).sum(-1) - (p * (moved - reference) / size).sum(-1) ** 2)
+        )
+        assert torch.allclose(found, exact, rtol=3 * size, atol=0)

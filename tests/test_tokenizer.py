@@ -523,6 +523,34 @@ def test_a_byte_level_alone_in_a_sequence_puts_its_space(tmp_path, recwarn):
     assert tok.encode("the") == plain.encode(" the") and not recwarn.list
 
 
+@pytest.mark.parametrize("kind", ["LlamaTokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize("form", ["Prepend", "Metaspace", "Prepend alone"])
+def test_a_llamas_space_before_a_text_is_left_out_where_its_config_says_so(kind, form, tmp_path):
+    """transformers reads the option of these classes alone."""
+    transformers = pytest.importorskip("transformers")
+    spec = sentencepiece()
+    if form == "Prepend alone":
+        spec["pre_tokenizer"] = {
+            "type": "Metaspace",
+            "replacement": "\u2581",
+            "prepend_scheme": "never",
+            "split": False,
+        }
+        spec["normalizer"] = {"type": "Prepend", "prepend": "\u2581"}
+    elif form == "Metaspace":
+        spec["pre_tokenizer"] = {
+            "type": "Metaspace",
+            "replacement": "\u2581",
+            "prepend_scheme": "first",
+            "split": False,
+        }
+        spec["normalizer"] = None
+    folder = folder_of(tmp_path, spec, tokenizer_class=kind, bos_token="<s>", eos_token="</s>", add_prefix_space=False)
+    tok, theirs = Tokenizer.from_folder(folder, 1000), transformers.AutoTokenizer.from_pretrained(folder)
+    for text in ("the cat", "a"):
+        assert tok.encode(text) == theirs.encode(text, add_special_tokens=False), text
+
+
 FLAGS = {
     "lstrip": ("<x>", {"lstrip": True}),
     "rstrip": ("<x>", {"rstrip": True}),
