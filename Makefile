@@ -17,9 +17,7 @@ FOUND = results/$(notdir $(MODEL:%/=%))$(if $(filter quick,$(SUBSET)),-quick)
 ATLAS = examples/12_public_behaviours.py
 ONLINE = $(wildcard examples/1[2-6]_*.py)
 ASKED = --model $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET)
-# the quickest first, so that the page shows a result within a minute or so on a real model too
-FIRST = examples/09_gated_steering.py
-SCRIPTS = $(FIRST) $(filter-out $(FIRST) $(ONLINE),$(wildcard examples/[0-9]*.py))
+SCRIPTS = $(filter-out $(ONLINE),$(sort $(wildcard examples/[0-9]*.py)))
 PORT ?= 8765
 SETS = $(if $(DATA),--data $(DATA))
 reproduce: $(READY)  ## every experiment on MODEL (nano): figures, tables and one report page in results/MODEL

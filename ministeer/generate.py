@@ -61,8 +61,12 @@ def say(
     draws = settings.get("top_p", 1.0) != 1.0 or any(settings.get(k) is not None for k in ("top_k", "generator"))
     told: Settings = {"temperature": 1.0 if draws else 0.0, "stop": tokenizer.stop, **settings}
     whole = generate(model, ids, max_new_tokens=max_new_tokens, **told)
-    whole = whole[:-1] if whole[-1] in told["stop"] else whole
-    before, after = tokenizer.decode(ids), tokenizer.decode(whole)  # some leave out the space that begins a text
+    return text_after(tokenizer, ids, whole[:-1] if whole[-1] in told["stop"] else whole)
+
+
+def text_after(tokenizer: Tokenizer, ids: Sequence[int], whole: Sequence[int]) -> str:
+    """The text of what `whole` says after `ids`, with the space that begins it: some tokenizers take that of a text."""
+    before, after = tokenizer.decode(ids), tokenizer.decode(whole)
     return after[len(before) :] if after.startswith(before) else tokenizer.decode(whole[len(ids) :])
 
 

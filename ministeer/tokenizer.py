@@ -390,7 +390,7 @@ def _from_spec(spec: dict[str, Any], config: dict[str, Any], source: str) -> tup
     spec = spec | {"added_tokens": [*known, *new]}
     if isinstance(options.get("add_prefix_space"), bool):
         spec["pre_tokenizer"] = _with_space(spec.get("pre_tokenizer"), options["add_prefix_space"], source)
-    if options.get("add_prefix_space") is False and str(options.get("tokenizer_class")).startswith("Llama"):
+    if options.get("add_prefix_space") is False and "llama" in str(options.get("tokenizer_class")).lower():
         spec = _without_space(spec)
     first = bpe.first_token(spec.get("post_processor"), source)
     if options.get(

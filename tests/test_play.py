@@ -157,6 +157,18 @@ def test_a_letter_of_several_tokens_comes_whole() -> None:
     assert "".join(pieces(BYTES, [255, 65, 255, 255])) == BYTES.decode([255, 65, 255, 255])
 
 
+def test_the_space_that_begins_what_is_said_stays() -> None:
+    """Also where a tokenizer takes that of a text, as Llama 2's."""
+
+    class Stripping(Tokenizer):
+        def decode(self, ids: Any) -> str:
+            return super().decode(ids).removeprefix(" ")
+
+    tokenizer = Stripping({bytes([byte]): byte for byte in range(256)}, eot=256)
+    assert pieces(tokenizer, list(b" so"), [256, *b"it is"]) == [" ", "s", "o"]
+    assert pieces(BYTES, list(b" so"), [256, *b"it is"]) == [" ", "s", "o"]
+
+
 def test_a_chat_is_the_models_own(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = Tokenizer({bytes([byte]): byte for byte in range(256)}, eot=256)
     with pytest.raises(ValueError, match="a tokenizer with a chat template"):

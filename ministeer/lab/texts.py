@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ministeer.generate import generate, prefill
+from ministeer.generate import generate, prefill, text_after
 from ministeer.lab import data
 from ministeer.lab.answers import answers, log_probabilities
 from ministeer.lab.experiment import Experiment
@@ -67,7 +67,7 @@ def completions(
     steer = Steer(vector, ("pre", layer), coefficient, "front")
     draws = [torch.Generator().manual_seed(seed) for _, seed in asked]
     made = generate(model, ids, steer=steer, generator=draws, stop=tokenizer.stop, **SAMPLED)
-    return [{"text": tokenizer.decode(text[len(i) :])} for text, i in zip(made, ids, strict=True)]
+    return [{"text": text_after(tokenizer, i, text)} for text, i in zip(made, ids, strict=True)]
 
 
 def count(texts: Sequence[str]) -> Counts:

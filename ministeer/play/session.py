@@ -168,7 +168,7 @@ class Session:
         beside: Sequence[int] = (),
     ) -> list[int]:  # fmt: skip
         """The new tokens; the text of each is told as soon as it is there, and with it that of the same place in the text beside it."""
-        spell, spell_other, others = speller(self.tokenizer), speller(self.tokenizer), list(beside)
+        spell, spell_other, others = speller(self.tokenizer, ids), speller(self.tokenizer, ids), list(beside)
 
         def on_token(_row: int, token: int) -> None:
             if others:
@@ -215,7 +215,7 @@ class Session:
         apart = metrics.kl(steered, plain).tolist()
         likely = [self._likeliest(logits) for logits in (plain, steered)]
         along = [_along(tape[steer.site][0, start:], steer).tolist() for steer in steers]  # of each vector (T,)
-        said = pieces(self.tokenizer, new)
+        said = pieces(self.tokenizer, new, ids)
         return [
             {
                 "text": said[i],
@@ -334,11 +334,11 @@ def keep(store: dict[str, T], key: str, make: Callable[[], T]) -> T:
     return store[key]
 
 
-def speller(tokenizer: Tokenizer) -> Callable[[int], str]:
-    """A function of one token after another: the text that each adds. A letter of several tokens comes with the last of them, and what
-    ends an answer is not text."""
-    ids: list[int] = []
-    shown = 0
+def speller(tokenizer: Tokenizer, before: Sequence[int] = ()) -> Callable[[int], str]:
+    """A function of one token after another: the text that each adds to those before. A letter of several tokens comes with the last of
+    them, and what ends an answer is not text."""
+    ids = list(before)
+    shown = len(tokenizer.decode(ids).rstrip("\ufffd"))
 
     def spell(token: int) -> str:
         nonlocal shown
@@ -352,10 +352,11 @@ def speller(tokenizer: Tokenizer) -> Callable[[int], str]:
     return spell
 
 
-def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
-    """The text that each token adds; together they are the text of all."""
-    found = list(map(speller(tokenizer), ids))
-    rest = tokenizer.decode(ids)[len("".join(found)) :]  # bytes at the end that are no letter, as U+FFFD
+def pieces(tokenizer: Tokenizer, ids: Sequence[int], before: Sequence[int] = ()) -> list[str]:
+    """The text that each token adds to those before; together they are the text of all."""
+    found = list(map(speller(tokenizer, before), ids))
+    begun = len(tokenizer.decode(before).rstrip("\ufffd")) + len("".join(found))
+    rest = tokenizer.decode([*before, *ids])[begun:]  # bytes at the end that are no letter, as U+FFFD
     return [*found[:-1], found[-1] + rest] if found else []
 
 
