@@ -46,6 +46,14 @@ docs: $(READY_DOCS)  ## a site of the course, run on nano, and all other pages: 
 	$(PY) -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/docs
 	@cp build/docs/README.html build/docs/index.html
 
+course: $(READY_DOCS)  ## the lessons as notebooks that keep their outputs, run on MODEL: build/course
+	@mkdir -p build/course && cp docs/course/*.py docs/course/*.md build/course
+	@sed -i.nano 's|load("nano")|load("$(MODEL)")|' build/course/[1-9]_*.py
+	@$(PY) -m jupytext -q --to ipynb build/course/[1-9]_*.py && rm build/course/[1-9]_*.py*
+	@for lesson in build/course/[1-9]_*.ipynb; do \
+	  $(PY) -m jupyter execute --inplace $$lesson || exit 1; \
+	done
+
 test: $(READY)  ## the tests, on as many as four cores
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal
 
@@ -112,6 +120,6 @@ $(READY_DOCS): $(READY)
 	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
-.PHONY: help reproduce atlas beyond play record docs test check bench bench-gpu bench-peers test-xl weights
+.PHONY: help reproduce atlas beyond play record docs course test check bench bench-gpu bench-peers test-xl weights
 .PHONY: weights/nano weights/nano/seeds weights/nano/sizes
 .DEFAULT_GOAL := help
