@@ -62,6 +62,15 @@ def test_the_first_press_shows_both_texts_and_what_was_done(page: Any) -> None:
     assert "color-mix" in first.get_attribute("style") or "color(" in first.get_attribute("style")
 
 
+def test_the_drawing_shows_where_the_vector_is_added(page: Any) -> None:
+    points = page.locator(".stream circle")
+    assert points.count() == 9
+    for layer in (2, 8):
+        page.fill("input[type=number].layer", str(layer))
+        arrow = page.get_attribute(".stream .push", "d")
+        assert arrow.startswith(f"M{points.nth(layer).get_attribute('cx')} ")
+
+
 def test_its_controls_can_be_named(page: Any) -> None:
     """Each has a label, in words or by an attribute."""
     page.click("#another")

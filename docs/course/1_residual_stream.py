@@ -87,7 +87,10 @@ for some in (text, "The opposite of hot is", "The queen said that"):
 #
 # A place in the stream is called a **site**. `("pre", i)` is the stream that enters block i, so `("pre", 0)` is the
 # embedding and `("pre", n_layer)` leaves the last block. `("mid", i)` lies inside block i, between its attention and
-# its MLP. What other libraries call the output of block i is `("pre", i + 1)` here.
+# its MLP. What other libraries call the output of block i is `("pre", i + 1)` here. In the drawing, of a model with 30
+# blocks, the line is the stream and the points are the sites `("pre", i)`.
+#
+# ![The stream as a line, blocks that read it and add to it, and a vector added at one site](../stream.svg)
 #
 # A **tape** records the stream at the sites you ask for; an empty one records all of them.
 
