@@ -24,8 +24,8 @@ reproduce: $(READY)  ## every experiment on MODEL (nano): figures, tables and on
 	@$(PY) -m ministeer.lab.estimate $(MODEL) --dtype $(DTYPE) --device $(DEVICE) --subset $(SUBSET)
 	@for script in $(SCRIPTS); do \
 	  $(PY) $$script $(ASKED) || exit 1; \
-	  $(PY) -m ministeer.lab.report $(FOUND) | tail -n 1; \
-	done
+	  wait; $(PY) -m ministeer.lab.report $(FOUND) | tail -n 1 & \
+	done; wait
 	@$(PY) -m ministeer.lab.report $(FOUND) $(wildcard weights/$(MODEL)/seed-*.json)
 
 atlas: $(READY)  ## 135 public behaviours on MODEL, downloaded once, or in DATA: which can be steered? results/atlas/MODEL/atlas.html
