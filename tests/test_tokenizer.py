@@ -529,21 +529,12 @@ def test_a_llamas_space_before_a_text_is_left_out_where_its_config_says_so(kind,
     """transformers reads the option of these classes alone."""
     transformers = pytest.importorskip("transformers")
     spec = sentencepiece()
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "split": False}
     if form == "Prepend alone":
-        spec["pre_tokenizer"] = {
-            "type": "Metaspace",
-            "replacement": "\u2581",
-            "prepend_scheme": "never",
-            "split": False,
-        }
+        spec["pre_tokenizer"] = metaspace | {"prepend_scheme": "never"}
         spec["normalizer"] = {"type": "Prepend", "prepend": "\u2581"}
     elif form == "Metaspace":
-        spec["pre_tokenizer"] = {
-            "type": "Metaspace",
-            "replacement": "\u2581",
-            "prepend_scheme": "first",
-            "split": False,
-        }
+        spec["pre_tokenizer"] = metaspace | {"prepend_scheme": "first"}
         spec["normalizer"] = None
     folder = folder_of(tmp_path, spec, tokenizer_class=kind, bos_token="<s>", eos_token="</s>", add_prefix_space=False)
     tok, theirs = Tokenizer.from_folder(folder, 1000), transformers.AutoTokenizer.from_pretrained(folder)

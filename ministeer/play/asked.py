@@ -62,7 +62,7 @@ def asked(given: Any, layers: int) -> Asked:
     )
 
 
-def push(given: Any, layers: int, number_: int | None = None) -> Push:
+def push(given: Any, layers: int, which: int | None = None) -> Push:
     """One vector; with its number, where there are several, in what is said of it."""
     try:
         given = entries(given, "a vector")
@@ -71,7 +71,7 @@ def push(given: Any, layers: int, number_: int | None = None) -> Push:
         layer = int(number(given, "layer", 0, layers, 0, whole=True))
         return Push(recipe(given), layer, number(given, "strength", -STRENGTH, STRENGTH, 0), where)
     except ValueError as error:
-        raise (error if number_ is None else ValueError(f"vector {number_}: {error}")) from None
+        raise (error if which is None else ValueError(f"vector {which}: {error}")) from None
 
 
 def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,9 +98,9 @@ def pairs(given: Any) -> list[list[str]]:
     return [[text({"side": side}, "side", f"in pair {i}") for side in row] for i, row in enumerate(found, 1)]
 
 
-def _split(number_: int, line: str) -> list[str]:
+def _split(place: int, line: str) -> list[str]:
     sides = [side.strip() for side in re.split(r"[|\t]", line)]
-    expect(len(sides) == 2, "two texts on each line, towards | away from", f"{line[:40]!r} on line {number_}", "write one bar between them")  # fmt: skip
+    expect(len(sides) == 2, "two texts on each line, towards | away from", f"{line[:40]!r} on line {place}", "write one bar between them")  # fmt: skip
     return sides
 
 
