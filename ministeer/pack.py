@@ -10,8 +10,10 @@ that torch.compile calls, but private to torch: they are named in this file and 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NoReturn
 
 import torch
@@ -93,25 +95,49 @@ class Packed(Held):
 
 
 class Int8(Held):
-    """The matrix as whole numbers from -127 to 127, and what each row's are multiplied by."""
+    """The matrix as whole numbers from -127 to 127, and what each row's are multiplied by. So is what comes in, for each token.
+
+    A few entries of a stream are far larger than all others and would set a token's step. Both are therefore turned first,
+    W x = (W H) (H x), which spreads an entry over its block of H (QuaRot, Ashkboos et al. 2024).
+    """
 
     def __init__(self, linear: Linear) -> None:
         super().__init__(linear)
-        w = linear.weight.detach()
-        largest = w.abs().amax(1).float().clamp(min=torch.finfo(torch.float32).tiny)  # (out,)
-        self.scale = (largest / 127).to(w.dtype)
-        steps = w / self.scale.float()[:, None]  # by the scale as it is held: half a step is then the most that is lost
-        self.rounded = steps.round_().clamp_(-127, 127).to(torch.int8).contiguous()  # (out, in), by rows
+        self.dtype = linear.weight.dtype
+        steps, rows = [], []
+        for strip in torch.split(linear.weight.detach(), 128):  # in a processor's cache
+            w = turned(strip.double())  # in float64, which gives the same whole numbers on every machine
+            steps.append(_step(w))
+            rows.append((w / steps[-1]).round_().to(torch.int8))
+        self.scale, rounded = torch.cat(steps)[:, 0].float(), torch.cat(rows)  # (out,), (out, in)
+        self.quick = whole_products()
+        self.held = torch.ops.onednn.qlinear_prepack(rounded, None) if self.quick else rounded
+        self.zero = torch.zeros(self.out, dtype=torch.int32)
+
+    @property
+    def rounded(self) -> Tensor:
+        """The whole numbers `(out, in)`, of the turned matrix."""
+        rounded: Tensor = self.held.to_dense().t() if self.quick else self.held
+        return rounded
 
     def dense(self) -> Tensor:
-        return self.rounded.to(self.scale.dtype) * self.scale[:, None]
+        whole = turned(self.rounded.float())  # exact, on every machine, as 64 are turned by eighths
+        return (whole * self.scale[:, None]).to(self.dtype)
 
     def product(self, x: Tensor, activation: str | None) -> Tensor:
-        # the operator is for few tokens: more are quicker through the matrix; and it reads a row in steps, past its end if need be
-        if len(x) > 4 or x.shape[1] % 64:
-            return _then(F.linear(x, self.dense(), self.bias), activation)
-        out: Tensor = torch.ops.aten._weight_int8pack_mm(x.contiguous(), self.rounded, self.scale)
-        return _then(out if self.bias is None else out + self.bias, activation)
+        x = turned(x)
+        if self.quick:
+            step = _step(x)  # (N, 1), in the dtype in which the sum is multiplied by it
+            whole = (x / step.float()).add_(128.5).to(torch.uint8)  # 128 is nothing, 1 to 255 are -127 to 127
+            out: Tensor = torch.ops.onednn.qlinear_pointwise(
+                whole, 1.0, 128, self.held, self.scale, self.zero, None, 1.0, 0, x.dtype, "none", [], ""
+            )
+            out.mul_(step)
+        elif len(x) <= 4 and x.shape[1] % 64 == 0:  # for few tokens; it reads a row in steps, past its end if need be
+            out = torch.ops.aten._weight_int8pack_mm(x.contiguous(), self.held, self.scale.to(x.dtype))
+        else:
+            out = F.linear(x, (self.held * self.scale[:, None]).to(x.dtype))
+        return _then(out if self.bias is None else out.add_(self.bias), activation)
 
 
 class PackedEmbedding(Embedding):
@@ -162,6 +188,41 @@ def _reordered(weight: Tensor) -> Tensor:
     tokens = 384  # in a usual batch: a hint, any number is computed rightly
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), tokens)
     return packed
+
+
+def turned(x: Tensor) -> Tensor:
+    """Blocks of the last dimension times a Hadamard matrix, orthogonal and its own inverse: turned twice, x is x again."""
+    size = min(64, x.shape[-1] & -x.shape[-1])  # the power of two in the width
+    return (x.reshape(-1, size) @ hadamard(size, x.dtype)).view(x.shape)
+
+
+@cache
+@torch.inference_mode(False)
+def hadamard(size: int, dtype: torch.dtype) -> Tensor:
+    """`(size, size)` of 1 and -1 over the root of its size, a power of two (Sylvester 1867)."""
+    h = torch.ones(1, 1)
+    while len(h) < size:
+        h = torch.cat([torch.cat([h, h], 1), torch.cat([h, -h], 1)])
+    return (h / math.sqrt(size)).to(dtype)
+
+
+def _step(x: Tensor) -> Tensor:
+    """What whole numbers to 127 are multiplied by to give each row `(N, in)`, `(N, 1)`."""
+    return (x.abs().amax(1, keepdim=True) / 127).clamp(min=torch.finfo(x.dtype).tiny)
+
+
+@cache
+def whole_products() -> bool:
+    """Whether oneDNN multiplies whole numbers of 8 bits quickly and rightly here: without VNNI, it stops at 16 bits where a pair is larger."""
+    try:
+        held = torch.ops.onednn.qlinear_prepack(torch.full((16, 64), 127, dtype=torch.int8), None)
+        x, ones, zeros = torch.full((1, 64), 255, dtype=torch.uint8), torch.ones(16), torch.zeros(16, dtype=torch.int32)
+        found = torch.ops.onednn.qlinear_pointwise(
+            x, 1.0, 128, held, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+    except (AttributeError, RuntimeError):
+        return False
+    return torch.cpu._is_vnni_supported() and bool((found == 64 * 127 * 127).all())
 
 
 def _then(x: Tensor, activation: str | None) -> Tensor:

@@ -162,7 +162,8 @@ def test_a_hook_on_a_packed_matrix_sees_its_product_alone(form: Any) -> None:
     expected = mlp(x)
     handle = matrix.register_forward_hook(lambda _m, _a, out: seen.append(out))
     assert relative(mlp(x), expected) < 1e-5
-    assert relative(seen[0], F.linear(x, matrix.weight, matrix.bias)) < 1e-5
+    product = F.linear(x, matrix.weight, matrix.bias)
+    assert relative(seen[0], product) < (1e-5 if form is pack else 0.02)  # int8 rounds x too
     handle.remove()
     matrix.register_forward_pre_hook(lambda _m, given: 1.0 * given[0])  # what it returns are all the arguments
     assert relative(mlp(x), expected) < 1e-5
