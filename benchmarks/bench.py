@@ -50,10 +50,9 @@ import ministeer
 from ministeer import metrics
 from ministeer.checkpoint import known_device
 from ministeer.files import write_text
-from ministeer.lab import data
+from ministeer.lab import published
 from ministeer.model import GPT2Config
 from ministeer.pack import int8, supported
-from ministeer.prompts import pad
 
 HERE = Path(__file__).parent
 
@@ -96,20 +95,21 @@ def loading(folder: Path, dtype: str, threads: int, repetitions: int, sides: Seq
 
 
 def rounding() -> str:
-    """What 16 and 8 bits do to a model with real weights, nano's, against float32."""
-    exact, tokenizer = ministeer.load("nano")
-    ids, positions = pad([[tokenizer.bos, *tokenizer.encode(row["prompt"])] for row in data.read("facts.tsv")])
-    real, plain, found = positions >= 0, exact(ids), []
-    for name, model in (
-        ("bfloat16", ministeer.load_model("nano", dtype="bfloat16")),
-        ("int8 of float32", int8(ministeer.load_model("nano"))),
-        ("int8 of bfloat16", int8(ministeer.load_model("nano", dtype="bfloat16"))),
+    """What 16 and 8 bits do to a real language model, SmolLM2-135M-Instruct, against float32, on two passages."""
+    name = "smollm2-135m-instruct"
+    exact, tokenizer = ministeer.load(name)
+    texts = [torch.tensor([tokenizer.prompt(passage)]) for passage in published.texts()]
+    plain, found = [exact(ids)[0] for ids in texts], []
+    for form, model in (
+        ("bfloat16", ministeer.load_model(name, dtype="bfloat16")),
+        ("int8 of float32", int8(ministeer.load_model(name))),
+        ("int8 of bfloat16", int8(ministeer.load_model(name, dtype="bfloat16"))),
     ):
-        logits = model(ids)
-        kl = metrics.kl(logits, plain)[real].mean()
-        same = (logits.argmax(-1) == plain.argmax(-1))[real].float().mean()
-        found.append(f"{name}: KL {kl:.1e} nats, the likeliest token the same at {same:.1%} of positions")
-    return "; ".join(found) + f" ({int(real.sum())} positions of nano's facts)."
+        pairs = [(model(ids)[0].float(), there) for ids, there in zip(texts, plain, strict=True)]
+        kl = torch.cat([metrics.kl(*pair) for pair in pairs]).mean()
+        same = torch.cat([here.argmax(-1) == there.argmax(-1) for here, there in pairs]).float().mean()
+        found.append(f"{form}: KL {kl:.1e} nats, the likeliest token the same at {same:.1%} of positions")
+    return "; ".join(found) + f" ({sum(ids.numel() for ids in texts)} positions)."
 
 
 # --- the run and the tables ------------------------------------------------------------------------------------------
@@ -150,7 +150,11 @@ def headline(folder: Path, threads: int, add: Callable[[Row], None], llama: bool
                 workers[OURS].must("int8")
                 bench = Bench(XL, dtype, workers | another, "int8")
                 bench.decode(1, 1, 2)
-                add(bench.decode(2, 1, 32))
+                add(bench.decode(2, 1, 32, target=3.0))
+                for side in another:  # one text at a time
+                    del bench.workers[side]
+                add(bench.decode(1, 16, 16, target=3.0))
+                add(bench.sweep(1, layers, 8, target=6.0))
 
 
 def modern(folder: Path, threads: int, repetitions: int, add: Callable[[Row], None]) -> None:
@@ -343,8 +347,8 @@ sides, from one file; each side in a process of its own, in turns.
 {side_by_side(large)}
 
 Medians, the slowest and the fastest in brackets. Limits were measured in the same run; memory was read at {read_bandwidth() / 1e9:.1f} GB/s.
-`pack`: after `ministeer.pack.pack`, whose result is the same to rounding; `int8`: after `ministeer.pack.int8`, in which the matrices are rounded.
-What rounding does to nano, against its float32: {rounding()}
+`pack`: after `ministeer.pack.pack`, whose result is the same to rounding; `int8`: after `ministeer.pack.int8`, in which the matrices and what they multiply are rounded.
+What rounding does to SmolLM2-135M-Instruct, against its float32: {rounding()}
 Peak: the most memory of each side's process so far, over that of its imports. In float32 the weights are the mapped file, on both sides; it is the disk's
 cache, which the system takes back when memory is short, and after `pack` it is counted beside the packed model.
 

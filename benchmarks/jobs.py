@@ -22,7 +22,7 @@ from ministeer.checkpoint import save_model
 from ministeer.initialize import initialize
 from ministeer.llama import Llama, LlamaConfig
 from ministeer.model import GPT2, GPT2Config, Linear, Transformer, multiply
-from ministeer.pack import Packed, supported
+from ministeer.pack import Int8, Packed, supported
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / "build" / "peers"  # an environment of its own for each, made by `make bench-peers`
@@ -223,7 +223,7 @@ class Bench:
             self.named(f"contrastive extraction, {pairs} pairs of {tokens} tokens, all layers"), self.dtype, sides,
             "mean difference of pairs that differ in the last token, as contrast pairs as published do; ours `extract.pair_streams`, which reads once what a pair "
             "begins with alike; repeng fits principal components; the limit is the blocks' matrix products for the tokens that differ.",
-            target=target, limit=work / gemm_rate(c, self.torch_dtype, self.device),
+            target=target, limit=work / gemm_rate(c, self.torch_dtype, self.device, self.form == "int8"),
         )  # fmt: skip
 
     def sweep(
@@ -252,7 +252,7 @@ class Bench:
             self.named(f"sweep, {len(layers)} layers x {len(COEFFS)} coefficients x {prompts} prompts of {tokens} tokens"), self.dtype, sides,
             f"ours `sweep`, the whole grid of these layers, spread over the {c.n_layer}; elsewhere a forward pass of the batch for each cell, of which {len(some)} "
             "were run (each costs the same) and counted for all; the limit is the matrix products of the blocks above each site.",
-            target=target, at_most=at_most, limit=sweep_operations(c, layers, len(COEFFS), prompts * tokens) / gemm_rate(c, self.torch_dtype, self.device),
+            target=target, at_most=at_most, limit=sweep_operations(c, layers, len(COEFFS), prompts * tokens) / gemm_rate(c, self.torch_dtype, self.device, self.form == "int8"),
         )  # fmt: skip
 
     def ablate(
@@ -315,8 +315,9 @@ def read_bandwidth(device: str = "cpu") -> float:
 
 
 @cache
-def gemm_rate(config: Config, dtype: torch.dtype, device: str = "cpu") -> float:
-    """Operations a second of a batch through the widest of a block's matrices, or through a square one, packed or not: the fastest."""
+def gemm_rate(config: Config, dtype: torch.dtype, device: str = "cpu", whole: bool = False) -> float:
+    """Operations a second of a batch through the widest of a block's matrices, or through a square one, packed or not, or of whole
+    numbers of 8 bits: the fastest."""
     d, inner, found = config.width, config.inner, []
     for rows, inside, outside in ((384, d, inner), (384, inner, d), (2048, 2048, 2048)):
         x, w = torch.randn(rows, inside).to(device, dtype), torch.randn(outside, inside).to(device, dtype)
@@ -324,5 +325,8 @@ def gemm_rate(config: Config, dtype: torch.dtype, device: str = "cpu") -> float:
         if device == "cpu" and supported(dtype):
             packed = Packed(Linear(inside, outside, dtype=dtype))
             ways.append(lambda x=x, packed=packed: packed(x))  # type: ignore[misc]
+        if whole:
+            rounded = Int8(Linear(inside, outside, dtype=dtype))
+            ways.append(lambda x=x, rounded=rounded: rounded(x))  # type: ignore[misc]
         found += [2 * rows * inside * outside / seconds(way) for way in ways for _ in range(8)]
     return max(found)

@@ -66,14 +66,14 @@ def test_a_chat_is_steered_english(smollm2: Any) -> None:
     assert all(len(set(text.split())) >= 8 for text in said), said
 
 
-def test_rounding_costs_thirty_times_what_it_costs_nano(smollm2: Any) -> None:
-    """bfloat16: KL 1.1e-3 nats and 94.8 % of the likeliest tokens; 8 bits, a scale for each row: 2.8e-3 and 95.7 %; on two texts."""
+def test_what_rounding_costs(smollm2: Any) -> None:
+    """bfloat16: KL 1.1e-3 nats and 94.8 % of the likeliest tokens; 8 bits: 3.4e-3 and 96.3 %; on two texts."""
     model, tok = smollm2
     texts = [torch.tensor([ids]) for ids in passages(tok)]
     exact = [model(ids)[0] for ids in texts]
     for other, kl in (
         (ministeer.load_model(NAME, dtype="bfloat16"), 1.1e-3),
-        (pack.int8(ministeer.load_model(NAME)), 2.8e-3),
+        (pack.int8(ministeer.load_model(NAME)), 3.4e-3),
     ):
         found = [other(ids)[0].float() for ids in texts]
         assert kl / 1.5 < torch.cat([metrics.kl(*pair) for pair in zip(found, exact)]).mean() < 1.5 * kl
