@@ -251,19 +251,14 @@ def pack(model: Transformer) -> Transformer:
     dtype = model.dtype
     if not supported(dtype):
         raise ValueError(f"expected a processor and a torch with oneDNN's {dtype}, got one without; leave out `pack`")
-    name = "wte" if model.lm_head is None else "lm_head"
-    if not isinstance(model.head, PackedEmbedding):
-        _check_plain(model.head, Embedding, name)
-    _replace(model, Packed)
-    if not isinstance(model.head, PackedEmbedding):
-        setattr(model, name, PackedEmbedding(model.head))
-    return model
+    return _replace(model, Packed)
 
 
 def int8(model: Transformer) -> Transformer:
     """Round the blocks' matrices to 8 bits, a scale for each row, in place, and return the model; for a CPU.
 
-    The model is another one, and its fingerprint says so; embeddings, norms and biases stay as they are. Where the processor has
+    The model is another one, and its fingerprint says so; norms, biases and the embedding, of which the unembedding has a copy as
+    after `pack`, stay as they are. Where the processor has
     quick products of 8 bits (VNNI), each token that comes to a matrix is rounded as well. `make bench` states beside the speed how
     far this moves the probabilities of SmolLM2.
 
@@ -300,16 +295,22 @@ def _replace(model: Transformer, form: type[Held]) -> Transformer:
         if not isinstance(child, Linear):
             continue
         _check_plain(child, Linear, where)
+    name, packs = "wte" if model.lm_head is None else "lm_head", supported(model.dtype)
+    packs = packs and not isinstance(model.head, PackedEmbedding)
+    if packs:
+        _check_plain(model.head, Embedding, name)
     parents = [m for m in model.modules() if not isinstance(m, Linear)]  # a list of those would keep each till the end
     for module in parents:
-        for name in list(module._modules):
-            child = getattr(module, name)
+        for part in list(module._modules):
+            child = getattr(module, part)
             if isinstance(child, Held) and not isinstance(child, form):
                 raise ValueError(
                     f"expected a model as it was loaded, got one that is {type(child).__name__} already; load it again"
                 )
             if isinstance(child, Linear):
-                setattr(module, name, form(child))
+                setattr(module, part, form(child))
+    if packs:
+        setattr(model, name, PackedEmbedding(model.head))
     # at the root and in the blocks too, which would else change embeddings and norms before they come to a matrix
     refused = dict.fromkeys(("_apply", "load_state_dict", "__deepcopy__"), _refuse) | {"requires_grad_": _learning}
     for module in parents:

