@@ -125,18 +125,16 @@ class Int8(Held):
         return (whole * self.scale[:, None]).to(self.dtype)
 
     def product(self, x: Tensor, activation: str | None) -> Tensor:
-        x = turned(x)
         if self.quick:
-            step = _step(x)  # (N, 1), in the dtype in which the sum is multiplied by it
-            whole = (x / step.float()).add_(128.5).to(torch.uint8)  # 128 is nothing, 1 to 255 are -127 to 127
+            whole, step = _whole(x)
             out: Tensor = torch.ops.onednn.qlinear_pointwise(
                 whole, 1.0, 128, self.held, self.scale, self.zero, None, 1.0, 0, x.dtype, "none", [], ""
             )
             out.mul_(step)
         elif len(x) <= 4 and x.shape[1] % 64 == 0:  # for few tokens; it reads a row in steps, past its end if need be
-            out = torch.ops.aten._weight_int8pack_mm(x.contiguous(), self.held, self.scale.to(x.dtype))
+            out = torch.ops.aten._weight_int8pack_mm(turned(x).contiguous(), self.held, self.scale.to(x.dtype))
         else:
-            out = F.linear(x, (self.held * self.scale[:, None]).to(x.dtype))
+            out = F.linear(turned(x), (self.held * self.scale[:, None]).to(x.dtype))
         return _then(out if self.bias is None else out.add_(self.bias), activation)
 
 
@@ -211,6 +209,17 @@ def _step(x: Tensor) -> Tensor:
     return (x.abs().amax(1, keepdim=True) / 127).clamp(min=torch.finfo(x.dtype).tiny)
 
 
+def _whole(x: Tensor) -> tuple[Tensor, Tensor]:
+    """What is turned and rounded of `(N, in)`: numbers from 1 to 255 of which 128 is nothing, and each row's step, `(N, 1)`."""
+    whole, steps = torch.empty(x.shape, dtype=torch.uint8), []
+    # in parts, for which memory is at hand: a float32 copy of all would be asked of the system each time
+    for some, there in zip(torch.split(x, 256), torch.split(whole, 256)):
+        some = turned(some)
+        steps.append(_step(some))  # in the dtype in which sums are multiplied by it
+        there.copy_((some / steps[-1].float()).add_(128.5))
+    return whole, torch.cat(steps)
+
+
 @cache
 def whole_products() -> bool:
     """Whether oneDNN multiplies whole numbers of 8 bits quickly and rightly here: without VNNI, it stops at 16 bits where a pair is larger."""
@@ -257,10 +266,9 @@ def pack(model: Transformer) -> Transformer:
 def int8(model: Transformer) -> Transformer:
     """Round the blocks' matrices to 8 bits, a scale for each row, in place, and return the model; for a CPU.
 
-    The model is another one, and its fingerprint says so; norms, biases and the embedding, of which the unembedding has a copy as
-    after `pack`, stay as they are. Where the processor has
-    quick products of 8 bits (VNNI), each token that comes to a matrix is rounded as well. `make bench` states beside the speed how
-    far this moves the probabilities of SmolLM2.
+    The model is another one, and its fingerprint says so. Norms and biases stay as they are; so does the embedding, with a copy for
+    the unembedding as after `pack`. Where the processor has quick products of 8 bits (VNNI), each token that comes to a matrix is
+    rounded as well. `make bench` states beside the speed how far this moves the probabilities of SmolLM2.
 
     Raises `ValueError` for another dtype than bfloat16 and float32, or another device than the CPU.
     """
