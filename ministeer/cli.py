@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     steer.add_argument("--vector", type=some, action="append", metavar="FILE[:COEFF][@LAYER]", help="a file that SteeringVector.save or `ministeer extract` wrote, or a control vector in a .gguf file; more than once for several")  # fmt: skip
     steer.add_argument("--plus", type=text, metavar="TEXT", help="the stream over this text ...")
     steer.add_argument("--minus", type=text, metavar="TEXT", help="... minus the stream over this one")
-    steer.add_argument("--layer", type=number(int, 0), help="the block whose input is steered")
+    steer.add_argument("--layer", type=number(int, 0), help="the block whose input is steered (by default half way up, or of a file's layers the nearest to that)")  # fmt: skip
     steer.add_argument("--site", choices=("pre", "mid"), default="pre", help="the block's input (pre, by default), or the stream between its attention and its MLP (mid)")  # fmt: skip
     steer.add_argument("--coeff", type=several(number(float)), metavar="C", help=f"times the vector; -1,0,1 shows several side by side; by default what adds {SHARE:g} of the stream's norm to the token of the unsteered text where it adds most")  # fmt: skip
     steer.add_argument("--where", choices=WHERES, help='by default "front", position by position, for activation addition (--plus and --minus without --chat, or a file of such a vector), else "all"; of --plus and --minus anywhere but at the front, their last tokens differ')  # fmt: skip
@@ -88,8 +88,9 @@ def steered(options: argparse.Namespace) -> str:
     pushes = _pushes(options)
     prompt = contents("-").removesuffix("\n").removesuffix("\r") if options.prompt == "-" else options.prompt
     model, tokenizer = load(options.model, device=options.device, dtype=options.dtype)
-    last = _last(options, model)
+    last, open_layers = _last(options, model), any(push.layer is None for push in pushes)
     for push in pushes:
+        push.layer = _usual_layer(push, model) if push.layer is None else push.layer
         expect(push.layer <= last, f"--layer from 0 to {last}, the model's layers", push.layer)
     verbs.check_chat(options, tokenizer)
     ids = tokenizer.prompt(prompt)
@@ -118,12 +119,14 @@ def steered(options: argparse.Namespace) -> str:
         return tokenizer.decode(text[begun:end])
 
     plain, runs, taken = continued("unsteered"), [], ""
+    if open_layers:
+        taken = f"layer {' and '.join(str(push.layer) for push in pushes)}, as no --layer was given; "
     if options.coeff is None and any(push.coeff is None for push in pushes):
         steers = [
             replace(steer, coeff=fitting(model, plain, len(ids), steer)) if push.coeff is None else steer
             for steer, push in zip(steers, pushes, strict=True)
         ]
-        taken = f"coefficient {' and '.join(f'{steer.coeff:g}' for steer in steers)}, as no --coeff was given; "
+        taken += f"coefficient {' and '.join(f'{steer.coeff:g}' for steer in steers)}, as no --coeff was given; "
     for c in options.coeff or [1.0]:
         scaled, receipt = [replace(steer, coeff=c * steer.coeff) for steer in steers], Receipt()
         if c == 0 and len(options.coeff) > 1:  # beside others it shows the text without
@@ -181,7 +184,7 @@ def _live(name: str, tokenizer: Tokenizer, *, shown: bool) -> Iterator[Callable[
 
 
 def _pushes(options: argparse.Namespace) -> list[argparse.Namespace]:
-    """The options of each vector by itself: its file or None for texts, its coefficient or None, its layer."""
+    """The options of each vector by itself: its file or None for texts, its coefficient or None, its layer or None."""
     found = []
     for given in options.vector or [None]:
         file, coeff, layer = given, None, None
@@ -189,7 +192,6 @@ def _pushes(options: argparse.Namespace) -> list[argparse.Namespace]:
             match = re.fullmatch(r"(.+?)(?::([-+]?[0-9.]+(?:e[-+]?[0-9]+)?))?(?:@([0-9]+))?", given)
             file, coeff, layer = match.groups() if match else (given, None, None)
         layer = options.layer if layer is None else int(layer)
-        expect(layer is not None, "--layer I, the block whose input is steered", "none", "of a file write FILE@I too")
         own = {"vector": file, "coeff": None if coeff is None else number(float)(coeff), "layer": layer}
         found.append(argparse.Namespace(**{**vars(options), **own, "source": file or "--plus and --minus"}))
     return found
@@ -199,6 +201,13 @@ def _last(options: argparse.Namespace, model: Transformer) -> int:
     """The highest --layer: of "pre" it is the stream that leaves the last block."""
     last: int = model.config.n_layer - (options.site == "mid")
     return last
+
+
+def _usual_layer(options: argparse.Namespace, model: Transformer) -> int:
+    """The layer where none is given: half of the depth, or of a file's the nearest to it."""
+    half: int = model.config.n_layer // 2
+    sites = [] if options.vector is None else verbs.read_vector(options.vector, model).sites
+    return min((i for name, i in sites if name == options.site), key=lambda i: abs(i - half), default=half)
 
 
 def _steer(options: argparse.Namespace, model: Transformer, tokenizer: Tokenizer, ids: Sequence[int]) -> Steer:

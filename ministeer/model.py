@@ -225,21 +225,19 @@ def look_back(q: Tensor, k: Tensor, v: Tensor, layer: int, past: Past | None, sc
     q, k, v = (x.transpose(1, 2).to(q.dtype) for x in (q, k, v))  # (B, T, H, K) -> (B, H, T, K)
     causal, groups = mask is None and q.shape[2] > 1, q.shape[1] != k.shape[1]  # a lone token sees all there is
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and len(q) >= 4 and q.shape[2] * k.shape[2] <= 2**13:
-        return short(q, k, v, q.new_ones(len(q[0, 0]), len(k[0, 0])).tril().bool() if causal else mask, scale)
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril() if causal else mask
+        return short(q, k, v, mask, scale)
     z = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=groups)
     return z.transpose(1, 2)
 
 
 def short(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """The same for many short texts in bfloat16 on a CPU, two to four times as fast as torch's, which reorders each head first."""
-    (b, h, t, n), g, s = q.shape, *k.shape[1:3]
-    q, k, v = (
-        q.reshape(b * g, -1, n),
-        k.reshape(b * g, s, n).mT,
-        v.reshape(b * g, s, n),
-    )  # heads of a group are rows of one product
-    rounded = q @ k
-    scores = (rounded.float() + torch.baddbmm(rounded, q, k, beta=-1)) * scale  # and what rounding took
+    (b, h, t, n), (g, s) = q.shape, k.shape[1:3]
+    q = q.reshape(b * g, -1, n)  # heads that share keys are rows of one product
+    k, v = (x.reshape(b * g, s, n) for x in (k, v))
+    rounded = q @ k.mT
+    scores = (rounded.float() + torch.baddbmm(rounded, q, k.mT, beta=-1)) * scale  # with what rounding took
     if mask is not None:  # not by infinity: padding, which sees nothing, is no NaN
         scores = scores.view(b, h, t, s).masked_fill(~mask, torch.finfo(scores.dtype).min).view(scores.shape)
     return (scores.softmax(-1).to(v.dtype) @ v).view(b, h, t, n).transpose(1, 2)

@@ -117,6 +117,24 @@ def test_it_steers_where_it_is_told_or_where_such_a_vector_goes(
     assert touched in said(capsys, "I think you are", "--layer", "1", "--tokens", "3", *arguments)[2]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "layer"),
+    [
+        (["--plus", "Love", "--minus", "Hate"], "4"),  # of 8
+        (["--vector", "every.safetensors"], "5"),  # it has 1 and 5
+        (["--vector", "front.safetensors"], "1"),
+        (["--vector", "mid.safetensors", "--site", "mid"], "3"),
+        (["--vector", "every.safetensors:2@1", "--vector", "every.gguf"], "1 and 5"),
+    ],
+)
+def test_where_no_layer_is_given_it_is_half_way_up_or_the_files_nearest_and_said(
+    arguments: list[str], layer: str, files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files)
+    done = said(capsys, "I think you are", "--tokens", "2", *arguments)[2]
+    assert f"layer {layer}, as no --layer was given; " in done
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -228,7 +246,6 @@ def test_what_begins_with_a_dash_is_a_text_where_one_is_due_and_nowhere_else() -
     ("arguments", "message"),
     [
         ([], "the following arguments are required: prompt"),
-        (["I feel", "--plus", "Love", "--minus", "Hate"], "expected --layer I, the block whose input is steered, got none"),
         (["I", "feel", *TEXTS], "unrecognized arguments: feel; put a text of several words between quotes"),
         (["I feel", *TEXTS, "nano"], "unrecognized arguments: nano; write --model nano"),
         (["I feel", *TEXTS, "--max-new-tokens", "0"], "unrecognized arguments: --max-new-tokens 0; see ministeer --help"),
