@@ -15,7 +15,7 @@ from reference import both
 import ministeer
 from ministeer import Receipt, Steer, SteeringVector, cli, extract, generate, say
 from ministeer.play.asked import pairs
-from ministeer.play.session import GRID, Session, pieces, speller
+from ministeer.play.session import GRID, Session, called, pieces, speller
 from ministeer.strength import fitting
 from ministeer.tokenizer import Tokenizer
 
@@ -229,6 +229,20 @@ def test_a_vector_is_saved_and_comes_back(form: str, tmp_path: Path, monkeypatch
     assert texts(there) == texts(here)
     monkeypatch.chdir(tmp_path)
     assert printed(there["python"], monkeypatch) == texts(here)
+
+
+@pytest.mark.parametrize(
+    ("made", "name"),
+    [
+        (TEXTS, "joy"),
+        ({"plus": "I feel /very/ happy: really, very very very happy today", "minus": "no"}, "I-feel-very-happy-really-very-very-very"),
+        ({"plus": "!?", "minus": "no"}, "vector"),
+        ({"pairs": PAIRS}, PAIRS[0][0].replace(" ", "-")),
+        ({"file": "AAAA", "name": "../my kind.gguf"}, "my-kind"),
+    ],
+)  # fmt: skip
+def test_a_file_is_called_after_what_is_in_it(made: dict[str, Any], name: str) -> None:
+    assert called(made) == name
 
 
 def test_a_vector_of_other_weights_is_noted() -> None:

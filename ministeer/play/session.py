@@ -116,9 +116,10 @@ class Session:
         given = entries(given, "a request")
         form = given.get("form", "safetensors")
         expect(form in ("safetensors", "gguf"), "form as safetensors or gguf", repr(form)[:40])
-        vector = self._vector(recipe(given), None, tell)
+        made = recipe(given)
+        vector = self._vector(made, None, tell)
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / f"vector.{form}"
+            file = Path(folder) / f"{called(made)}.{form}"
             if form == "gguf":
                 vector = vector.only([site for site in vector.sites if site[1] > 1])
                 save_gguf(vector, file, model_hint=write_config(self.model.config)["model_type"])
@@ -324,6 +325,12 @@ class Session:
         width = self.model.config.width
         expect(vector.width == width, f"a vector of the model's width {width} in {name[:60]}", vector.width, "it was read from another model")  # fmt: skip
         return vector
+
+
+def called(made: dict[str, Any]) -> str:
+    """The name of a file with a vector, less its end: the words towards which it was made, or as the file was that it came in."""
+    towards = made["pairs"][0][0] if made.get("pairs") else made.get("plus") or Path(made.get("name", "")).stem
+    return "-".join(re.findall(r"\w+", towards))[:40].strip("-") or "vector"
 
 
 def keep(store: dict[str, T], key: str, make: Callable[[], T]) -> T:
