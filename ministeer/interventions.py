@@ -124,9 +124,9 @@ def _unit(vector: Tensor) -> Tensor:
 
 
 def _held(vector: Tensor) -> Tensor:
-    """A copy of a direction, in float32, which later changes of the vector do not reach."""
+    """A copy of a direction, in float32, which later changes of the vector do not reach; one that learns is itself."""
     _unit(vector)
-    return vector.float().clone()
+    return vector if vector.requires_grad else vector.float().clone()
 
 
 def _for(x: Tensor, direction: Tensor) -> Tensor:

@@ -102,4 +102,11 @@ def lines(path: str) -> list[str]:
     """The lines of a file that are not empty; a line ends where a program ends one, not at a letter such as U+2028."""
     found = [line.removesuffix("\r") for line in contents(path).split("\n") if line.strip()]
     expect(bool(found), f"a prompt on each line of {path}", "none")
+    as_json = all(line.startswith("{") and line.rstrip().endswith("}") for line in found)
+    expect(
+        not as_json,
+        f"a prompt on each line of {path}, as it is read",
+        f"{found[0][:40]!r}",
+        "write the texts alone, without JSON",
+    )
     return found

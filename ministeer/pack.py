@@ -198,7 +198,7 @@ def turned(x: Tensor) -> Tensor:
 @torch.inference_mode(False)
 def hadamard(size: int, dtype: torch.dtype) -> Tensor:
     """`(size, size)` of 1 and -1 over the root of its size, a power of two (Sylvester 1867)."""
-    h = torch.ones(1, 1)
+    h = torch.ones(1, 1, dtype=torch.float64)
     while len(h) < size:
         h = torch.cat([torch.cat([h, h], 1), torch.cat([h, -h], 1)])
     return (h / math.sqrt(size)).to(dtype)
@@ -225,7 +225,11 @@ def whole_products() -> bool:
     """Whether oneDNN multiplies whole numbers of 8 bits quickly and rightly here: without VNNI, it stops at 16 bits where a pair is larger."""
     try:
         held = torch.ops.onednn.qlinear_prepack(torch.full((16, 64), 127, dtype=torch.int8), None)
-        x, ones, zeros = torch.full((1, 64), 255, dtype=torch.uint8), torch.ones(16), torch.zeros(16, dtype=torch.int32)
+        x, ones, zeros = (
+            torch.full((1, 64), 255, dtype=torch.uint8),
+            torch.ones(16, dtype=torch.float32),
+            torch.zeros(16, dtype=torch.int32),
+        )
         found = torch.ops.onednn.qlinear_pointwise(
             x, 1.0, 128, held, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )

@@ -84,13 +84,20 @@ def parsed(given: str | Sequence[Any]) -> list[list[str]]:
         except (ValueError, RecursionError):
             raise refusal(f"lines of JSON, {form}", f"{line.strip()[:40]!r} on line {i}") from None
     expect(bool(rows), f"a pair or more, {form}", "none")
-    found = []
+    found, close = [], 0
     for i, row in enumerate(rows, 1):
         pair: Any = _named(row, i) if isinstance(row, dict) else row
         fine = isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
         expect(fine, f"two texts in pair {i}, {form}", json.dumps(row)[:40])
         before = row.get("prompt") or "" if isinstance(row, dict) else ""
+        close += bool(before[-1:].isalnum()) and all(text[:1].isalnum() for text in pair)
         found.append([before + text for text in pair])
+    if close:
+        warnings.warn(
+            f"{close} of {len(found)} prompts are joined to their texts as they stand, without a space, as in {found[0][0][:40]!r}; "
+            "write it where it belongs",
+            stacklevel=3,
+        )
     return found
 
 

@@ -31,24 +31,26 @@ def as_rows(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> tuple[list
     rows = [given] if one else given
     fine = all(isinstance(row, Sequence) and all(isinstance(i, Integral) for i in row) for row in rows)
     expect(fine, "ids, a list of whole numbers or a list of such lists", " ".join(str(ids).split())[:60])
-    if (
-        not one
-        and hasattr(ids, "tolist")
-        and (end := next(filter(None, map(_padding, (rows, [r[::-1] for r in rows]))), ""))
-    ):
-        warnings.warn(
-            f"expected rows of one length in a tensor, got one with {end} at an end: padding is read as text; give a list of "
-            "lists of ids, each as long as its text",
-            stacklevel=3,
-        )
+    if not one:
+        _warn_of_padding(rows, 2 if hasattr(ids, "tolist") else 3)
     return [list(row) for row in rows], one
 
 
-def _padding(rows: Sequence[Sequence[int]]) -> str:
-    """What some rows, and not all, end in twice and more."""
-    runs = [next((n for n, i in enumerate(row[::-1]) if i != row[-1]), len(row)) if row else 0 for row in rows]
-    most = max(runs)
-    return f"{most} times the token {rows[runs.index(most)][-1]}" if most > 1 and min(runs) < 2 else ""
+def _warn_of_padding(rows: Sequence[Sequence[int]], times: int) -> None:
+    """Say so where rows of one length end, or begin, in one token so many times and more, if not all of them equally often."""
+    for turn in (1, -1) if len({*map(len, rows)}) == 1 and rows[0] else ():
+        ends = [
+            (next((n for n, i in enumerate(row[::-turn]) if i != row[::-turn][0]), len(row)), row[::-turn][0])
+            for row in rows
+        ]
+        most, token = max(ends)
+        if most >= times and (len({*ends}) > 1 or most > 3):
+            warnings.warn(
+                f"expected each row as long as its text, got rows of one length and one with {most} times the token {token} at an "
+                "end: padding is read as text; give a list of lists of ids without it",
+                stacklevel=4,
+            )
+            return
 
 
 def _plain(row: Any) -> Any:
@@ -81,6 +83,8 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     lengths = torch.tensor([len(row) for row in rows])
     if not len(rows) or not bool(lengths.all()):
         raise refusal("one row or more, each with one id or more", f"rows of {lengths.tolist()} ids")
+    if hasattr(rows, "tolist"):
+        _warn_of_padding(rows.tolist(), 2)
     longest = int(lengths.max())
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
     steps = torch.arange(longest)

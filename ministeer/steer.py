@@ -31,7 +31,8 @@ Intervention = Callable[[Tensor, Tensor], Tensor]  # stream (B, T, D), coefficie
 
 @dataclass(frozen=True, eq=False)
 class Steer:
-    """Add `coeff * vector` to the stream at `site`, at the positions `where` says. It keeps copies of the tensors and lists it is given.
+    """Add `coeff * vector` to the stream at `site`, at the positions `where` says. It keeps copies of the tensors and lists it is
+    given, but for a tensor that learns (`requires_grad`), which an optimiser changes where it lies.
 
     vector: a tensor `(D,)`, or `(P, D)` with `where="front"`; of a `SteeringVector`, its tensor at `site` is taken. Or a
         function of `interventions` (project out, clamp, rotate, ...), which says itself what its coefficient means. One of your
@@ -60,7 +61,7 @@ class Steer:
 
     def __post_init__(self) -> None:
         for name in ("vector", "coeff"):
-            if isinstance(given := getattr(self, name), Tensor):
+            if isinstance(given := getattr(self, name), Tensor) and not given.requires_grad:
                 object.__setattr__(self, name, given.clone())
         if isinstance(self.where, str):
             if self.where not in WHERES:

@@ -55,8 +55,9 @@ class SteeringVector:
                 raise ValueError(
                     f"expected finite values at {site}, got NaN or infinity; check the texts it was read from, or the number it was scaled by"
                 )
-        # its own, which later changes of the caller's do not reach
-        object.__setattr__(self, "tensors", {site: tensor.clone() for site, tensor in self.tensors.items()})
+        # its own, which later changes of the caller's do not reach, but for one that learns, which an optimiser changes where it lies
+        own = {site: t if t.requires_grad else t.clone() for site, t in self.tensors.items()}
+        object.__setattr__(self, "tensors", own)
 
     def __repr__(self) -> str:
         weak = [site for site, health in self.health.items() if health.weak]

@@ -142,6 +142,13 @@ def swept(options: argparse.Namespace) -> str:
     prompts, answers = lines(options.prompts), options.answers
     expect(len(answers) > 1 and all(a.strip() for a in answers), "two answers or more, A,B", ",".join(answers))
     expect(len({*answers}) == len(answers), "answers that differ", repr(",".join(answers)), "give each once")
+    spaced = {a[0].isspace() for a in answers if a.strip()[0].isalnum()}
+    expect(
+        len(spaced) < 2,
+        "words that all begin with a space, or none",
+        ",".join(answers),
+        "with a space they are other tokens",
+    )
     model, tokenizer, vector = _loaded(options)
     layers = (
         [site for site in vector.sites if site[0] == "pre"] if options.layers is None else _sites(model, options.layers)
@@ -160,9 +167,7 @@ def swept(options: argparse.Namespace) -> str:
     ]  # fmt: skip
     if options.json:
         return "\n".join(json.dumps(row) for row in found)
-    told = [
-        f"log p({answers[0].strip()}) - log p({' or '.join(a.strip() for a in answers[1:])}), nats, mean of {len(ids)} prompts"
-    ]
+    told = [f"log p({answers[0]!r}) - log p({' or '.join(map(repr, answers[1:]))}), nats, mean of {len(ids)} prompts"]
     told.append("layer" + "".join(f"{c:>9g}" for c in options.coeffs))
     for _, layer in layers:
         means = []

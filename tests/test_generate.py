@@ -738,14 +738,25 @@ def test_the_likeliest_token_is_kept_however_small_top_p_is(top_p: float) -> Non
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_the_padding_of_a_tensor_is_told(side, recwarn):
-    """As transformers pads a batch: it would be read as text."""
-    rows = [[1, 2, 3, 4], [5, 0, 0, 0]]
-    ids = torch.tensor(rows if side == "right" else [row[::-1] for row in rows])
-    with pytest.warns(UserWarning, match="got one with 3 times the token 0 at an end: padding is read as text"):
-        generate(MODEL, ids, max_new_tokens=1)
+    """As transformers pads a batch, to the longest row or to a length that none has: it would be read as text."""
+    for rows in (
+        [[1, 2, 3, 4], [5, 0, 0, 0]],
+        [[1, 2, 3, 0, 0], [5, 6, 0, 0, 0]],
+        [[1, 2, 0, 0, 0, 0], [5, 6, 0, 0, 0, 0]],
+    ):
+        turned = rows if side == "right" else [row[::-1] for row in rows]
+        times = max(row.count(0) for row in rows)
+        for ids in (torch.tensor(turned), turned):
+            with pytest.warns(
+                UserWarning, match=f"one with {times} times the token 0 at an end: padding is read as text"
+            ):
+                generate(MODEL, ids, max_new_tokens=1)
+        with pytest.warns(UserWarning, match="padding is read as text"):
+            prefill(MODEL, torch.tensor(turned))
     recwarn.clear()
     for fine in (
-        rows,
+        [[1, 2, 3, 4], [5, 6, 0, 0]],  # a list, whose rows may be of any length
+        [[1, 2, 3, 4], [0, 0, 0]],
         torch.tensor([[1, 2, 3, 0], [5, 6, 7, 0]]),
         torch.tensor([[0, 0, 1, 2], [0, 0, 3, 4]]),
         torch.tensor([[1, 1]]),

@@ -138,3 +138,15 @@ def test_a_prompt_goes_before_both_texts_as_it_stands(names: tuple[str, str]) ->
 def test_what_may_belong_to_the_texts_is_not_left_out_in_silence(more: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parsed([{"chosen": "yes", "rejected": "no"} | more])
+
+
+def test_prompts_joined_without_a_space_are_told(recwarn: pytest.WarningsRecorder) -> None:
+    """As sets of preferences have them: a question, and two answers."""
+    row = {"prompt": "I feel", "chosen": "very happy", "rejected": "very sad"}
+    told = "1 of 2 prompts are joined to their texts as they stand, without a space, as in 'I feelvery happy'"
+    with pytest.warns(UserWarning, match=told):
+        parsed([row, row | {"prompt": "I feel "}])
+    recwarn.clear()
+    for fine in (row | {"prompt": "I feel:"}, row | {"chosen": " happy", "rejected": " sad"}, row | {"prompt": None}):
+        parsed([fine])
+    assert not recwarn.list

@@ -12,7 +12,7 @@ from reference import both, random_tensor
 from torch import Tensor
 
 from ministeer import generate, prefill
-from ministeer.interventions import Gate, clamp, project_out
+from ministeer.interventions import Gate, clamp, keep_norm, project_out
 from ministeer.model import check_add
 from ministeer.provenance import Provenance
 from ministeer.receipt import Receipt
@@ -377,3 +377,31 @@ def test_a_function_that_changes_the_stream_in_place_is_refused(inference: bool)
     assert not receipt.sites
     with torch.inference_mode(inference):
         prefill(MODEL, TEXTS, steer=Steer(lambda x, coeff: coeff * x.detach().clone().mul_(0.5), ("pre", 1)))
+
+
+@pytest.mark.parametrize("made", ["tensor", "SteeringVector", "keep_norm"])
+def test_a_steer_made_before_training_follows_the_vector_that_learns(made: str) -> None:
+    """An optimiser changes it where it lies; a copy would be trained against, and never move."""
+    v = random_tensor(MODEL.config.width).requires_grad_()
+    held: Any = {
+        "SteeringVector": lambda: SteeringVector(
+            {("pre", 1): v}, Provenance("0" * 16, "a test", "0" * 16, None, "float32")
+        ),
+        "keep_norm": lambda: keep_norm(v),
+    }.get(made, lambda: v)()
+    steer, losses = Steer(held, ("pre", 1), 1.0), []
+    step = torch.optim.SGD([v], lr=1.0)
+    for _ in range(2):
+        loss = -prefill(MODEL, [[1, 2, 3]], steer=steer).log_softmax(-1)[0, 5]
+        step.zero_grad()
+        loss.backward()
+        step.step()
+        losses.append(float(loss))
+    assert losses[1] < losses[0]
+
+
+def test_a_steer_keeps_what_does_not_learn() -> None:
+    v = random_tensor(MODEL.config.width)
+    steer, before = Steer(v, ("pre", 1), 1.0), v.clone()
+    v.zero_()
+    assert torch.equal(steer.content, before)

@@ -30,6 +30,7 @@ def load_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs.jsonl").write_text("\n\n".join(map(json.dumps, PAIRS)))
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "I feel"}\n{"prompt": "You are"}\n')
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n\n")
     return tmp_path
 
@@ -127,7 +128,12 @@ def test_a_sweep_prints_the_mean_of_its_rows(vector: SteeringVector, capsys: pyt
         assert (row["layer"], row["coefficient"], row["prompt"]) == (of["site"][1], of["coeff"], PROMPTS[of["prompt"]])
         assert [*row["log p"].values()] == pytest.approx(of["score"]) and [*row["log p"]] == [" love", " hate"]
     head, columns, *table = said(capsys, *words, "--coeffs", "-2,0,2").splitlines()
-    assert "log p(love) - log p(hate), nats, mean of 2 prompts" in head and columns.split() == ["layer", "-2", "0", "2"]
+    assert "log p(' love') - log p(' hate'), nats, mean of 2 prompts" in head and columns.split() == [
+        "layer",
+        "-2",
+        "0",
+        "2",
+    ]
     for line in table:
         layer, *means = line.split()
         for c, mean in zip((-2.0, 0.0, 2.0), means, strict=True):
@@ -279,7 +285,8 @@ def test_several_vectors_act_together(vector: SteeringVector, capsys: pytest.Cap
         (["calibrate", "love.safetensors", "--prompts", "prompts.txt", "--layer", "5", "--damage", "0"], "expected --damage above 0"),
         (["export", "love.safetensors", "--hook"], "expected one layer, --layer I, got 9 in love.safetensors"),
         (["export", "love.safetensors"], "one of the arguments --gguf --lm-eval --hook is required"),
-        (["steer", "I feel", "--vector", "love.safetensors:2"], "expected --layer I, the block whose input is steered, got none"),
+        (["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", "love, hate"], "expected words that all begin with a space, or none, got love, hate; with a space they are other tokens"),
+        (["sweep", "love.safetensors", "--prompts", "rows.jsonl", "--answers", " love, hate"], "a prompt on each line of rows.jsonl, as it is read, got '{\"prompt\": \"I feel\"}'; write the texts alone, without JSON"),
     ],
 )  # fmt: skip
 def test_wrong_words_end_in_one_sentence(

@@ -41,7 +41,8 @@ QUICK = 4  # of how many items, and draws of vectors, the quick subset takes one
 class Experiment:
     """A model, and the file in which what is measured on it is kept.
 
-    Ask it for vectors and cells, then `save` what the report is to show of them.
+    Ask it for vectors and cells, then `save` what the report is to show of them. Weights are known by their fingerprint, which
+    rounds them to bfloat16: keep the same model before and after such a rounding in folders of two names.
     """
 
     def __init__(
