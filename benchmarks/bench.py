@@ -288,7 +288,7 @@ Medians, the slowest and the fastest in brackets; what each job is: [RESULTS.md]
 
 **Where a target is missed.** All of it in bfloat16. Decoding: a token passes 30 blocks of about a hundred operations each. Their seven
 products take most of its time, and matrices of .2 to 1.8 MB are too small to be read at the memory's rate: what a call costs
-counts, which is why the share of the limit is a quarter. Unpacked, torch has no quicker product for one token (a vector's product,
+counts, which is why the share of the limit is a third. Unpacked, torch has no quicker product for one token (a vector's product,
 small ones in a batch and turned matrices were tried: all slower). Extraction and sweep: the products themselves run at the limit on
 both sides and are three quarters of the time, so what remains to be gained is norms, turns and attention; fused activations, joined
 matrices and other sizes of batch were tried and gain nothing. Loading: the float32 file is rounded and looked through for NaN; what

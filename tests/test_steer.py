@@ -396,7 +396,7 @@ def test_a_steer_made_before_training_follows_the_vector_that_learns(made: str) 
         step.zero_grad()
         loss.backward()
         step.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[1] < losses[0]
 
 
