@@ -90,6 +90,7 @@ def steered(options: argparse.Namespace) -> str:
     model, tokenizer = load(options.model, device=options.device, dtype=options.dtype)
     last, open_layers = _last(options, model), any(push.layer is None for push in pushes)
     for push in pushes:
+        push.read = None if push.vector is None else verbs.read_vector(push.vector, model)
         push.layer = _usual_layer(push, model) if push.layer is None else push.layer
         expect(push.layer <= last, f"--layer from 0 to {last}, the model's layers", push.layer)
     verbs.check_chat(options, tokenizer)
@@ -206,7 +207,7 @@ def _last(options: argparse.Namespace, model: Transformer) -> int:
 def _usual_layer(options: argparse.Namespace, model: Transformer) -> int:
     """The layer where none is given: half of the depth, or of a file's the nearest to it."""
     half: int = model.config.n_layer // 2
-    sites = [] if options.vector is None else verbs.read_vector(options.vector, model).sites
+    sites = [] if options.read is None else options.read.sites
     return min((i for name, i in sites if name == options.site), key=lambda i: abs(i - half), default=half)
 
 
@@ -230,8 +231,7 @@ def _steer(options: argparse.Namespace, model: Transformer, tokenizer: Tokenizer
 
 
 def _of_file(options: argparse.Namespace, model: Transformer, site: Site) -> tuple[SteeringVector, Where]:
-    file = options.vector
-    vector = verbs.read_vector(file, model)
+    file, vector = options.vector, options.read
     wanted = f"a vector of the model's width {model.config.width} in {file}"
     expect(vector.width == model.config.width, wanted, vector.width, "it was read from another model")
     words = {

@@ -127,10 +127,7 @@ class Int8(Held):
     def product(self, x: Tensor, activation: str | None) -> Tensor:
         if self.quick:
             whole, step = _whole(x)
-            out: Tensor = torch.ops.onednn.qlinear_pointwise(
-                whole, 1.0, 128, self.held, self.scale, self.zero, None, 1.0, 0, x.dtype, "none", [], ""
-            )
-            out.mul_(step)
+            out = _whole_product(whole, self.held, self.scale, self.zero, x.dtype).mul_(step)
         elif len(x) <= 4 and x.shape[1] % 64 == 0:  # for few tokens; it reads a row in steps, past its end if need be
             out = torch.ops.aten._weight_int8pack_mm(turned(x).contiguous(), self.held, self.scale.to(x.dtype))
         else:
@@ -220,19 +217,21 @@ def _whole(x: Tensor) -> tuple[Tensor, Tensor]:
     return whole, torch.cat(steps)
 
 
+def _whole_product(whole: Tensor, held: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -> Tensor:
+    """`(N, in)` of `_whole` -> `(N, out)`, each row of the matrix times its scale; zero: a 0 for each."""
+    out: Tensor = torch.ops.onednn.qlinear_pointwise(
+        whole, 1.0, 128, held, scale, zero, None, 1.0, 0, dtype, "none", [], ""
+    )
+    return out
+
+
 @cache
 def whole_products() -> bool:
     """Whether oneDNN multiplies whole numbers of 8 bits quickly and rightly here: without VNNI, it stops at 16 bits where a pair is larger."""
+    whole, zero = torch.full((1, 64), 255, dtype=torch.uint8), torch.zeros(16, dtype=torch.int32)
     try:
         held = torch.ops.onednn.qlinear_prepack(torch.full((16, 64), 127, dtype=torch.int8), None)
-        x, ones, zeros = (
-            torch.full((1, 64), 255, dtype=torch.uint8),
-            torch.ones(16, dtype=torch.float32),
-            torch.zeros(16, dtype=torch.int32),
-        )
-        found = torch.ops.onednn.qlinear_pointwise(
-            x, 1.0, 128, held, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
+        found = _whole_product(whole, held, torch.ones(16, dtype=torch.float32), zero, torch.float32)
     except (AttributeError, RuntimeError):
         return False
     return torch.cpu._is_vnni_supported() and bool((found == 64 * 127 * 127).all())

@@ -38,13 +38,12 @@ def as_rows(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> tuple[list
 
 def _warn_of_padding(rows: Sequence[Sequence[int]], times: int) -> None:
     """Say so where rows of one length end, or begin, in one token so many times and more, if not all of them equally often."""
-    for turn in (1, -1) if len({*map(len, rows)}) == 1 and rows[0] else ():
-        ends = [
-            (next((n for n, i in enumerate(row[::-turn]) if i != row[::-turn][0]), len(row)), row[::-turn][0])
-            for row in rows
-        ]
-        most, token = max(ends)
-        if most >= times and (len({*ends}) > 1 or most > 3):
+    if not rows[0] or len({*map(len, rows)}) > 1:
+        return
+    for side in ([row[::-1] for row in rows], rows):
+        runs = [(next((n for n, i in enumerate(row) if i != row[0]), len(row)), row[0]) for row in side]
+        most, token = max(runs)
+        if most >= times and (len({*runs}) > 1 or most > 3):
             warnings.warn(
                 f"expected each row as long as its text, got rows of one length and one with {most} times the token {token} at an "
                 "end: padding is read as text; give a list of lists of ids without it",

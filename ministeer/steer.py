@@ -22,7 +22,7 @@ from torch import Tensor
 from ministeer.model import Add, Site, Sites, Transformer, call, check_add, check_site, expect, refusal
 from ministeer.prompts import prompts_hash
 from ministeer.receipt import Receipt
-from ministeer.vectors import SteeringVector, check_tensor
+from ministeer.vectors import SteeringVector, check_tensor, kept
 
 Where = Literal["all", "prompt", "last", "generated", "front"]
 WHERES: tuple[Where, ...] = get_args(Where)
@@ -61,8 +61,8 @@ class Steer:
 
     def __post_init__(self) -> None:
         for name in ("vector", "coeff"):
-            if isinstance(given := getattr(self, name), Tensor) and not given.requires_grad:
-                object.__setattr__(self, name, given.clone())
+            if isinstance(given := getattr(self, name), Tensor):
+                object.__setattr__(self, name, kept(given))
         if isinstance(self.where, str):
             if self.where not in WHERES:
                 raise ValueError(f"expected where to be one of {WHERES} or a list of positions, got {self.where!r}")

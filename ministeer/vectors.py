@@ -55,9 +55,7 @@ class SteeringVector:
                 raise ValueError(
                     f"expected finite values at {site}, got NaN or infinity; check the texts it was read from, or the number it was scaled by"
                 )
-        # its own, which later changes of the caller's do not reach, but for one that learns, which an optimiser changes where it lies
-        own = {site: t if t.requires_grad else t.clone() for site, t in self.tensors.items()}
-        object.__setattr__(self, "tensors", own)
+        object.__setattr__(self, "tensors", {site: kept(tensor) for site, tensor in self.tensors.items()})
 
     def __repr__(self) -> str:
         weak = [site for site, health in self.health.items() if health.weak]
@@ -237,6 +235,11 @@ def is_finite(number: Any) -> bool:
         return isinstance(number, Real) and math.isfinite(number)
     except OverflowError:
         return False
+
+
+def kept(tensor: Tensor) -> Tensor:
+    """A copy, which later changes of the caller's do not reach; one that learns is itself, as an optimiser changes it where it lies."""
+    return tensor if tensor.requires_grad else tensor.clone()
 
 
 def check_tensor(tensor: Any, wanted: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ministeer.llama import Llama, Llama3Scaling, LlamaConfig
@@ -227,6 +228,12 @@ def random_ids(model: Transformer, rows: int, tokens: int, seed: int = 0) -> Ten
 def random_tensor(*shape: int, seed: int = 0, scale: float = 0.1) -> Tensor:
     """Normal numbers of about the size of the stream of a random model."""
     return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """torch's attention in the place of `model.short`, for what is to be compared with it to the last bit."""
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=grouped).transpose(1, 2)
 
 
 def relative(a: Tensor, b: Tensor) -> float:

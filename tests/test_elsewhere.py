@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from elsewhere import Elsewhere, There, pretend_graphs
-from reference import pair, random_tensor, sizes
+from reference import fused, pair, random_tensor, sizes
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -189,11 +188,6 @@ def test_the_numbers_are_those_of_the_cpu(
 @pytest.mark.parametrize("job", [of_heads, sweeps], ids=lambda job: job.__name__)
 def test_in_bfloat16_too(job: Callable[[Transformer], Any], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one attention for both: many short texts have another on a CPU, which rounds elsewhere."""
-
-    def fused(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float) -> Tensor:
-        grouped = q.shape[1] != k.shape[1]
-        return F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=grouped).transpose(1, 2)
-
     monkeypatch.setattr("ministeer.model.short", fused)
     same(*on_each(job, name, monkeypatch, "bfloat16"))
 

@@ -2,10 +2,10 @@
 
 import copy
 import importlib
+import math
 import shutil
 import statistics
 import sys
-from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from reference import (
     Pair,
     both,
     converted,
+    fused,
     parts,
     random_ids,
     random_tensor,
@@ -112,38 +113,57 @@ def test_it_is_the_tanh_form_of_gelu_and_an_epsilon_of_1e_5() -> None:
     assert all(norm.eps == 1e-5 for norm in norms)
 
 
-@pytest.mark.once
-@pytest.mark.parametrize("name", [name for name in SHAPES if name != "xl wide"])
-def test_bf16_is_no_further_from_the_truth_than_transformers_in_bf16(name: str) -> None:
-    """Over all logits and over each site: 1.15 times as far in the mean of six models, and in none of them 1.5 times.
+def ratios_in_bf16(name: str, seed: int) -> dict[Any, float]:
+    """How far our logits and sites in bf16 are from the truth, over how far transformers' are.
 
-    The truth is float64 with the same weights, those that bf16 can hold, so that all of the distance is arithmetic; both round in
-    other places, so that the ratio of one model is a draw around 1.
+    The truth is float64 with the same weights, those that bf16 can hold, so that all of the distance is arithmetic.
     """
-    ratios: dict[Any, list[float]] = defaultdict(list)
-    for seed in range(6):
-        theirs = reference_model(SHAPES[name], seed, attention="sdpa").bfloat16()
-        ours = converted(theirs)
-        exact = converted(theirs).double()
-        ids = random_ids(ours, 4, 12, seed)
-        truth: dict = {}
-        true_logits = exact(ids, tape=truth)
-        tape: dict = {}
-        logits = ours(ids, tape=tape)
-        their_logits, seen = reference_run(theirs, ids)
-        assert logits.dtype == tape["pre", 0].dtype == torch.bfloat16
+    theirs = reference_model(SHAPES[name], seed, attention="sdpa").bfloat16()
+    ours = converted(theirs)
+    exact = converted(theirs).double()
+    ids = random_ids(ours, 4, 12, seed)
+    truth: dict = {}
+    true_logits = exact(ids, tape=truth)
+    tape: dict = {}
+    logits = ours(ids, tape=tape)
+    their_logits, seen = reference_run(theirs, ids)
+    assert logits.dtype == tape["pre", 0].dtype == torch.bfloat16
 
-        def distance(a: Tensor, b: Tensor) -> float:
-            return float((a.double() - b).norm() / b.norm())
+    def distance(a: Tensor, b: Tensor) -> float:
+        return float((a.double() - b).norm() / b.norm())
 
-        assert distance(their_logits, true_logits) < 0.05  # else "no worse than that" would say nothing
-        ratios["logits"].append(distance(logits, true_logits) / distance(their_logits, true_logits))
-        for site, x in truth.items():
-            if site == ("pre", 0):  # the embedding, in which nothing is rounded or one sum
-                assert distance(tape[site], x) <= distance(seen[site], x)
-            else:
-                ratios[site].append(distance(tape[site], x) / distance(seen[site], x))
-    assert all(statistics.mean(some) < 1.15 and max(some) < 1.5 for some in ratios.values()), ratios
+    assert distance(their_logits, true_logits) < 0.05  # else "no worse than that" would say nothing
+    found: dict[Any, float] = {"logits": distance(logits, true_logits) / distance(their_logits, true_logits)}
+    for site, x in truth.items():
+        ours_off, theirs_off = distance(tape[site], x), distance(seen[site], x)
+        # a Llama's embedding, in which nothing is rounded, is off by nothing on both sides
+        found[site] = ours_off / theirs_off if theirs_off else math.inf if ours_off else 1.0
+    return found
+
+
+ALL_BUT_WIDE = [name for name in SHAPES if name != "xl wide"]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", ALL_BUT_WIDE)
+def test_bf16_is_no_further_from_the_truth_than_transformers_in_bf16(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decided beforehand: at most 1.25 times as far, over all logits and over each site, for each of three models."""
+    monkeypatch.setattr("ministeer.model.short", fused)
+    for seed in range(3):
+        found = ratios_in_bf16(name, seed)
+        assert max(found.values()) <= 1.25, found
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", ALL_BUT_WIDE)
+def test_nor_is_it_where_many_short_texts_are_attended_to_in_another_way(name: str) -> None:
+    """Which rounds in other places, so that the ratio of one model is a draw around 1: below 1.15 in the mean of six, and 1.5 in each."""
+    found = [ratios_in_bf16(name, seed) for seed in range(6)]
+    for site in found[0]:
+        ratios = [one[site] for one in found]
+        assert statistics.mean(ratios) < 1.15 and max(ratios) < 1.5, (site, ratios)
 
 
 @pytest.mark.once
@@ -158,10 +178,10 @@ def test_attention_of_many_short_texts_is_torchs(tokens: int, seen: int, groups:
     exact = F.scaled_dot_product_attention(
         q.double(), k.double(), v.double(), mask, scale=0.3, enable_gqa=True
     ).transpose(1, 2)
-    fused = F.scaled_dot_product_attention(q, k, v, mask, scale=0.3, enable_gqa=True).transpose(1, 2)
+    theirs = fused(q, k, v, mask, 0.3)
     found = short(q, k, v, mask, 0.3)
     assert found.dtype == torch.bfloat16
-    assert relative(found.flatten(), exact.flatten()) < 1.5 * relative(fused.flatten(), exact.flatten())
+    assert relative(found.flatten(), exact.flatten()) < 1.5 * relative(theirs.flatten(), exact.flatten())
     mask[3] = False
     assert short(q, k, v, mask, 0.3).isfinite().all()
 

@@ -243,6 +243,7 @@ def test_int8_is_another_model_to_the_fingerprint() -> None:
 
 def test_int8_halves_the_memory_of_the_matrices() -> None:
     held, plain = inner(int8(fresh())), inner(fresh())
+    assert held.rounded.nbytes * 2 == plain.weight.nbytes
     assert held.held.dtype == torch.int8 and held.held.numel() == plain.weight.numel()
     assert len(held.state_dict()) == len(plain.state_dict())
     assert sum(p.numel() for p in held.parameters()) == (

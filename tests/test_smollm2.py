@@ -3,7 +3,6 @@ file gave elsewhere, so that a wrong conversion, tokenizer or rounding shows as 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from texts import texts
 
 import ministeer
 from ministeer import Receipt, Steer, extract, generate, hub, metrics, pack
-from ministeer.lab import answers, data
+from ministeer.lab import answers, data, published
 
 NAME = "smollm2-135m-instruct"
 pytestmark = pytest.mark.skipif(
@@ -27,8 +26,7 @@ def smollm2() -> tuple[Any, Any]:
 
 
 def passages(tok: Any) -> list[list[int]]:
-    folder = Path(data.__file__).parent
-    return [[tok.bos, *tok.encode((folder / f"passage_{topic}.txt").read_text())] for topic in ("shipping", "weddings")]
+    return [[tok.bos, *tok.encode(text)] for text in published.texts()]
 
 
 def test_it_knows_what_the_model_knows(smollm2: Any) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference import both, random_ids, random_tensor, residual_sites
+from reference import both, fused, random_ids, random_tensor, residual_sites
 
 from ministeer import interventions as by
 from ministeer.model import Block, Transformer
@@ -161,15 +161,16 @@ def test_of_answers_each_beginning_is_run_once_and_the_prompt_with_none_of_them(
     assert sum(counts) == variants + (0 if where == "all" else len(prompt) + tree)
 
 
-def test_in_bfloat16_scores_are_as_near_to_float32_as_the_stream_is():
+def test_in_bfloat16_scores_are_as_near_to_float32_as_the_stream_is(monkeypatch):
+    monkeypatch.setattr("ministeer.model.short", fused)  # one attention for a lone prompt and for many
     half, whole = (copy.deepcopy(MODEL).to(dtype) for dtype in (torch.bfloat16, torch.float32))
     rows = [sweep(m, PROMPTS, first_two, {"v": direction(1)}, range(4), COEFFS) for m in (half, whole)]
     a, b = (torch.tensor([row["score"] for row in some]) for some in rows)
     plain = torch.tensor(
         naive(half, PROMPTS, first_two, {"v": direction(1)}, [("pre", i) for i in range(4)], COEFFS, "all")
     )
-    assert (a - b).norm() < 1.5 * (plain - b).norm()
-    assert (a != a.bfloat16()).double().mean() > 0.9, "the last product is in float32"
+    assert (a - b).norm() < (plain - b).norm(), "the last product is in float32"
+    assert (a != a.bfloat16()).double().mean() > 0.9
 
 
 def test_a_vector_over_the_first_positions(model):

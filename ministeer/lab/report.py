@@ -138,9 +138,8 @@ def report(
     if first["quick"]:
         body.append(f"<p>{html.escape(QUICKLY)}</p>")
     body += ["<h2>The claims</h2>", page.forest(found, missing)]
-    for shown in [e["page"]["samples"] for e in done if e["page"].get("samples")][
-        -1:
-    ]:  # what was measured before what was picked
+    samples = [e["page"]["samples"] for e in done if e["page"].get("samples")]
+    for shown in samples[-1:]:  # measured ones, once they are there, and not those of the first look, which are picked
         body += ["<h2>Steered text</h2>", page.samples(shown)]
     if found:
         rows = verdict_rows(found)
