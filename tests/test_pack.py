@@ -187,13 +187,13 @@ def test_int8_computes_with_the_rounded_matrices(
     plain = fresh(dtype, model)
     plain.load_state_dict(rounded.state_dict())
     ids = random_ids(plain, 1, tokens)
-    assert relative(rounded(ids), plain(ids)) < (0.2 if quick or dtype == torch.bfloat16 else 1e-5)
+    assert relative(rounded(ids), plain(ids)) < (0.12 if quick or dtype == torch.bfloat16 else 1e-5)
     by_columns = fresh(dtype, model)  # as a file mapped into memory, or a model of transformers, has them
     for linear in (m for m in by_columns.modules() if isinstance(m, Linear)):
         linear.weight = torch.nn.Parameter(linear.weight.t().contiguous().t(), requires_grad=False)
     assert torch.equal(int8(by_columns)(ids), rounded(ids))
     if dtype == torch.float32:
-        assert 1e-3 < relative(rounded(ids), fresh(dtype, model)(ids)) < 0.3  # and it is not the model it was
+        assert 1e-3 < relative(rounded(ids), fresh(dtype, model)(ids)) < (0.1 if width == 64 else 0.2)  # and it is not the model it was
         again = inner(int8(plain))  # what was saved loses nothing more
         assert torch.equal(again.rounded, inner(rounded).rounded) and relative(again.scale, inner(rounded).scale) < 1e-6
 
