@@ -193,7 +193,9 @@ def test_int8_computes_with_the_rounded_matrices(
         linear.weight = torch.nn.Parameter(linear.weight.t().contiguous().t(), requires_grad=False)
     assert torch.equal(int8(by_columns)(ids), rounded(ids))
     if dtype == torch.float32:
-        assert 1e-3 < relative(rounded(ids), fresh(dtype, model)(ids)) < (0.1 if width == 64 else 0.2)  # and it is not the model it was
+        assert (
+            1e-3 < relative(rounded(ids), fresh(dtype, model)(ids)) < (0.1 if width == 64 else 0.2)
+        )  # and it is not the model it was
         again = inner(int8(plain))  # what was saved loses nothing more
         assert torch.equal(again.rounded, inner(rounded).rounded) and relative(again.scale, inner(rounded).scale) < 1e-6
 
