@@ -26,7 +26,7 @@ from typing import Any
 
 from ministeer.checkpoint import load
 from ministeer.files import append_lines, make_folder, read_lines, write_text
-from ministeer.identity import identity, products, state
+from ministeer.identity import identity, model_identity, products, state
 from ministeer.model import Transformer, refusal
 from ministeer.provenance import data_hash, fingerprint
 from ministeer.receipt import Receipt
@@ -41,8 +41,7 @@ QUICK = 4  # of how many items, and draws of vectors, the quick subset takes one
 class Experiment:
     """A model, and the file in which what is measured on it is kept.
 
-    Ask it for vectors and cells, then `save` what the report is to show of them. Weights are known by their fingerprint, which
-    rounds them to bfloat16: keep the same model before and after such a rounding in folders of two names.
+    Ask it for vectors and cells, then `save` what the report is to show of them.
     """
 
     def __init__(
@@ -62,8 +61,8 @@ class Experiment:
         self.model, self.tokenizer = load(model, device=device, dtype=dtype)
         self.weights = fingerprint(self.model)
         self._loaded = state(self.model)
-        classes = {type(part) for part in self.model.modules()} | {type(self.tokenizer), SteeringVector}
-        self._classes = identity(sorted(classes, key=lambda kind: kind.__qualname__))
+        # to the bit: a fingerprint, by which vectors know their model, is the same after a rounding to bfloat16
+        self._model = [model_identity(self.model), identity([type(self.tokenizer), SteeringVector])]
         self._vocabulary = data_hash([*self.tokenizer.files().values()])
         self.folder = Path(results) / (Path(model).name + ("-quick" if quick else ""))
         make_folder(self.folder)
@@ -250,10 +249,10 @@ class Experiment:
                 "the model as it was loaded", "one with a tensor, a module or a hook that was changed since",
                 "load it again; for another model, save it and measure its folder",
             )  # fmt: skip
-        tok, code = self.tokenizer, [self._classes, self._code(function)]
-        model = [asdict(self.model.config), self._vocabulary, tok.chat_template, tok.bos, tok.eot, tok.stop]
+        tok = self.tokenizer
+        model = [*self._model, self._vocabulary, tok.chat_template, tok.bos, tok.eot, tok.stop]
         # of dicts in the settings the order counts: rows are often in it
-        return _digest([code, sorted(settings.items()), model, self._where(), *products(self.model)])
+        return _digest([self._code(function), sorted(settings.items()), model, self._where(), *products(self.model)])
 
     def _code(self, function: Callable[..., Any]) -> str:
         """`identity`; of this package's own functions told once, until a name of its modules is bound to another value, or a list or

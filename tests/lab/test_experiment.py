@@ -17,6 +17,7 @@ from ministeer.initialize import initialize
 from ministeer.lab import answers
 from ministeer.lab.experiment import Experiment
 from ministeer.model import GPT2, GPT2Config
+from ministeer.provenance import fingerprint
 from ministeer.receipt import Receipt
 from ministeer.vectors import SteeringVector
 
@@ -70,6 +71,16 @@ def test_what_changed_is_measured_again(folder):
 
     lab(folder).cell(measured, text="hot")
     assert len(calls) == 5
+
+
+def test_weights_count_to_the_bit(folder):
+    """Rounded to bfloat16 and saved under the same name, a model keeps its fingerprint and has other logits."""
+    before = lab(folder).cell(measure, text="hot")
+    model = lab(folder).model
+    save_model(model.bfloat16(), folder)
+    again = lab(folder)
+    assert again.weights == fingerprint(model) == lab(folder).weights
+    assert again.cell(measure, text="hot") != before and len(calls) == 2
 
 
 TEXTS = ["The sky is blue.", "I feel", "We are"]
