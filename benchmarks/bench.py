@@ -389,9 +389,9 @@ as a large one, the fingerprint of the weights is taken once a sweep, and narrow
   than that is what the loop loses: on a machine where transformers' matrices are multiplied slowly, four times and over; elsewhere less. The share
   of the limit says how much there is left to gain; nine tenths of the time are matrix products.
 
-- **int8**: of a token's time two thirds are products of whole numbers, which read the matrices at the rate that oneDNN has for one token, and an
-  eighth the unembedding, which llama.cpp's file has in 8 bits and ours in 16. Of a sweep's time three fifths are the products, at twice bfloat16's rate;
-  turning and rounding the tokens is a tenth, and activations, norms, attention and the unembedding cost what they cost `pack`. Tried, with no
+- **int8**: of a token's time two thirds are products of whole numbers, which read the matrices at the rate that oneDNN has for one token; the rest is
+  48 blocks' small operations. Of a sweep's time three fifths are the products, at twice bfloat16's rate;
+  turning and rounding the tokens is a tenth, GELU another, and norms and attention cost what they cost `pack`. Tried, with no
   command here to repeat it, on SmolLM2: one scale for all tokens (KL .97 nats), one for each token, unturned (.033), the same with the first token exact (.024),
   smoothed by the norms' weights (.048), turned in blocks of 32 (.007), of 64, as it is (.005), and of 512 (.004). A second product for what
   rounding took from the tokens costs batches what it gains; signed tokens have no quick product without VNNI for signed numbers.

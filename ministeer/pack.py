@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NoReturn
 
 import torch
@@ -24,8 +24,8 @@ from ministeer.model import ACTIVATIONS, Embedding, Linear, Transformer, hooked
 
 # our activations in oneDNN's words: operator and form
 FUSED = {
-    "gelu_new": ("gelu", "tanh"), "gelu_pytorch_tanh": ("gelu", "tanh"), "gelu": ("gelu", "none"), "relu": ("relu", ""),
-    "silu": ("swish", ""),
+    None: ("none", ""), "relu": ("relu", ""), "silu": ("swish", ""), "gelu": ("gelu", "none"),
+    "gelu_new": ("gelu", "tanh"), "gelu_pytorch_tanh": ("gelu", "tanh"), "gelu_fast": ("gelu", "tanh"),
 }  # fmt: skip
 
 
@@ -126,24 +126,34 @@ class Int8(Held):
 
     def product(self, x: Tensor, activation: str | None) -> Tensor:
         if self.quick:
-            whole, step = _whole(x)
-            out = _whole_product(whole, self.held, self.scale, self.zero, x.dtype).mul_(step)
-        elif len(x) <= 4 and x.shape[1] % 64 == 0:  # for few tokens; it reads a row in steps, past its end if need be
+            lone = len(x) == 1 and activation in FUSED
+            whole, step = _whole(x.float() if lone else x)  # a lone token is turned more quickly so
+            product = partial(_whole_product, whole, self.held, self.scale, self.zero, x.dtype)
+            if lone:  # its step is a number, so oneDNN does the rest too
+                return product(step.item(), self.bias, *FUSED[activation])
+            out = product()
+            out = out.mul_(step) if self.bias is None else torch.addcmul(self.bias, out, step, out=out)
+            return _then(out, activation)
+        if len(x) <= 4 and x.shape[1] % 64 == 0:  # for few tokens; it reads a row in steps, past its end if need be
             out = torch.ops.aten._weight_int8pack_mm(turned(x).contiguous(), self.held, self.scale.to(x.dtype))
         else:
             out = F.linear(turned(x), (self.held * self.scale[:, None]).to(x.dtype))
         return _then(out if self.bias is None else out.add_(self.bias), activation)
 
 
-class PackedEmbedding(Embedding):
-    """The embedding, and its matrix a second time, in oneDNN's order, for the unembedding."""
+class HeldEmbedding(Embedding):
+    """The embedding, and its matrix a second time, in another form, for the unembedding."""
 
-    def __init__(self, embedding: Embedding) -> None:
+    def __init__(self, embedding: Embedding, form: type[Held]) -> None:
         nn.Module.__init__(self)
-        self.weight, self.packed = embedding.weight, _reordered(embedding.weight)
-        self.packed_at = _version(self.weight)
+        self.weight = embedding.weight
+        ids, width = self.weight.shape
+        matrix = Linear(width, ids, bias=False, device="meta")
+        matrix.weight = self.weight
+        self._multiply = form(matrix).forward  # what it holds is no part of the model, which has these numbers already
+        self._held_at = _version(self.weight)
 
-    def _apply(self, *_: Any, **__: Any) -> PackedEmbedding:
+    def _apply(self, *_: Any, **__: Any) -> HeldEmbedding:
         return _refuse()
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -156,11 +166,9 @@ class PackedEmbedding(Embedding):
         return F.embedding(ids, self.weight)  # (B, T) -> (B, T, D)
 
     def scores(self, x: Tensor) -> Tensor:
-        if _version(self.weight) != self.packed_at:
+        if _version(self.weight) != self._held_at:
             _refuse()
-        if x.requires_grad:
-            return super().scores(x)
-        return _product(x.reshape(-1, x.shape[-1]), self.packed).view(*x.shape[:-1], len(self.weight))
+        return self._multiply(x)  # (..., D) -> (..., V)
 
 
 def _refuse(*_: Any, **__: Any) -> NoReturn:
@@ -203,24 +211,28 @@ def hadamard(size: int, dtype: torch.dtype) -> Tensor:
 
 def _step(x: Tensor) -> Tensor:
     """What whole numbers to 127 are multiplied by to give each row `(N, in)`, `(N, 1)`."""
-    return (x.abs().amax(1, keepdim=True) / 127).clamp(min=torch.finfo(x.dtype).tiny)
+    return x.abs().amax(1, keepdim=True).div_(127).clamp_(min=torch.finfo(x.dtype).tiny)
 
 
 def _whole(x: Tensor) -> tuple[Tensor, Tensor]:
     """What is turned and rounded of `(N, in)`: numbers from 1 to 255 of which 128 is nothing, and each row's step, `(N, 1)`."""
-    whole, steps = torch.empty(x.shape, dtype=torch.uint8), []
-    # in parts, for which memory is at hand: a float32 copy of all would be asked of the system each time
-    for some, there in zip(torch.split(x, 256), torch.split(whole, 256)):
-        some = turned(some)
-        steps.append(_step(some))  # in the dtype in which sums are multiplied by it
-        there.copy_((some / steps[-1].float()).add_(128.5))
-    return whole, torch.cat(steps)
+    if (
+        len(x) > 256
+    ):  # in parts, for which memory is at hand: a float32 copy of all would be asked of the system each time
+        parts, steps = zip(*map(_whole, torch.split(x, 256)))
+        return torch.cat(parts), torch.cat(steps)
+    x = turned(x)
+    step = _step(x)  # in the dtype in which sums are multiplied by it
+    return x.div(step.float()).add_(128.5).to(torch.uint8), step
 
 
-def _whole_product(whole: Tensor, held: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -> Tensor:
-    """`(N, in)` of `_whole` -> `(N, out)`, each row of the matrix times its scale; zero: a 0 for each."""
+def _whole_product(
+    whole: Tensor, held: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype,
+    step: float = 1.0, bias: Tensor | None = None, then: str = "none", form: str = "",
+) -> Tensor:  # fmt: skip
+    """`(N, in)` of `_whole` -> `(N, out)`, each row of the matrix times its scale; zero: a 0 for each; then: as in `_product`."""
     out: Tensor = torch.ops.onednn.qlinear_pointwise(
-        whole, 1.0, 128, held, scale, zero, None, 1.0, 0, dtype, "none", [], ""
+        whole, step, 128, held, scale, zero, bias, 1.0, 0, dtype, then, [], form
     )
     return out
 
@@ -270,8 +282,8 @@ def int8(model: Transformer) -> Transformer:
     """Round the blocks' matrices to 8 bits, a scale for each row, in place, and return the model; for a CPU.
 
     The model is another one, and its fingerprint says so. Norms and biases stay as they are; so does the embedding, with a copy for
-    the unembedding as after `pack`. Where the processor has quick products of 8 bits (VNNI), each token that comes to a matrix is
-    rounded as well. `make bench` states beside the speed how far this moves the probabilities of SmolLM2.
+    the unembedding as after `pack`. Where the processor has quick products of 8 bits (VNNI), that copy and each token that comes to
+    a matrix are rounded as well. `make bench` states beside the speed how far this moves the probabilities of SmolLM2.
 
     Raises `ValueError` for another dtype than bfloat16 and float32, or another device than the CPU.
     """
@@ -306,9 +318,11 @@ def _replace(model: Transformer, form: type[Held]) -> Transformer:
         if not isinstance(child, Linear):
             continue
         _check_plain(child, Linear, where)
-    name, packs = "wte" if model.lm_head is None else "lm_head", supported(model.dtype)
-    packs = packs and not isinstance(model.head, PackedEmbedding)
-    if packs:
+    name = "wte" if model.lm_head is None else "lm_head"
+    head = form if form is Packed or whole_products() else Packed if supported(model.dtype) else None
+    if isinstance(model.head, HeldEmbedding):
+        head = None
+    if head:
         _check_plain(model.head, Embedding, name)
     parents = [m for m in model.modules() if not isinstance(m, Linear)]  # a list of those would keep each till the end
     for module in parents:
@@ -320,8 +334,8 @@ def _replace(model: Transformer, form: type[Held]) -> Transformer:
                 )
             if isinstance(child, Linear):
                 setattr(module, part, form(child))
-    if packs:
-        setattr(model, name, PackedEmbedding(model.head))
+    if head:
+        setattr(model, name, HeldEmbedding(model.head, head))
     # at the root and in the blocks too, which would else change embeddings and norms before they come to a matrix
     refused = dict.fromkeys(("_apply", "load_state_dict", "__deepcopy__"), _refuse) | {"requires_grad_": _learning}
     for module in parents:

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from reference import both, random_ids, random_tensor, relative
 
 from ministeer.generate import generate, prefill
 from ministeer.model import ACTIVATIONS, Cache, Linear, Transformer
-from ministeer.pack import Int8, Packed, int8, pack, supported, whole_products
+from ministeer.pack import FUSED, HeldEmbedding, Int8, Packed, int8, pack, supported, whole_products
 from ministeer.provenance import fingerprint
 from ministeer.steer import Steer
 from ministeer.sweep import sweep
@@ -105,6 +106,12 @@ def hadamard(width: int) -> torch.Tensor:
     return torch.block_diag(*[block / size**0.5] * (width // size)).double()
 
 
+def linear_of(weight: torch.Tensor) -> Linear:
+    linear = Linear(*weight.shape[::-1], bias=False)
+    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return linear
+
+
 @pytest.fixture(params=["whole products", "none"])
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Both ways of `Int8`, where the processor has the first."""
@@ -133,9 +140,9 @@ def test_int8_is_the_turned_matrix_to_half_a_step_of_each_row(dtype: torch.dtype
 
 @pytest.mark.once
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("tokens", [0, 1, 4, 5, 40])
+@pytest.mark.parametrize("tokens", [0, 1, 4, 5, 257])
 @pytest.mark.parametrize("width", [15, 60, 64, 192])
-@pytest.mark.parametrize("activation", [None, "gelu_new"])
+@pytest.mark.parametrize("activation", [None, "gelu_new", "silu"])
 def test_int8_is_the_product_of_what_was_rounded(
     quick: bool, activation: str | None, width: int, tokens: int, dtype: torch.dtype
 ) -> None:
@@ -172,7 +179,26 @@ def test_what_is_not_a_number_stays_so_and_in_its_row(quick: bool) -> None:
     x[0, 5], x[1, 5] = float("nan"), float("inf")
     found = held(x)
     assert not found[:2].isfinite().any() and torch.equal(found[2], held(before)[2])
+    assert not held(x[:1]).isfinite().any() and not held(x[1:2]).isfinite().any()
     assert torch.equal(held(torch.zeros(2, 64)), held.bias.expand(2, 8))
+
+
+@pytest.mark.once
+def test_activations_that_are_fused_are_the_models() -> None:
+    assert {*FUSED} == {None, *ACTIVATIONS}
+    linear = Linear(64, 2**9).requires_grad_(False)
+    for name, x in itertools.product(ACTIVATIONS, (random_tensor(1, 64), random_tensor(3, 64))):
+        for held in (Packed(linear), Int8(linear)):
+            assert relative(held(x, name), ACTIVATIONS[name](held(x))) < 1e-5
+
+
+def test_int8_rounds_the_unembedding_where_it_rounds_tokens(architecture: str, quick: bool) -> None:
+    model = fresh(torch.float32)
+    x, exact = random_tensor(3, 60), model.head.weight.clone()
+    rounded = Int8(linear_of(exact)) if quick else linear_of(exact)
+    head = int8(model).head
+    assert relative(head.scores(x), rounded(x)) < 1e-5 and torch.equal(head.weight, exact)
+    assert torch.equal(head(torch.arange(5)), exact[:5])  # what embeds is as it was
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -236,7 +262,7 @@ def test_one_matrix_at_a_time_is_held_twice(
     monkeypatch.setattr(kind, "__init__", watched)
     form(model)
     assert alive[-1] <= 2
-    assert len(alive) == len(old)
+    assert len(alive) == len(old) + 1  # and the unembedding
 
 
 def test_int8_is_another_model_to_the_fingerprint() -> None:
@@ -347,7 +373,7 @@ def test_what_an_unembedding_does_beside_its_product_is_not_lost() -> None:
         pack(model)
     handle.remove()
     assert not any(isinstance(child, Packed) for child in model.modules())
-    assert hasattr(pack(model).head, "packed")
+    assert type(pack(model).head) is HeldEmbedding
 
 
 @pytest.mark.parametrize("form", [pack, int8])

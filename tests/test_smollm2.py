@@ -65,13 +65,13 @@ def test_a_chat_is_steered_english(smollm2: Any) -> None:
 
 
 def test_what_rounding_costs(smollm2: Any) -> None:
-    """bfloat16: KL 1.1e-3 nats and 94.8 % of the likeliest tokens; 8 bits: 3.4e-3 and 96.3 %; on two texts."""
+    """bfloat16: KL 1.1e-3 nats and 94.8 % of the likeliest tokens; 8 bits: 4.5e-3 and 96.1 %; on two texts."""
     model, tok = smollm2
     texts = [torch.tensor([ids]) for ids in passages(tok)]
     exact = [model(ids)[0] for ids in texts]
     for other, kl in (
         (ministeer.load_model(NAME, dtype="bfloat16"), 1.1e-3),
-        (pack.int8(ministeer.load_model(NAME)), 3.4e-3),
+        (pack.int8(ministeer.load_model(NAME)), 4.5e-3),
     ):
         found = [other(ids)[0].float() for ids in texts]
         assert kl / 1.5 < torch.cat([metrics.kl(*pair) for pair in zip(found, exact)]).mean() < 1.5 * kl
