@@ -356,7 +356,7 @@ cache, which the system takes back when memory is short, and after `pack` it is 
 
 {table(["job", *everybody], [row.beside(everybody) for row in small])}
 
-Medians of two (import and loading: one); how many times ours in words. Versions: {versions}.
+Medians of two (import and loading: one); "times": theirs over ours. Versions: {versions}.
 
 ## GPT-2 small's sizes, bfloat16, our forms
 
@@ -374,19 +374,19 @@ as a large one, the fingerprint of the weights is taken once a sweep, and narrow
 
 ## Where a target is missed
 
-- **load**: in float32 both map the file and copy nothing. In bfloat16 both write a rounded copy. Ours is turned besides, for which a
-  token then costs less (the rows without `pack`), and the file is mapped anew for each matrix, so that its pages leave memory: the peak is the
+- **load**: in float32 both map the file and copy nothing. In bfloat16 both write a rounded copy. Ours is also transposed, which makes
+  a token cheaper (the rows without `pack`), and the file is mapped anew for each matrix, so that its pages leave memory: our peak is the
   model, theirs the model and the file. In trials that no command here repeats, where
-  ours took 1.65 s: 1.5 without turning, 1.35 with one mapping, 1.1 with neither and
-  no look for NaN; transformers 0.9 to 1.4.
+  ours took 1.65 s: 1.5 untransposed, 1.35 with one mapping, 1.1 with neither and
+  no NaN check; transformers 0.9 to 1.4.
 - **decode**: nine tenths of a token's time are the blocks' matrices and the unembedding; the rest is 48 blocks' small operations. `pack` reads the
   matrices as fast as oneDNN does: on an AMD EPYC of family 26 about as fast as llama.cpp's kernel for one token, on an older one half as fast.
-  The ratio moves from run to run (2.0 and 2.8 within two hours on the one, 1.7 to 2.2 on the other), as one process is faster than the next by up
-  to a third throughout, with what the machine's neighbours leave of its memory bandwidth and where memory comes to lie. Tried: other numbers of rows for a lone token (four are quickest), the same strips and parts as in
+  The ratio moves from run to run (2.0 and 2.8 within two hours on the one, 1.7 to 2.2 on the other), as one process runs up to a third faster
+  than the next throughout, depending on the memory bandwidth its neighbours leave and on where its memory lies. Tried: other numbers of rows for a lone token (four are quickest), the same strips and parts as in
   float32 (slower in bfloat16, and they round each part), torch.compile of the product (no faster than oneDNN), and huge pages
   (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`: a fifth faster in some runs, nothing in others, and loading takes twice as long).
-- **sweep**: over all layers a sweep runs half of a loop's operations, so it is at most twice as fast as a loop that multiplies at its rate. More
-  than that is what the loop loses: on a machine where transformers' matrices are multiplied slowly, four times and over; elsewhere less. The share
+- **sweep**: over all layers a sweep runs half of a loop's operations, so it is at most twice as fast as a loop that multiplies at its rate. Any
+  more is the loop's loss: on a machine where transformers' matrices are multiplied slowly, four times and over; elsewhere less. The share
   of the limit says how much there is left to gain; nine tenths of the time are matrix products.
 
 - **int8**: of a token's time two thirds are products of whole numbers, which read the matrices at the rate that oneDNN has for one token; the rest is

@@ -1,4 +1,4 @@
-"""The coefficient that moves a model by so much: its mean KL divergence from itself on given text is a budget, or what its loss there rises by.
+"""The coefficient that moves a model by a given budget: its mean KL divergence from itself on given text, or the rise in its loss there.
 
 Letters: B texts, T tokens, V vocabulary.
 """
@@ -24,13 +24,13 @@ from ministeer.steer import Steer, resolve
 
 
 class NotMonotone(UserWarning):
-    """What the budget is of falls somewhere while the coefficient grows: it may be met at several coefficients."""
+    """The budgeted quantity falls somewhere as the coefficient grows: several coefficients may meet the budget."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The coefficient found; there, in nats a token, the divergence and the damage, by which the texts' loss rises; and
-    each coefficient that was tried, with what the budget is of.
+    """The coefficient found; its divergence and damage (the rise in the texts' loss), in nats per token; and
+    each coefficient that was tried, with the budgeted quantity there.
 
     The damage is NaN where no token follows a steered position, as with where="last": there is no loss to rise.
 
@@ -58,7 +58,7 @@ def calibrate(
     """A coefficient at which the mean KL(unsteered || steered) is `kl` nats, by default half a nat, the smallest where the divergence only
     grows; or one at which the texts' loss is `damage` nats a token higher, their perplexity e^damage times what it was.
 
-    The damage grows with the square of a small coefficient, but for what the vector has to do with the texts: let them be unrelated. For what vanishes with its coefficient: a vector, relative, keep_norm, substitute, rotate; not clamp. Give `highest`
+    The damage grows with the square of a small coefficient if the texts are unrelated to the vector: use such texts. For what vanishes with its coefficient: a vector, relative, keep_norm, substitute, rotate; not clamp. Give `highest`
     where the coefficient has a natural end: 1 for project_out, pi for rotate.
 
     texts: lists of ids. The mean is over the predictions at and after each text's first steered position; with

@@ -178,11 +178,11 @@ def private_mean(
 
     Each difference is cut to length `clip`, and Gaussian noise of `private_noise(...)` is added to every entry of the mean.
     The privacy holds for the whole vector, all its sites together, against the exchange of one pair; their number is public.
-    The more sites, the more noise: with a model name them, of what was read take `read.only(site)`. Two vectors of the same
+    More sites mean more noise: with a model name them, else pass `read.only(site)`. Two vectors of the same
     pairs spend epsilon twice.
 
     source: as `contrastive`. clip: choose it without looking at the private pairs, e.g. from the norms of public ones. seed:
-    keep it secret and take a long one, `secrets.randbits(128)`: who guesses it can subtract the noise. One seed draws other noise
+    keep it secret and long, `secrets.randbits(128)`: whoever guesses it can subtract the noise. One seed draws other noise
     for other texts, sites, clip, epsilon or delta, so that the difference of two vectors gives no mean away; parts that you cut from
     one `Read` need a seed each. It is not written into the provenance; nor is a hash of the texts, by which a guess could be
     checked, nor any health, which would have to be read off the texts.

@@ -28,7 +28,7 @@ OnToken = Callable[[int, int], None]
 
 
 class Settings(TypedDict, total=False):
-    """What `generate` takes beside the number of tokens, for type checkers."""
+    """What `generate` takes besides the token count, for type checkers."""
 
     steer: Steer | Sequence[Steer] | None
     temperature: float
@@ -65,7 +65,7 @@ def say(
 
 
 def text_after(tokenizer: Tokenizer, ids: Sequence[int], whole: Sequence[int]) -> str:
-    """The text of what `whole` says after `ids`, with the space that begins it: some tokenizers take that of a text."""
+    """The text of what `whole` says after `ids`, with its leading space, which some tokenizers strip from a text."""
     before, after = tokenizer.decode(ids), tokenizer.decode(whole)
     return after[len(before) :] if after.startswith(before) else tokenizer.decode(whole[len(ids) :])
 
@@ -168,7 +168,7 @@ def prefill(
     receipt: filled with what was done; without a cache this is the whole run, and one that touched nothing raises.
 
     Raises `ValueError` for a cache that holds tokens, and for an intervention that touches no position: without a cache
-    nothing is generated, so "generated" is one.
+    nothing is generated, so "generated" raises.
     """
     if not isinstance(cache, Cache | None) or not isinstance(receipt, Receipt | None):
         got = [type(given).__name__ for given in (cache, receipt)]

@@ -1,4 +1,4 @@
-"""How a direction came out of its data: numbers, and words where they are bad.
+"""How well data define a direction: numbers, and words where they are bad.
 
 Letters: N items, D width.
 """
@@ -17,7 +17,7 @@ SPLITS = 5  # random halvings that the two split-half numbers are means of
 
 @dataclass(frozen=True, repr=False)
 class Health:
-    """How a direction came out of its data at one site. What a method has no number for is None.
+    """How well the data define a direction at one site. Numbers a method does not have are None.
 
     relative_norm: its length over the mean length of the stream where it was read; says nothing of a direction of length 1.
     split_half: cosine of the directions that two halves of the data give.
@@ -26,8 +26,8 @@ class Health:
     agreement: mean cosine between the differences of two items: how much of it each item shares.
 
     Steering by directions with low agreement and separability is unreliable (Tan et al. 2024; Braun et al. 2025). Above the limits in
-    `weak`, which are this project's choice, these numbers promise little: over 135 public behaviours they went with what could be steered,
-    but too loosely to foretell one (docs/methods.md). Steer a few of the training items to know more.
+    `weak`, which are this project's choice, these numbers promise little: over 135 public behaviours they correlated with steerability,
+    but too loosely to predict it (docs/methods.md). Steer a few of the training items to know more.
     """
 
     relative_norm: float | None = None

@@ -6,7 +6,7 @@
     model(ids, adds={site: lambda x: clamp(v)(x, 3.0)})   # and with another coefficient than 1
 
 Each maker returns `f(x, coeff=1.0)`: the stream `(B, T, D)` and coefficients that broadcast over `(B, T, 1)` -> `(B, T, D)` to
-add, computed in float32. What the coefficient means is said by each. A `Gate` decides row by row whether to steer at all.
+add, computed in float32. Each says what its coefficient means. A `Gate` decides row by row whether to steer at all.
 
 Letters: B rows, T tokens in this call, D width.
 """

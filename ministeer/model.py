@@ -71,7 +71,7 @@ class GPT2Config:
 
 
 class Attention(nn.Module):
-    """Causal self-attention. The stream's norm comes in, what the heads write into the stream goes out."""
+    """Causal self-attention. The normed stream comes in, what the heads write into the stream goes out."""
 
     def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
@@ -161,8 +161,8 @@ class Transformer(nn.Module):
 
         adds: `{site: what to add there}`: a tensor `(D,)`, `(B, 1, D)` or `(B, T, D)` (B may be 1), or a function from
             the stream at the site, `(B, T, D)`, to such a tensor. It is brought to the stream's dtype and device.
-        tape: filled at the end with the stream at sites, `(B, T, D)`, after their adds: an empty dict with all, a dict's
-            keys or a list's sites with those. `("head", i)` asks for the heads' own writes, `(B, T, H, D)`.
+        tape: filled at the end with the stream at sites, `(B, T, D)`, after their adds: all sites for an empty dict, else
+            a dict's keys or a list's sites. `("head", i)` asks for the heads' own writes, `(B, T, H, D)`.
         cache: holds the tokens before `ids`, and these too afterwards. Gradients reach only this call's tokens.
 
         Raises `ValueError` for ids outside the vocabulary, more positions than the context, an unknown site, an add of
@@ -266,7 +266,7 @@ def hooked(part: nn.Module) -> bool:
 
 
 def activated(linear: nn.Module, x: Tensor, name: str) -> Tensor:
-    """What an activation makes of a matrix's product, in one step where the matrix is held in a form that can (`pack`)."""
+    """An activation applied to a matrix's product, in one step where the matrix's form allows it (`pack`)."""
     if getattr(type(linear), "fuses", False) and not hooked(linear):
         return linear(x, name)
     return ACTIVATIONS[name](linear(x))
@@ -479,7 +479,7 @@ def check_blocks(model: Transformer) -> None:
 
 
 def check_stream(x: Tensor) -> Tensor:
-    """The stream as it came; refused with NaN, infinity, or numbers whose squares are infinite, as a norm makes 0 of them."""
+    """The stream as it came; refused with NaN, infinity, or numbers whose squares overflow: a norm turns them into 0."""
     fine = bool(torch.isfinite(x.detach().float().square().sum(-1)).all())
     remedy = f"is a coefficient too large for {x.dtype}?"
     expect(fine, "a stream that is finite, and so is its length", "NaN, infinity or numbers beyond 1e19", remedy)

@@ -41,7 +41,7 @@ class Held(nn.Module, ABC):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix `(out, in)`, a copy. What changes it is lost: torch refuses all but that through `.data` or in inference mode."""
+        """The matrix `(out, in)`, a copy. Changes to it are lost: torch refuses all but those through `.data` or in inference mode."""
         with torch.inference_mode():
             return self.dense()
 
@@ -239,7 +239,7 @@ def _whole_product(
 
 @cache
 def whole_products() -> bool:
-    """Whether oneDNN multiplies whole numbers of 8 bits quickly and rightly here: without VNNI, it stops at 16 bits where a pair is larger."""
+    """Whether oneDNN multiplies whole numbers of 8 bits quickly and correctly here: without VNNI, it saturates pairs at 16 bits."""
     whole, zero = torch.full((1, 64), 255, dtype=torch.uint8), torch.zeros(16, dtype=torch.int32)
     try:
         held = torch.ops.onednn.qlinear_prepack(torch.full((16, 64), 127, dtype=torch.int8), None)

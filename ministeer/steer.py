@@ -32,7 +32,7 @@ Intervention = Callable[[Tensor, Tensor], Tensor]  # stream (B, T, D), coefficie
 @dataclass(frozen=True, eq=False)
 class Steer:
     """Add `coeff * vector` to the stream at `site`, at the positions `where` says. It keeps copies of the tensors and lists it is
-    given, but for a tensor that learns (`requires_grad`), which an optimiser changes where it lies.
+    given, except a tensor that learns (`requires_grad`), which an optimiser changes in place.
 
     vector: a tensor `(D,)`, or `(P, D)` with `where="front"`; of a `SteeringVector`, its tensor at `site` is taken. Or a
         function of `interventions` (project out, clamp, rotate, ...), which says itself what its coefficient means. One of your
@@ -109,7 +109,7 @@ class Steer:
 
     @property
     def content(self) -> Tensor | Intervention:
-        """The tensor or the function that is added by."""
+        """The tensor added, or the function for it."""
         return self.vector[self.site] if isinstance(self.vector, SteeringVector) else self.vector
 
     @property
@@ -204,7 +204,7 @@ def resolve(
 
     max_new_tokens: of the run; the last of them is never read. receipt: an empty one, which the plan then fills.
 
-    Raises `ValueError` for what this model or these prompts have no place for: another width, a site it has not, a value
+    Raises `ValueError` for what does not fit this model or these prompts: another width, a site it lacks, a value
     that its dtype cannot hold, too few rows; for one that would touch no position, or fewer than were asked for, or none whose
     logits are read; and for a gate that was decided on other prompts, or a plan made for others.
     """

@@ -78,8 +78,8 @@ def sweep(
     path: a file of one JSON row a line, filled as cells are done: a sweep that was cut off continues there, and rows of other
         sweeps stay; one sweep at a time writes there. A row is found again by its key: the model to the bit with its config and
         hooks, prompt, vector, site, coefficient, where and score, and this function with all that it calls here, as `identity.identity`
-        tells them; a score or an intervention that holds what cannot be read is refused. What a score asks of the world while it runs,
-        as a file, the time or an environment variable, is in no key: give it as an argument (`functools.partial`). Without a path a
+        tells them; a score or an intervention that holds what cannot be read is refused. What a score reads while it runs
+        (a file, the time, an environment variable) is in no key: pass it as an argument (`functools.partial`). Without a path a
         key says only which cell of this call it is.
     memory: bytes to spend beside the model, roughly. Where they run out all the same, half as many variants are run at a time.
 

@@ -238,12 +238,12 @@ def is_finite(number: Any) -> bool:
 
 
 def kept(tensor: Tensor) -> Tensor:
-    """A copy, which later changes of the caller's do not reach; one that learns is itself, as an optimiser changes it where it lies."""
+    """A copy that the caller's later changes do not reach; a tensor that learns is kept itself, as an optimiser changes it in place."""
     return tensor if tensor.requires_grad else tensor.clone()
 
 
 def check_tensor(tensor: Any, wanted: str) -> None:
-    """Raise `ValueError` for what is not a dense tensor of numbers to compute with: of float8 torch only keeps."""
+    """Raise `ValueError` for what is not a dense tensor of numbers to compute with: torch only stores float8."""
     fine = isinstance(tensor, Tensor) and tensor.dtype in DTYPES and tensor.layout == torch.strided
     got = type(tensor).__name__
     if isinstance(tensor, Tensor):

@@ -6,11 +6,11 @@
 # stream**. Steering adds one more vector to them, so this is what we look at first.
 #
 # You need PyTorch and an hour at most. The model is `nano`: a small GPT-2 trained on sentences that a program wrote. It
-# knows a few thousand words and runs in seconds on a laptop. Read [`model.py`](../../ministeer/model.py) beside this
-# lesson: all that happens here is in it.
+# knows a few thousand words and runs in seconds on a laptop. Keep [`model.py`](../../ministeer/model.py) open
+# as you read: all that happens here is in it.
 #
-# To see this lesson on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What
-# differs there stands at the end.
+# To see this lesson on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. The
+# end says what differs there.
 
 # %%
 import torch
@@ -78,7 +78,7 @@ for some in (text, "The opposite of hot is", "The queen said that"):
         print(f"   pre {i}: {word}")
 
 # %% [markdown]
-# Before block 0 the stream mostly says the token that was read: the embedding also unembeds. Then come common words that
+# Before block 0 the stream mostly says the token just read: the embedding also unembeds. Then come common words that
 # have nothing to do with the question, and the answer in the upper half. The lens shows when the answer becomes readable.
 # The word that decides it, "France", "hot" or "queen", may have been copied to this token earlier, in a form that only
 # later blocks turn into a word.
@@ -120,8 +120,8 @@ for i in range(depth + 1):
 
 # %% [markdown]
 # The first block makes the stream many times longer, and what it adds is much the same in every text. Low in the model,
-# most of a stream's length says nothing about the text; only further up do two texts part. So a stream is seldom looked
-# at by itself. We look at the **difference** of two streams: what they share cancels, and what tells the texts apart is
+# most of a stream's length says nothing about the text; only further up do two texts diverge. So we seldom look at one
+# stream alone. We look at the **difference** of two streams: what they share cancels, and what tells the texts apart is
 # left. All of steering begins there.
 #
 # ## Who hears what
@@ -172,8 +172,8 @@ show()
 #
 # ## Exercises
 #
-# Write your lines below each docstring and run the cell and the one after it, which says "right" or what is wrong so
-# far. Solutions are in `solutions.py`; try for ten minutes before you look.
+# Write your code below each docstring, then run that cell and the next, which says "right" or what is still
+# wrong. Solutions are in `solutions.py`; try for ten minutes before you look.
 
 
 # %% exercise 1.1
@@ -221,7 +221,7 @@ def _(writes):
 
 # %% exercise 1.3
 def settled(said):
-    """From which depth on a lens says its last word: the smallest i such that all words of said[i:] are the same."""
+    """The depth at which a lens settles: the smallest i such that all words of said[i:] are the same."""
     # your lines here
 
 

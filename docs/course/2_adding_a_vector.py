@@ -2,10 +2,10 @@
 # # 2. Adding a vector
 #
 # Activation addition (Turner et al. 2023) is the shortest way to steer. Run the model on two words, subtract one stream
-# from the other, and add the difference while the model reads something else. No training, no other prompt.
+# from the other, and add the difference while the model reads something else. No training, no new prompt.
 #
-# To see this lesson on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What
-# differs there stands at the end.
+# To see this lesson on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. The
+# end says what differs there.
 
 # %%
 import torch
@@ -21,8 +21,8 @@ SITE = ("pre", 1)  # the stream that enters block 1
 # %% [markdown]
 # ## The vector
 #
-# Record the stream over "Love" and over "Hate" at one site, and subtract. The two words must be equally many tokens, so
-# that each row has its counterpart. Where these are not, we take "Good" and "Bad". Put words of your own first in the
+# Record the stream over "Love" and over "Hate" at one site, and subtract. The two words must have equally many tokens,
+# so that their rows match. Where these do not, we take "Good" and "Bad". Put your own words first in the
 # list; nano spells most capitalised words letter by letter, so try lower case, as in "love" and "hate", or "Warm" and
 # "Cold", which are four tokens each.
 #
@@ -100,7 +100,7 @@ print(love)
 # ## A number for it
 #
 # A single text proves nothing: for any vector you could find one that looks good. We want a number over several prompts.
-# Take 40 pleasant and 40 unpleasant words, of which we keep those that are one token. The **valence** of a prompt is
+# Take 40 pleasant and 40 unpleasant words, and keep those that are one token. The **valence** of a prompt is
 # log p(the next word is pleasant) - log p(it is unpleasant), in nats.
 #
 # **Predict first.** The valence, averaged over eight prompts, against the coefficient from -10 to 10: is it a straight
@@ -139,7 +139,7 @@ axes.legend()
 show()
 
 # %% [markdown]
-# Near zero the mean is roughly a line: there a coefficient says how much will happen. Further out it bends, and at both
+# Near zero the mean is roughly a line: there a coefficient predicts the effect. Further out it bends, and at both
 # ends it turns. At the far left the vector is subtracted, and yet the next word is pleasant. Look at the text there before
 # you believe the number:
 
@@ -151,8 +151,8 @@ print(continued("The world is", -10.0))
 #
 # ## How much is much?
 #
-# A coefficient of 2 means nothing by itself. What counts is how long the added vector is beside the stream that it is
-# added to. A **receipt** says so, read off the tensors that were added.
+# A coefficient of 2 means nothing by itself. What counts is how long the added vector is relative to the stream. A
+# **receipt** says so, read off the tensors that were added.
 #
 # **Predict first.** You saw the lengths of `v` and of the stream above. What share of the stream is `2 * v`?
 
@@ -244,8 +244,8 @@ def _(steered_logits):
 
 # %% exercise 2.3
 def coefficient_for(v, x, share):
-    """The coefficient at which c * v is `share` times as long as the stream: v is (D,), and x, (N, D), are streams of
-    which the mean length counts."""
+    """The coefficient at which c * v is `share` times as long as the stream: v is (D,), and x, (N, D), are streams
+    whose mean length counts."""
     # your lines here
 
 
@@ -264,7 +264,7 @@ def _(coefficient_for):
 #
 # The vector there is "Good" minus "Bad". The next words are pleasant without any vector, and the curve has its peak at 0:
 # subtracting the vector makes them less pleasant, and adding it does too, but less. At a coefficient of 2 the vector is
-# more than twice as long as the stream, and still the texts stay grammatical. The sites fade slowly: at three quarters of
-# the depth something is left. Results on more prompts are in [NOTES.md](../results/smollm2-135m-instruct/NOTES.md).
+# more than twice as long as the stream, and still the texts stay grammatical. The effect fades with depth: at three
+# quarters something is left. Results on more prompts are in [NOTES.md](../results/smollm2-135m-instruct/NOTES.md).
 #
 # Next: `3_contrast.py`. One pair of words was luck. What do many pairs give, and what does a random vector do?

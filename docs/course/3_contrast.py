@@ -3,10 +3,10 @@
 #
 # One pair of words was luck. Contrastive activation addition (Panickssery et al. 2024) takes many pairs of texts that
 # differ in one thing, and adds the mean of their differences. This lesson makes such a vector for honesty. But first it
-# asks what a vector does that nobody chose, because a result is only as good as what it is compared with.
+# asks what a vector nobody chose does, because a result is only as good as what it is compared with.
 #
-# To see this lesson on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What
-# differs there stands at the end.
+# To see this lesson on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. The
+# end says what differs there.
 
 # %%
 import torch
@@ -72,7 +72,7 @@ for seed in range(20):
 print(f"20 random vectors move the items by {min(random):+.2f} to {max(random):+.2f} nats")
 
 # %% [markdown]
-# Not zero. Any push moves the logits, and the items hang together: the same few endings occur in many of them, so a
+# Not zero. Any push moves the logits, and the items are related: the same few endings occur in many of them, so a
 # push that favours one ending moves them all. An effect inside this range is no result, whatever the vector is called.
 #
 # ## Pairs
@@ -104,8 +104,8 @@ for site in sites:
     print(f"pre {site[1]:<3} {h.relative_norm:5.2f}  {h.split_half:10.2f}  {h.separability:5.2f}  {h.agreement:9.2f}")
 
 # %% [markdown]
-# These four numbers are the **health** of the vector at each site, known before anything is steered. *Norm*: how long
-# it is beside the stream. *Split-half*: the cosine of the vectors that two halves of the pairs give. *d'*: how far
+# These four numbers are the **health** of the vector at each site, known before anything is steered. *Norm*: its length
+# over the stream's. *Split-half*: the cosine between the vectors of two halves of the pairs. *d'*: how far
 # apart the two kinds of text lie along it, in standard deviations. *Agreement*: the mean cosine between the differences
 # of two pairs. Up to pre 3 single pairs have next to nothing in common, and the cosine between the halves is only
 # about a half: attention has not yet carried the word "honest" to this token, and most of the difference is noise. From
@@ -130,8 +130,8 @@ print(f"subtracted: {effect(-v).mean():+.2f} nats")
 # ## A harder control
 #
 # A direction drawn from all directions is an easy rival. The model's own states occupy only a few directions, and a
-# vector outside them has little effect. A fairer rival lies where the streams lie: a random mix of how the streams of the
-# pairs deviate from their mean. Drawn again and again, such mixes vary as the streams do: they have the same **covariance**.
+# vector outside them has little effect. A fairer rival lies where the streams lie: a random mix of the deviations of the
+# pairs' streams from the mean. Drawn again and again, such mixes vary as the streams do: they have the same **covariance**.
 #
 # **Predict first.** Will these reach further than the first 20? As far as the vector?
 
@@ -160,7 +160,7 @@ show()
 # %% [markdown]
 # The harder rivals reach several times as far, and the strongest does most of what the vector does. They are hard indeed:
 # drawn from the streams of the pairs, they hold some of the difference between honest and dishonest as well. The first
-# question about any steering result is: beside which random vectors?
+# question on any steering result is: against which random vectors?
 #
 # ## How many pairs?
 #
@@ -230,7 +230,7 @@ def _(random_within):
 
 # %% exercise 3.3
 def rank(effect, random):
-    """How seldom chance does as much: of the vector and the random ones together, the share whose effect is at least
+    """How rarely chance does as much: among the vector and the random ones, the share whose effect is at least
     the vector's. The vector itself counts, so it is never 0. effect: a number; random: a list of numbers."""
     # your lines here
 

@@ -2,12 +2,12 @@
 # # 4. Function vectors, and the heads that write them
 #
 # Show a model a few words with their opposites, and it gives the opposite of the next one. Somewhere at the last token
-# its stream must hold "give the opposite". Todd et al. (2024) take that out in two ways. The **layer average** is the
+# its stream must hold "give the opposite". Todd et al. (2024) extract it in two ways. The **layer average** is the
 # mean state at the last token, their baseline. The **function vector** is the sum of what a few attention heads write
 # there, those that carry the task. This lesson makes both and adds each to a prompt that shows nothing.
 #
-# To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What differs there
-# stands at the end.
+# To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. The end says what
+# differs there.
 
 # %%
 import torch
@@ -33,7 +33,7 @@ held_out = [pair for pair in tasks["antonym"]["heldout"] if len(tok.continuation
 
 
 def asked(shown):
-    """Of each held-out word the prompt, after so many demonstrations."""
+    """Each held-out word's prompt, after so many demonstrations."""
     some = data.few_shot(held_out, tasks["antonym"]["train"], len(held_out), structure=STRUCTURE, shots=shown, seed=0)
     return [tok.prompt(item["prompt"]) for item in some], [item["words"][0] for item in some]
 
@@ -44,7 +44,7 @@ print(tok.decode(shown[0][1:]))
 
 
 def measured(prompts, steer=None):
-    """Of each prompt log p(the opposite) in nats, and whether the likeliest token is the opposite, each (N,)."""
+    """Per prompt, log p(the opposite) in nats, and whether the likeliest token is the opposite, each (N,)."""
     logits = prefill(model, prompts, steer=steer)
     right = torch.tensor([tok.single(word) for word in answers])
     return logits.log_softmax(-1)[torch.arange(len(right)), right], (logits.argmax(-1) == right).float()
@@ -103,7 +103,7 @@ for i, both in enumerate(zip(*gains.values())):
 # Now chance, as in lesson 3: 20 random vectors with the covariance of the stream, here at the last token of all lists.
 # To save time we draw them at one depth, the middle.
 #
-# **Predict first.** Will some of them help? And how far do they reach beside the layer average?
+# **Predict first.** Will some of them help? And how close do they come to the layer average?
 
 # %%
 rows = [tok.prompt(text) for task in lists for text in lists[task]]
@@ -185,7 +185,7 @@ print(f"ten heads drawn at random, at {lows[-1]}: {min(chance):+.2f} to {max(cha
 # How many heads matter depends on the question. In a prompt with demonstrations, replaced one at a time, three heads move
 # the answer. Yet the sum of these three does not give the task to a bare prompt. That takes other heads too, each of
 # which did next to nothing by itself. And the sum of all heads is worse than that of ten: some of what the others write
-# is in the way. Ten heads drawn at random are the chance that this has to beat.
+# gets in the way. Ten heads drawn at random are the control to beat.
 #
 # ## Exercises
 
@@ -193,7 +193,7 @@ print(f"ten heads drawn at random, at {lows[-1]}: {min(chance):+.2f} to {max(cha
 # %% exercise 4.1
 def layer_average(mine, others):
     """What is particular to one task, (D,): the mean of its streams `mine`, (N, D), minus the mean of the other tasks'
-    means. others: a list of streams, one (M, D) for each other task, of which some may have more rows."""
+    means. others: a list of streams, one (M, D) for each other task, some perhaps with more rows."""
     # your lines here
 
 

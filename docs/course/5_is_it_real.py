@@ -4,8 +4,8 @@
 # A vector moved the mean by so many nats. Would it do so again, on other items? For each item, or for half of them
 # while the others went the wrong way? This lesson puts a statistician's questions to the vector of lesson 3.
 #
-# To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What differs there
-# stands at the end.
+# To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. The end says what
+# differs there.
 
 # %%
 import numpy as np
@@ -62,11 +62,11 @@ vectors = {
 # ## One number for each item
 #
 # Add the vector at several strengths, from minus to plus, and take the logit difference each time. The slope of a
-# straight line through these points is the item's **steerability** (Tan et al. 2024): nats for each tenth of the
+# straight line through these points is the item's **steerability** (Tan et al. 2024): nats per tenth of the
 # stream's length.
 #
-# **Predict first.** The means you know from lesson 3. Of the items, how many move the wrong way: their slope is
-# negative?
+# **Predict first.** You know the means from lesson 3. How many items move the wrong way, that is, have a negative
+# slope?
 
 # %%
 MULTIPLIERS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]  # in tenths of the stream's length
@@ -103,13 +103,13 @@ show()
 # %% [markdown]
 # A dot left of zero is an item moved the wrong way. A mean hides them; so draw the items before you print a mean. And
 # look at the vector for kindness: it was read from texts without a word of honesty, and it does nearly all of what you
-# called honesty. What both have in common, a good person against a bad one, would explain either. A control by another
-# behaviour asks more of a vector than chance does.
+# called honesty. What both have in common, a good person against a bad one, would explain either. Another behaviour
+# is a stricter control than chance.
 #
 # ## How sure is the mean?
 #
-# The items are a few of many that could have been written. The **bootstrap** asks how the mean would vary: draw as many
-# items from yours, with repeats, take the mean, and do so a thousand times. The middle 95 % of these means is the
+# The items are a few of many that could have been written. The **bootstrap** asks how the mean would vary: draw N
+# of your N items, with repeats, take the mean, and do so a thousand times. The middle 95 % of these means is the
 # interval.
 #
 # **Predict first.** We can draw items, or whole scenarios with all their items. Which interval will be wider?
@@ -123,14 +123,14 @@ for name, each in slopes.items():
 # the interval over items is too narrow. The interval over scenarios is the honest one, even where it comes out
 # narrower. (Its mean is the mean over scenarios, so it may differ a little.)
 #
-# The interval of the random vector leaves out zero too. An interval says that an effect would come again with other
-# items. It does not say what the effect is of: this one push favours some endings, and they come again. How far such
-# pushes reach only *many* random vectors tell, as in lesson 3.
+# The interval of the random vector excludes zero too. An interval says that an effect would recur with other
+# items. It does not say what causes it: this one push favours some endings, and they recur. Only *many*
+# random vectors tell how far such pushes reach, as in lesson 3.
 #
 # ## Does 95 % mean 95 %?
 #
-# Test the tool on data whose truth you know. We draw 7 numbers around zero, make the interval, and see whether it holds
-# zero; 200 times.
+# Test the tool on data whose truth you know. 200 times, we draw 7 numbers around zero, make the interval, and see if it
+# holds zero.
 #
 # **Predict first.** How often will plain resampling hold the truth: 95 times in 100, more, or fewer?
 
@@ -148,7 +148,7 @@ print(f"plain resampling holds the truth in {plain / 200:.0%}, metrics.bootstrap
 
 # %% [markdown]
 # A small sample understates the spread, so plain resampling is overconfident. `metrics.bootstrap` widens the interval
-# by the ratio of Student's t to the normal. Is what you see there 95 %? With 200 draws such a share is known to three
+# by the ratio of Student's t to the normal. Do you see 95 % there? With 200 draws such a share is known to three
 # points or so either way; put 2000 in the loop to be surer. Below five items no such remedy helps: write more items.
 #
 # ## Held out
@@ -164,17 +164,17 @@ for name in ("honesty, context", "honesty, answer"):
 
 # %% [markdown]
 # Both are stronger there. But the vector read in the context saw no scenario at all, so the training items are easier to
-# move: by a third, as far as it can tell. The vector read in the answers moves them by twice as much, and what goes beyond
-# that third is not honesty but a memory of these very words. Report the number of the held-out ones, and choose site and
-# strength on the training ones, or the held-out are not held out any more.
+# move: by a third, judging by this vector. The one read in the answers moves them by twice as much, and what goes beyond
+# that third is not honesty but a memory of these very words. Report the held-out result, and choose site and
+# strength on the training items, or the held-out ones are no longer held out.
 #
 # ## Exercises
 
 
 # %% exercise 5.1
 def slope(multipliers, differences):
-    """Steerability, (N,): of each row of `differences`, an array (N, M), the slope of the least-squares line over the
-    M multipliers, an array (M,)."""
+    """Steerability, (N,): for each row of `differences`, (N, M), the slope of the least-squares line over the
+    M multipliers, (M,)."""
     # your lines here
 
 
@@ -193,7 +193,7 @@ def _(slope):
 
 # %% exercise 5.2
 def interval_over(values, groups, seed):
-    """(mean, low, high) by plain resampling of groups: the means of the groups are the things that are drawn, with
+    """(mean, low, high) by plain resampling of groups: what is drawn are the means of the groups, with
     repeats, 2000 times. values: an array (N,); groups: a list of N labels; low and high hold the middle 95 %."""
     # your lines here
 
@@ -236,7 +236,7 @@ def _(at_most):
 
 
 # %% [markdown]
-# Exercise 5.3 says what it is worth that a vector moved no item the wrong way: put in the number of scenarios, not of
+# Exercise 5.3 tells what moving no item the wrong way is worth: enter the number of scenarios, not of
 # items. A result is: an effect on held-out items, its interval over what is independent, what random vectors do, and
 # how many items go the wrong way.
 #

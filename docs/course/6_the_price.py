@@ -4,8 +4,8 @@
 # A vector that does what you want may do more than that. This lesson removes a bias, and then looks at everything else:
 # facts, other texts, and what should have stayed as it was. At the end it steers only where that is wanted.
 #
-# To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What differs there
-# stands at the end.
+# To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. The end says what
+# differs there.
 
 # %%
 import torch
@@ -141,8 +141,8 @@ print("three random mixes of these streams, removed whole: of the spread", [roun
 # Two of the three random mixes remove much of the spread, if less than the direction does. The streams of jobs differ
 # most in gender, so a mix of them often points along it.
 #
-# "Facts are unharmed" is true and says little: a direction of he and she has no business with capitals. A price has to
-# be looked for where it is likely, which is next to what you change.
+# "Facts are unharmed" is true and says little: a he-she direction has nothing to do with capitals. Look for
+# the price where it is likely: next to what you change.
 #
 # Compare like with like: both "removed" and "kept" are shares of nats. Half of the direction takes half of the spread
 # and two fifths of what told "queen" from "father". The probability of the right pronoun hides that, because it is flat
@@ -201,9 +201,9 @@ show()
 # keep every noun and remove nothing, and would sit on the line too. This gate does beat a smaller dose: where the line
 # removes as much of the spread, it keeps a third of the nouns' nats, and the gate keeps all.
 #
-# Now look for whom it stays shut. Among them is the nurse, in every template: to the gate the occupations that the model
-# takes most for women look like nouns for women. So those with the largest bias keep it, and the mean over occupations
-# does not say so. Look next to what you change, at a gate as well.
+# Now see for whom it stays shut. Among them is the nurse, in every template: to the gate, the occupations the model
+# most links with women look like nouns for women. So those with the largest bias keep it, and the mean over occupations
+# hides that. Look next to what you change, at a gate as well.
 #
 # ## Exercises
 

@@ -5,8 +5,8 @@
 # two that you can change for a behaviour of your own. What counts as a success is written down before the first
 # measurement.
 #
-# To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. What differs there
-# stands at the end.
+# To see it on a real language model, change `"nano"` in the next cell to `"smollm2-135m-instruct"`. The end says what
+# differs there.
 
 # %%
 import torch
@@ -34,8 +34,8 @@ SHARE, THRESHOLD = 0.1, 0.25
 # %% [markdown]
 # ## Step 2. Write the pairs
 #
-# Two lists of beginnings, of one mood and of the other, alike in all else: in length, in grammar, in what they are about.
-# And prompts that go on after them. Some prompts are kept for the end and are never used to
+# Two lists of beginnings, one for each mood, alike in all else: in length, in grammar, in what they are about.
+# And prompts that continue them. Some prompts are kept for the end and are never used to
 # make or choose anything.
 
 # %%
@@ -69,7 +69,7 @@ def measured(texts, steer=None, words=mood):
 # A vector cannot bring out what is not there. Put the beginnings before the training prompts: does the model itself go
 # on in the mood?
 #
-# **Predict first.** By how many nats do the beginnings move it? It is a yardstick and no ceiling: a larger dose of a
+# **Predict first.** By how many nats do the beginnings move it? It is a yardstick, not a limit: a larger dose of a
 # vector can do more.
 
 # %%
@@ -92,7 +92,7 @@ for site in sites:
     print(f"pre {site[1]:<3} split-half {h.split_half:+.2f}, d' {h.separability:+.2f}, agreement {h.agreement:+.2f}")
 
 # %% [markdown]
-# Both numbers flatter here: many pairs share a beginning, and so its difference, and so do the two halves. Trust d' more:
+# Split-half and agreement flatter here: many pairs, and so both halves, share a beginning's difference. Trust d' more:
 # from pre 4 on the two moods lie well apart.
 #
 # ## Step 5. Choose the site on the training prompts
@@ -114,12 +114,12 @@ print("chosen:", site, {f"pre {i}": round(nats, 2) for (_, i), nats in by_site.i
 
 # %% [markdown]
 # On nano it is not: the health is best at pre 5, and the last site does most. After the last block nothing is computed
-# from the vector any more. It pushes the words that are being counted, and no thought. If that is not what you mean by a
+# from the vector. It pushes the words that are counted, not a thought. If that is not what you mean by a
 # mood, leave this site out of `sites`.
 #
 # ## Step 6. Measure what was held out, beside random vectors
 #
-# Turn the sign of a random vector, and its effect changes sign too, so each one drawn stands for two. We draw fifty, which
+# Flip the sign of a random vector, and its effect changes sign too, so each one drawn stands for two. We draw fifty, which
 # makes a hundred with their opposites. The smallest possible rank is then 1 / 101, just below 0.01; with fewer nothing
 # could be supported.
 #
@@ -179,8 +179,8 @@ print(f"KL on them: {float(metrics.kl(steered, plain).mean()):.3f} nats")
 print(receipt)
 
 # %% [markdown]
-# Nothing, on nano. The receipt counts the positions whose change a prediction can hear. At the last site of all these are
-# the last tokens alone, since no later block looks back at the others.
+# Nothing, on nano. The receipt counts the positions whose change a prediction can hear. At the last site these are
+# the last tokens alone, as no later block looks back at the others.
 #
 # ## The verdict
 #
@@ -258,7 +258,7 @@ STATED = 0.25
 
 # %% exercise 7.3
 def judged(found, random, threshold):
-    """The verdict of the rule of step 1 on a measurement: the effect of a vector on each held-out prompt, (N,), and the
+    """The verdict of step 1's rule on a measurement: the effect of a vector on each held-out prompt, (N,), and the
     mean effect of each random vector, a list. The interval is `metrics.bootstrap`'s; the rank is that of the mean. If
     yours calls `verdict`, solve exercise 7.1 first."""
     # your lines here
@@ -300,4 +300,4 @@ def _(judged):
 # ([summary.md](../results/smollm2-135m-instruct/summary.md)).
 #
 # That is the course. From here: [one page per method](../methods.md), the [experiments](../../examples), and [what
-# their verdicts do not say](../results/smollm2-135m-instruct/NOTES.md) in ours.
+# their verdicts do not say](../results/smollm2-135m-instruct/NOTES.md).
