@@ -62,7 +62,7 @@ def calibrate(
     where the coefficient has a natural end: 1 for project_out, pi for rotate.
 
     texts: lists of ids. The mean is over the predictions at and after each text's first steered position; with
-        where="front", after the injected ones. steer: its own coefficient is not used but for its sign.
+        where="front", after the injected ones. steer: its own coefficient is not used but for its sign, and a schedule as it is in a prompt.
     tolerance: how near, as a share of `kl`. start: the first coefficient tried. highest: the last one.
 
     The coefficient is doubled, or halved, until the budget lies between two, and that bracket is halved (on a scale of

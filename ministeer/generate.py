@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ministeer.cuda_graph import Graph
-from ministeer.model import Cache, Transformer, check_stream, expect, refusal
+from ministeer.model import Cache, Transformer, check_stream, expect, hooked, refusal
 from ministeer.prompts import as_rows, check_room, pad
 from ministeer.receipt import Receipt
 from ministeer.steer import Plan, Steer, resolve
@@ -178,6 +178,12 @@ def prefill(
         )  # fmt: skip
     if cache is not None and bool(cache.lengths.any()):
         raise refusal("an empty cache to read prompts into", f"one that holds {cache.lengths.tolist()} tokens")
+    expect(
+        not hooked(model),
+        "no hook on the model itself, of which only the parts are called here",
+        "one",
+        "hook a block or model.ln_f",
+    )
     ids, positions = pad(prompts)
     plan = resolve(model, steer, prompts, 1 if cache is None else 2, receipt)
     with _threads(model, ids.numel()):

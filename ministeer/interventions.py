@@ -38,8 +38,8 @@ class Function(Protocol):
 
 def project_out(vector: Tensor) -> Function:
     """Remove the stream's component along `vector` `(D,)`; coeff: the share removed, 1 all of it, 2 reflects."""
-    unit = _unit(vector)
-    return lambda x, coeff=1.0, /: -coeff * _along(x, unit) * _for(x, unit)
+    unit = _units(vector)
+    return lambda x, coeff=1.0, /: -coeff * _along(x, unit()) * _for(x, unit())
 
 
 def reflect(vector: Tensor) -> Function:
@@ -50,8 +50,8 @@ def reflect(vector: Tensor) -> Function:
 
 def clamp(vector: Tensor) -> Function:
     """Set the stream's component along `vector` `(D,)`, of any length, to coeff, in units of the stream."""
-    unit = _unit(vector)
-    return lambda x, coeff=1.0, /: (coeff - _along(x, unit)) * _for(x, unit)
+    unit = _units(vector)
+    return lambda x, coeff=1.0, /: (coeff - _along(x, unit())) * _for(x, unit())
 
 
 def substitute(state: Tensor) -> Function:
@@ -62,8 +62,8 @@ def substitute(state: Tensor) -> Function:
 
 def relative(vector: Tensor) -> Function:
     """Add along `vector` `(D,)`, of any length; coeff: how much, as a share of the stream's own norm at each position."""
-    unit = _unit(vector)
-    return lambda x, coeff=1.0, /: coeff * x.float().norm(dim=-1, keepdim=True) * _for(x, unit)
+    unit = _units(vector)
+    return lambda x, coeff=1.0, /: coeff * x.float().norm(dim=-1, keepdim=True) * _for(x, unit())
 
 
 def keep_norm(vector: Tensor) -> Function:
@@ -85,15 +85,11 @@ def rotate(start: Tensor, end: Tensor) -> Function:
 
     What the stream holds outside the plane stays, and so does its norm.
     """
-    e1, towards = _unit(start), _unit(end)
-    if len(e1) != len(towards):
-        raise ValueError(f"expected two directions of one width, got {len(e1)} and {len(towards)}")
-    rest = towards - (towards @ e1.to(towards.device)) * e1.to(towards.device)
-    if not rest.norm() > 1e-4:
-        raise ValueError("expected two directions that span a plane, got parallel ones; for one direction use reflect")
-    e2 = _unit(rest)
+    first, towards = _units(start), _units(end)
+    _plane(first(), towards())
 
     def f(x: Tensor, coeff: Tensor | float = 1.0, /) -> Tensor:
+        e1, e2 = _plane(first(), towards())
         a, b = _along(x, e1), _along(x, e2)  # (B, T, 1)
         turn = torch.as_tensor(coeff, dtype=torch.float32, device=x.device)
         cos, sin = turn.cos() - 1, turn.sin()
@@ -101,6 +97,16 @@ def rotate(start: Tensor, end: Tensor) -> Function:
         return delta
 
     return f
+
+
+def _plane(e1: Tensor, towards: Tensor) -> tuple[Tensor, Tensor]:
+    """Two orthogonal directions of the plane of two."""
+    if len(e1) != len(towards):
+        raise ValueError(f"expected two directions of one width, got {len(e1)} and {len(towards)}")
+    rest = towards - (towards @ e1.to(towards.device)) * e1.to(towards.device)
+    if not rest.norm() > 1e-4:
+        raise ValueError("expected two directions that span a plane, got parallel ones; for one direction use reflect")
+    return e1, _unit(rest)
 
 
 def decay(half_life: float) -> Callable[[Tensor], Tensor]:
@@ -121,6 +127,12 @@ def _unit(vector: Tensor) -> Tensor:
         raise ValueError(f"expected a direction of finite length above 0, got one of {float(length)}")
     unit: Tensor = vector.float() / length
     return unit
+
+
+def _units(vector: Tensor) -> Callable[[], Tensor]:
+    """A direction of length 1, each time it is asked for; of one that learns, as it is by then."""
+    unit = _unit(vector)
+    return (lambda: _unit(vector)) if vector.requires_grad else (lambda: unit)
 
 
 def _held(vector: Tensor) -> Tensor:

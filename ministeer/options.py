@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -102,7 +103,7 @@ def lines(path: str) -> list[str]:
     """The lines of a file that are not empty; a line ends where a program ends one, not at a letter such as U+2028."""
     found = [line.removesuffix("\r") for line in contents(path).split("\n") if line.strip()]
     expect(bool(found), f"a prompt on each line of {path}", "none")
-    as_json = all(line.startswith("{") and line.rstrip().endswith("}") for line in found)
+    as_json = all(line.startswith("{") and line.rstrip().endswith("}") for line in found) or _listed("".join(found))
     expect(
         not as_json,
         f"a prompt on each line of {path}, as it is read",
@@ -110,3 +111,11 @@ def lines(path: str) -> list[str]:
         "write the texts alone, without JSON",
     )
     return found
+
+
+def _listed(text: str) -> bool:
+    """Whether a text is a list of JSON."""
+    try:
+        return isinstance(json.loads(text), list)
+    except (ValueError, RecursionError):
+        return False

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Text = str | Sequence[int]  # as ids it is read as they are: what `tok.chat` gives
 Pairs = Sequence[tuple[Text, Text] | list[Text]]
 NAMED = (("positive", "negative"), ("plus", "minus"), ("chosen", "rejected"))  # how rows of pairs call their texts
+UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"  # Thai to Khmer, kana, Chinese
 NOTES = ("id", "source")  # what rows hold besides, in words that are not part of their texts
 Token = Literal["answer", "last"]
 
@@ -90,7 +91,9 @@ def parsed(given: str | Sequence[Any]) -> list[list[str]]:
         fine = isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
         expect(fine, f"two texts in pair {i}, {form}", json.dumps(row)[:40])
         before = row.get("prompt") or "" if isinstance(row, dict) else ""
-        close += bool(before[-1:].isalnum()) and all(text[:1].isalnum() for text in pair)
+        close += re.search(r"[\w.,:;?!]$", before) is not None and all(
+            text[:1].isalnum() and not re.match(UNSPACED, text) for text in pair
+        )
         found.append([before + text for text in pair])
     if close:
         warnings.warn(
@@ -130,7 +133,8 @@ def read(
     sites: by default the stream that enters each block and the one that leaves the last. What the literature calls
         the output of block i is `("pre", i + 1)`.
     how: token, batch_size and on_batch, see `Reading`.
-    Warns where most pairs seem to differ in their context, and are not read at the last token.
+    Warns where most pairs seem to differ in their context, or from their first word on, and are not read at the last token;
+    and where most are read after the same beginnings as others.
     """
     return read_pairs(model, tokenizer, pairs, sites, **how)
 
@@ -157,13 +161,8 @@ def read_pairs(
     wanted, token = all_sites(source) if sites is None else as_sites(sites), token or "answer"
     rows = _pair_rows(tokenizer, pairs)
     positions = [_read_at(plus, minus, token, number) for number, (plus, minus) in enumerate(rows)]
-    ends = [_end_alike(tokenizer, *pair, at) for pair, (at, _) in zip(rows, positions, strict=True)]
-    if token == "answer" and 2 * sum(ends) > len(ends):
-        warnings.warn(
-            f"the texts of {sum(ends)} of {len(ends)} pairs go on alike after the words in which they differ, and are read before "
-            'that; if they differ in their context, and the answer is still to come, read them with token="last"',
-            stacklevel=3,
-        )
+    if doubt := _doubt(tokenizer, rows, positions, token):
+        warnings.warn(doubt, stacklevel=3)
     found = pair_streams(source, rows, positions, wanted, batch_size=batch_size, on_batch=on_batch)
     told = [text if isinstance(text, str) else " ".join(map(str, text)) for pair in pairs for text in pair]
     return Read(found, Provenance.of(source, "read", told, token))
@@ -191,13 +190,45 @@ def _ids(tokenizer: Tokenizer, text: Text) -> list[int]:
     return tokenizer.prompt(text) if isinstance(text, str) else [int(i) for i in text]
 
 
+def _doubt(tokenizer: Tokenizer, rows: Any, positions: Sequence[tuple[int, int]], token: str) -> str:
+    """Why most of the pairs may be read where they were not meant to be; empty for what looks sound."""
+    read, alike_behind, first, special = set(), 0, 0, {*tokenizer.special.values()}
+    for (plus, minus), (at, also) in zip(rows, positions, strict=True):
+        read.add((*plus[: at + 1], -1, *minus[: also + 1]))
+        alike_behind += _end_alike(tokenizer, plus, minus, at)
+        go_on = all(_words(tokenizer.decode(text[at + 1 :])) for text in (plus, minus))
+        first += go_on and special.issuperset(plus[:at])
+    if token == "answer" and 2 * alike_behind > len(rows):
+        return (
+            f"the texts of {alike_behind} of {len(rows)} pairs go on alike after the words in which they differ, and are read before "
+            'that; if they differ in their context, and the answer is still to come, read them with token="last"'
+        )
+    if token == "answer" and 2 * first > len(rows):
+        return (
+            f"the texts of {first} of {len(rows)} pairs begin with different words and are read there, before the rest; read whole "
+            'sentences with token="last"'
+        )
+    if len(rows) > 1 and 2 * len(read) <= len(rows):
+        remedy = 'read them with token="last", or let' if token == "answer" else "let"
+        return (
+            f"{len(rows)} pairs are read after {len(read)} different beginning{'s' * (len(read) > 1)}, so many of them are one item again; "
+            f"{remedy} what comes before differ from pair to pair"
+        )
+    return ""
+
+
+def _words(text: str) -> bool:
+    """Whether a word begins in a text: behind a space, or in a script that writes none between words."""
+    return re.search(rf"\s\W*\w|{UNSPACED}{{2}}", text) is not None
+
+
 def _end_alike(tokenizer: Tokenizer, plus: Sequence[int], minus: Sequence[int], first: int) -> bool:
     """Whether two texts that differ from token `first` on come to the same words again. An answer ends a text, up to a bracket, a
     full stop or a special token; what has words after it was the context of one."""
     longest = min(len(plus), len(minus)) - first
     same = min(alike(plus[::-1], minus[::-1]), longest)
     tail = [i for i in plus[len(plus) - same :] if i not in tokenizer.special.values()]
-    return re.search(r"\s\W*\w", tokenizer.decode(tail)) is not None  # a word that begins there, not the rest of one
+    return _words(tokenizer.decode(tail))  # not the rest of one
 
 
 def all_sites(model: Transformer) -> list[Site]:

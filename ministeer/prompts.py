@@ -37,19 +37,25 @@ def as_rows(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> tuple[list
 
 
 def _warn_of_padding(rows: Sequence[Sequence[int]], times: int) -> None:
-    """Say so where rows of one length end, or begin, in one token so many times and more, if not all of them equally often."""
+    """Say so where rows of one length end, or begin, in one token so many times and more, if not all of them equally often; or, in a
+    tensor, where some, not all, end in the token that begins all, as GPT-2's end of text does."""
     if not rows[0] or len({*map(len, rows)}) > 1:
         return
+    begin, found = rows[0][0], []
+    ends = [row[-1] == begin for row in rows]
+    if times == 2 and {row[0] for row in rows} == {begin} and len({*ends}) > 1:
+        found.append((1, begin))
     for side in ([row[::-1] for row in rows], rows):
         runs = [(next((n for n, i in enumerate(row) if i != row[0]), len(row)), row[0]) for row in side]
-        most, token = max(runs)
-        if most >= times and (len({*runs}) > 1 or most > 3):
-            warnings.warn(
-                f"expected each row as long as its text, got rows of one length and one with {most} times the token {token} at an "
-                "end: padding is read as text; give a list of lists of ids without it",
-                stacklevel=4,
-            )
-            return
+        if (most := max(runs))[0] >= times and (len({*runs}) > 1 or most[0] > 3):
+            found.append(most)
+    if found:
+        times, token = max(found)
+        warnings.warn(
+            f"expected each row as long as its text, got rows of one length and one with {times} times the token {token} at an "
+            "end: padding is read as text; give a list of lists of ids without it",
+            stacklevel=4,
+        )
 
 
 def _plain(row: Any) -> Any:

@@ -60,6 +60,11 @@ class Steer:
     decided_for: str | None = None
 
     def __post_init__(self) -> None:
+        learns = isinstance(self.coeff, Tensor) and self.coeff.requires_grad
+        remedy = "let the vector learn, or add it by hand: model(ids, adds={site: coeff * vector})"
+        expect(
+            not learns, "coefficients that are numbers", "a tensor that learns, of which no gradient is kept", remedy
+        )
         for name in ("vector", "coeff"):
             if isinstance(given := getattr(self, name), Tensor):
                 object.__setattr__(self, name, kept(given))

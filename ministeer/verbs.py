@@ -56,7 +56,7 @@ def add(commands: Any) -> None:
     made.add_argument("--layers", type=several(number(int, 0)), metavar="I,J", help="blocks whose inputs are read (by default all)")  # fmt: skip
     made.add_argument("--method", choices=METHODS, default=METHODS[0], help="contrastive, the mean difference, by default")  # fmt: skip
     made.add_argument("--token", choices=("answer", "last"), help='which is read: "answer" (by default), the first in which the two texts differ, or "last"')  # fmt: skip
-    made.add_argument("--chat", action="store_true", help="put each text into the model's chat template, and read where the answer begins")  # fmt: skip
+    made.add_argument("--chat", action="store_true", help="put each text, its prompt with it, into the model's chat template as the user's words, and read where the answer begins")  # fmt: skip
     made.add_argument("--json", action="store_true", help="print JSON")
 
     made = verb("show", "say what a vector is: where it is from, and how sound it is at each layer", model=False)
@@ -216,10 +216,11 @@ def exported(options: argparse.Namespace) -> str:
             f"pretrained=...,steer_path={options.lm_eval}"
         )
     module = formats.module_name(site, options.type)
+    reader = "formats.load_gguf" if name.endswith(".gguf") else "SteeringVector.load"
     return "\n".join([
-        "from ministeer import SteeringVector",
+        "from ministeer import SteeringVector, formats",
         "",
-        f"vector = SteeringVector.load({str(Path(name))!r})",
+        f"vector = {reader}({str(Path(name))!r})",
         f"# model: a {options.type} of transformers, as AutoModelForCausalLM.from_pretrained gives it (--type says another)",
         f"module = model.base_model.get_submodule({module!r})",
         f"handle = module.register_forward_hook(vector.hook({site!r}, {options.coeff!r}))  # handle.remove() ends it",

@@ -753,6 +753,9 @@ def test_the_padding_of_a_tensor_is_told(side, recwarn):
                 generate(MODEL, ids, max_new_tokens=1)
         with pytest.warns(UserWarning, match="padding is read as text"):
             prefill(MODEL, torch.tensor(turned))
+    once = [[9, 1, 2, 9], [9, 3, 4, 5]]  # where one token begins texts, ends them and pads them, as GPT-2's
+    with pytest.warns(UserWarning, match="one with 1 times the token 9 at an end"):
+        generate(MODEL, torch.tensor(once), max_new_tokens=1)
     recwarn.clear()
     for fine in (
         [[1, 2, 3, 4], [5, 6, 0, 0]],  # a list, whose rows may be of any length
@@ -760,6 +763,23 @@ def test_the_padding_of_a_tensor_is_told(side, recwarn):
         torch.tensor([[1, 2, 3, 0], [5, 6, 7, 0]]),
         torch.tensor([[0, 0, 1, 2], [0, 0, 3, 4]]),
         torch.tensor([[1, 1]]),
+        once,
+        torch.tensor([[9, 1, 9], [9, 2, 9]]),
+        torch.tensor([[9, 1, 2], [1, 2, 9]]),
+        torch.tensor([[9], [9]]),
     ):
         generate(MODEL, fine, max_new_tokens=1)
     assert not [w for w in recwarn if "padding" in str(w.message)]
+
+
+def test_a_hook_that_would_not_run_is_refused() -> None:
+    for read in (lambda: prefill(MODEL, [[1, 2]]), lambda: generate(MODEL, [1, 2], max_new_tokens=1)):
+        handle = MODEL.register_forward_hook(lambda _module, _given, out: 2 * out)
+        try:
+            with pytest.raises(
+                ValueError, match="expected no hook on the model itself, .*; hook a block or model.ln_f"
+            ):
+                read()
+        finally:
+            handle.remove()
+        read()

@@ -385,4 +385,5 @@ def test_wrong_calls_say_what_was_expected(call: Any, message: str) -> None:
 
 def test_every_maker_is_tested_here() -> None:
     makers = {name for name, f in vars(interventions).items() if callable(f) and f.__module__ == interventions.__name__}
-    assert makers - {"Function", "Gate", "decay", "_unit", "_held", "_along", "_for"} == set(ALL) - {"add"}
+    makers = {name for name in makers if name[0] != "_"}
+    assert makers - {"Function", "Gate", "decay"} == set(ALL) - {"add"}

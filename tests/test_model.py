@@ -448,6 +448,19 @@ def test_a_function_takes_the_stream_at_its_site_after_earlier_adds() -> None:
     assert float((tape["mid", 1] @ direction).abs().max()) < 1e-6
 
 
+@pytest.mark.once
+def test_a_hook_on_an_unembedding_of_its_own_is_refused() -> None:
+    """It is read as a matrix, so that a hook would never run."""
+    model = GPT2(GPT2Config(11, 8, 12, 2, 3, tied=False))
+    handle = model.lm_head.register_forward_hook(lambda _module, _given, out: 2 * out)
+    with pytest.raises(
+        ValueError, match="expected a plain unembedding, got a hook that it never calls; hook model.ln_f"
+    ):
+        model(torch.tensor([[1, 2]]))
+    handle.remove()
+    model(torch.tensor([[1, 2]]))
+
+
 @pytest.mark.parametrize("name", [name for name in SHAPES if name not in ("odd", "xl wide")])
 def test_steering_is_what_forward_hooks_on_transformers_do(pairs: dict[str, Pair], name: str) -> None:
     ours, theirs = pairs[name]

@@ -44,6 +44,37 @@ def test_pairs_that_differ_in_their_context_and_are_read_there_are_told(pairs: A
     assert told(pairs, token="last") == []
 
 
+def test_a_context_in_a_script_without_spaces_is_told() -> None:
+    (said,) = told([("你很快乐。今天怎么样", "你很悲伤。今天怎么样"), ("他很快乐。他说", "他很悲伤。他说")])
+    assert f"the texts of 2 of 2 pairs {WARNING}" in said
+
+
+@pytest.mark.parametrize("more", [[], [("I liked it", "I did not")]])
+def test_sentences_that_share_no_beginning_and_are_read_at_their_first_word_are_told(more: Any) -> None:
+    pairs = [("I love it all", "That show was bad"), ("We had fun", "My day was grey"), *more]
+    (said,) = told(pairs)
+    assert f"the texts of 2 of {len(pairs)} pairs begin with different words and are read there" in said
+    assert told(pairs, token="last") == []
+    assert told([("Love", "Hate"), ("Joy", "Grief"), ("I love it", "We do not")]) == []  # words, most of them
+
+
+def test_pairs_that_are_read_after_the_same_beginning_are_one_item() -> None:
+    happy, sad = "You are a happy one. ", "You are a sad one. "
+    pairs = [(happy + a, sad + b) for a, b in (("I won", "I lost"), ("It is fine", "All is bad"), ("Go on", "No"))]
+    (said,) = told(pairs)
+    assert said.startswith(
+        "3 pairs are read after 1 different beginning, so many of them are one item again; read them"
+    )
+    assert told(pairs, token="last") == []
+    (said,) = told([("so A", "so B")] * 3, token="last")
+    assert said.endswith("one item again; let what comes before differ from pair to pair")
+    assert told([("so A", "so B"), ("is A", "is B"), ("is A", "is B")]) == []  # one of three
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        vector = extract.contrastive(MODEL, BYTES, [("so A", "so B")] * 4, ("pre", 1))
+    assert "weak: within a class nothing differs; are the items one item again and again?" in str(vector.health)
+
+
 @pytest.mark.parametrize(
     "pairs",
     [
@@ -147,6 +178,14 @@ def test_prompts_joined_without_a_space_are_told(recwarn: pytest.WarningsRecorde
     with pytest.warns(UserWarning, match=told):
         parsed([row, row | {"prompt": "I feel "}])
     recwarn.clear()
-    for fine in (row | {"prompt": "I feel:"}, row | {"chosen": " happy", "rejected": " sad"}, row | {"prompt": None}):
+    for fine in (
+        row | {"prompt": "I feel ("},
+        row | {"prompt": "Yes?", "chosen": "(A", "rejected": "(B"},
+        row | {"chosen": " happy", "rejected": " sad"},
+        row | {"prompt": None},
+        {"prompt": "你好吗？", "chosen": "很好", "rejected": "不好"},
+    ):
         parsed([fine])
     assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"as in 'How are you\?very happy'"):
+        parsed([row | {"prompt": "How are you?"}])

@@ -12,7 +12,7 @@ from reference import both, random_tensor
 from torch import Tensor
 
 from ministeer import generate, prefill
-from ministeer.interventions import Gate, clamp, keep_norm, project_out
+from ministeer.interventions import Gate, clamp, keep_norm, project_out, reflect, relative, rotate, substitute
 from ministeer.model import check_add
 from ministeer.provenance import Provenance
 from ministeer.receipt import Receipt
@@ -398,6 +398,30 @@ def test_a_steer_made_before_training_follows_the_vector_that_learns(made: str) 
         step.step()
         losses.append(float(loss.detach()))
     assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize("make", [project_out, reflect, clamp, substitute, relative, keep_norm, rotate])
+def test_a_function_made_before_training_follows_the_direction_that_learns(make: Any) -> None:
+    v, other = random_tensor(MODEL.config.width).requires_grad_(), random_tensor(MODEL.config.width, seed=1)
+
+    def made(direction: torch.Tensor) -> Any:
+        return make(direction, other) if make is rotate else make(direction)
+
+    steer, step = Steer(made(v), ("pre", 1), 0.5), torch.optim.SGD([v], lr=10.0)
+    for _ in range(2):  # the second one needs a graph of its own
+        step.zero_grad()
+        prefill(MODEL, [[1, 2, 3]], steer=steer).log_softmax(-1)[0, 5].backward()
+        step.step()
+    with torch.no_grad():
+        now = prefill(MODEL, [[1, 2, 3]], steer=Steer(made(v.detach().clone()), ("pre", 1), 0.5))
+        assert torch.equal(prefill(MODEL, [[1, 2, 3]], steer=steer), now)
+
+
+def test_a_coefficient_that_would_not_learn_is_refused() -> None:
+    v, coeff = random_tensor(MODEL.config.width), torch.tensor(1.0, requires_grad=True)
+    with pytest.raises(ValueError, match="expected coefficients that are numbers, got a tensor that learns"):
+        Steer(v, ("pre", 1), coeff)
+    (coeff * prefill(MODEL, [[1, 2]], steer=Steer(v, ("pre", 1), coeff.detach()))).sum().backward()
 
 
 def test_a_steer_keeps_what_does_not_learn() -> None:

@@ -201,6 +201,10 @@ def test_the_printed_hook_steers_a_model_of_transformers(
         assert reference.relative(ours(ids, adds={("pre", 2): 1.23456789 * v}), theirs(ids).logits) < 1e-4
         assert "1.23456789" in code
         assert reference.relative(ours(ids), theirs(ids).logits) > 1e-2
+    formats.save_gguf(SteeringVector({("pre", 2): v}, Provenance("", "", "", "", "")), "v.gguf")
+    found: dict[str, Any] = {"model": theirs}
+    exec(compile(said(capsys, "export", "v.gguf", "--hook", "--type", family), "hook", "exec"), found)  # noqa: S102
+    assert torch.equal(found["vector"]["pre", 2], v)
 
 
 def test_models_says_what_is_here(
@@ -263,6 +267,16 @@ def test_several_vectors_act_together(vector: SteeringVector, capsys: pytest.Cap
     wanted = ministeer.generate(model, ids, max_new_tokens=4, temperature=0, steer=steers, stop=tok.stop)
     assert found["steered"][0]["text"] == tok.decode(wanted[1:])
     assert "pre 3: " in found["steered"][0]["done"] and "pre 6: " in found["steered"][0]["done"]
+
+
+@pytest.mark.parametrize("form", ['["I feel", "You are"]', '[\n "I feel",\n "You are"\n]', '[{"prompt": "I feel"}]'])
+def test_prompts_in_a_list_of_json_are_refused(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.json"
+    path.write_text(form)
+    with pytest.raises(ValueError, match="expected a prompt on each line of .*; write the texts alone, without JSON"):
+        options.lines(str(path))
+    path.write_text('"I feel," she said\n[sic] He is\n')
+    assert options.lines(str(path)) == ['"I feel," she said', "[sic] He is"]
 
 
 @pytest.mark.parametrize(
