@@ -34,7 +34,7 @@ from ministeer.extract import activation_addition, contrastive
 from ministeer.generate import generate
 from ministeer.model import Site, Transformer, expect
 from ministeer.options import Parser, add_model, contents, joined, number, several, some, text
-from ministeer.prompts import check_room
+from ministeer.prompts import check_room, warn_of_space
 from ministeer.receipt import Receipt
 from ministeer.steer import WHERES, Steer, Where
 from ministeer.strength import NOISE, SHARE, fitting
@@ -98,6 +98,8 @@ def steered(options: argparse.Namespace) -> str:
     expect(len(ids) > 1, "a prompt in characters that the model has tokens for", repr(prompt))
     if options.chat:
         ids = tokenizer.chat([{"role": "user", "content": prompt}])
+    else:
+        warn_of_space(prompt)
     check_room(model, [ids], options.tokens)
     steers = [_steer(push, model, tokenizer, ids) for push in pushes]
 

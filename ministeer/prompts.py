@@ -58,6 +58,16 @@ def _warn_of_padding(rows: Sequence[Sequence[int]], times: int) -> None:
         )
 
 
+def warn_of_space(text: str) -> None:
+    """Say so where a text that is to be continued ends in a space."""
+    if text.endswith(" "):
+        warnings.warn(
+            "the text ends in a space, which most tokenizers have at the beginning of the next word: the model goes on "
+            "otherwise than after the same text without it",
+            stacklevel=3,
+        )
+
+
 def _plain(row: Any) -> Any:
     """A tensor of torch or an array of numpy as a list; anything else as it is."""
     return row.tolist() if hasattr(row, "tolist") else row

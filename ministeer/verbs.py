@@ -18,7 +18,7 @@ from ministeer.hub import NAMES, here
 from ministeer.model import Site, Transformer, expect
 from ministeer.options import add_model, contents, lines, number, several, some
 from ministeer.pairs import parsed
-from ministeer.prompts import check_room
+from ministeer.prompts import check_room, warn_of_space
 from ministeer.steer import WHERES, Steer
 from ministeer.sweep import sweep
 from ministeer.tokenizer import Tokenizer
@@ -155,7 +155,7 @@ def swept(options: argparse.Namespace) -> str:
     )
     for site in layers:
         _at(vector, site, options.vector)
-    ids = [_ids(tokenizer, prompt, options.chat) for prompt in prompts]
+    ids = _prompts(tokenizer, prompts, options.chat)
     choices = [[tokenizer.continuation(answer) for answer in answers]] * len(ids)
     for row in ids:
         check_room(model, [row], max(len(choice) for choice in choices[0]))
@@ -188,7 +188,7 @@ def calibrated(options: argparse.Namespace) -> str:
     model, tokenizer, vector = _loaded(options)
     (site,) = _sites(model, [options.layer])
     _at(vector, site, options.vector)
-    ids = [_ids(tokenizer, prompt, options.chat) for prompt in prompts]
+    ids = _prompts(tokenizer, prompts, options.chat)
     found = calibrate(model, ids, Steer(vector, site, 1.0, options.where), **budget)
     measured = not math.isnan(found.damage)
     if options.json:
@@ -270,6 +270,12 @@ def check_chat(options: argparse.Namespace, tokenizer: Tokenizer) -> None:
 
 def _ids(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:
     return tokenizer.chat([{"role": "user", "content": prompt}]) if chat else tokenizer.prompt(prompt)
+
+
+def _prompts(tokenizer: Tokenizer, prompts: Sequence[str], chat: bool) -> list[list[int]]:
+    if not chat and (spaced := [prompt for prompt in prompts if prompt.endswith(" ")]):
+        warn_of_space(spaced[0])
+    return [_ids(tokenizer, prompt, chat) for prompt in prompts]
 
 
 def _sites(model: Transformer, layers: Sequence[int]) -> list[Site]:

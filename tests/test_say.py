@@ -111,3 +111,13 @@ def test_who_says_how_to_draw_gets_a_draw(settings: dict[str, Any]) -> None:
 def test_no_stop_is_an_empty_list() -> None:
     with pytest.raises(ValueError, match=r"stop to be a list of ids, got None; write tok.stop, or \(\) to end at none"):
         say(MODEL, BYTES, "so", stop=None)
+
+
+def test_a_text_that_ends_in_a_space_is_told(recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.warns(
+        UserWarning, match="the text ends in a space, which most tokenizers have at the beginning of the next"
+    ):
+        say(MODEL, BYTES, "so ")
+    recwarn.clear()
+    say(MODEL, BYTES, "so\n")
+    assert not recwarn.list

@@ -269,6 +269,21 @@ def test_several_vectors_act_together(vector: SteeringVector, capsys: pytest.Cap
     assert "pre 3: " in found["steered"][0]["done"] and "pre 6: " in found["steered"][0]["done"]
 
 
+@pytest.mark.parametrize("ends", [" ", ""])
+def test_prompts_that_end_in_a_space_are_told(
+    vector: SteeringVector, ends: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("spaced.txt").write_text(f"I feel{ends}\nYou are{ends}\n")
+    given = ["love.safetensors", "--prompts", "spaced.txt"]
+    for words in (
+        ["sweep", *given, "--answers", " love, hate", "--layers", "5"],
+        ["calibrate", *given, "--layer", "5"],
+        ["steer", f"I feel{ends}", "--vector", "love.safetensors", "--tokens", "1"],
+    ):
+        cli.main(words)
+        assert capsys.readouterr().err.count("the text ends in a space") == len(ends)
+
+
 @pytest.mark.parametrize("form", ['["I feel", "You are"]', '[\n "I feel",\n "You are"\n]', '[{"prompt": "I feel"}]'])
 def test_prompts_in_a_list_of_json_are_refused(form: str, tmp_path: Path) -> None:
     path = tmp_path / "prompts.json"
