@@ -109,10 +109,10 @@ ROOMS = {
     "lab/data/__init__.py": Room(set(), set()),
     "lab/data/balance.py": Room({"lab.data"}, set()),
     "lab/experiment.py": Room(
-        {"checkpoint", "files", "identity", "model", "provenance", "receipt", "tokenizer", "vectors"},
+        {"checkpoint", "files", "identity", "model", "pack", "provenance", "receipt", "tokenizer", "vectors"},
         {"tqdm", "IPython"},
     ),
-    "lab/estimate.py": Room({"checkpoint", "files", "layouts", "model"}, {"torch"}),
+    "lab/estimate.py": Room({"checkpoint", "files", "layouts", "model", "pack"}, {"torch"}),
     "lab/claims.py": Room({"model", "lab.intervals"}, set()),
     "lab/intervals.py": Room({"metrics", "model"}, {"numpy", "scipy"}),
     "lab/complexity.py": Room({"lab.antonyms", "lab.claims", "lab.data"}, {"numpy"}),

@@ -25,6 +25,7 @@ from ministeer.checkpoint import DTYPES, known_device, read_config
 from ministeer.files import read_json, write_text
 from ministeer.layouts import LAYOUTS, Config
 from ministeer.model import GPT2Config, Transformer
+from ministeer.pack import int8
 
 # sizes of the checkpoints on the hub, so that nothing is downloaded for an estimate: vocabulary, context, width, layers, heads
 SIZES = {
@@ -65,8 +66,12 @@ def token(config: Config) -> float:
 
 
 def weights(config: Config, dtype: str) -> float:
-    """Bytes of the weights."""
-    return torch.finfo(DTYPES[dtype]).bits / 8 * sum(p.numel() for p in blank(config).parameters())
+    """Bytes of the weights; of int8, of the blocks in 8 bits, of the embedding in 16, and of the unembedding."""
+    model = blank(config)
+    blocks, whole = (sum(p.numel() for p in part.parameters()) for part in (model.blocks, model))
+    if dtype == "int8":
+        return blocks + 2.0 * (whole - blocks) + config.vocab_size * config.width
+    return torch.finfo(DTYPES[dtype]).bits / 8 * whole
 
 
 @torch.no_grad()
@@ -76,8 +81,10 @@ def speed(config: Config, dtype: str, device: torch.device) -> float:
     one = blank(replace(config, n_layer=1, vocab_size=2)).to_empty(device="cpu")
     for weight in one.parameters():
         weight.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float32) / weight.shape[-1] ** 0.5)
-    block = one.blocks[0].to(device, DTYPES[dtype])
-    x = torch.randn(64, 16, config.width, generator=generator, dtype=torch.float32).to(device, DTYPES[dtype])
+    one = one.to(device, DTYPES.get(dtype, torch.bfloat16))
+    x = torch.randn(64, 16, config.width, generator=generator, dtype=torch.float32).to(device, one.dtype)
+    work = 2 * sum(p.numel() for p in one.blocks.parameters() if p.ndim == 2) * x[..., 0].numel()
+    block = (int8(one) if dtype == "int8" else one).blocks[0]
     taken: list[float] = []
     while len(taken) < 6 or sum(taken) < 2:
         start = time.perf_counter()
@@ -85,7 +92,6 @@ def speed(config: Config, dtype: str, device: torch.device) -> float:
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
         taken.append(time.perf_counter() - start)
-    work = 2 * sum(p.numel() for p in block.parameters() if p.ndim == 2) * x[..., 0].numel()
     return work / median(taken[1:])
 
 
@@ -143,7 +149,7 @@ def _clock(seconds: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="nano, gpt2, gpt2-medium, gpt2-large, gpt2-xl or a folder")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--dtype", default="float32", choices=[*DTYPES, "int8"])
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument("--subset", default="all", choices=("all", "quick"))
     parser.add_argument("--record", action="store_true", help="keep what the run in results/MODEL took")

@@ -28,6 +28,7 @@ from ministeer.checkpoint import load
 from ministeer.files import append_lines, make_folder, read_lines, write_text
 from ministeer.identity import identity, model_identity, products, state
 from ministeer.model import Transformer, refusal
+from ministeer.pack import int8
 from ministeer.provenance import data_hash, fingerprint
 from ministeer.receipt import Receipt
 from ministeer.tokenizer import Tokenizer
@@ -58,7 +59,9 @@ class Experiment:
         self.options = argparse.Namespace()
         self.model: Transformer
         self.tokenizer: Tokenizer
-        self.model, self.tokenizer = load(model, device=device, dtype=dtype)
+        self.model, self.tokenizer = load(model, device=device, dtype="bfloat16" if dtype == "int8" else dtype)
+        if dtype == "int8":
+            int8(self.model)
         self.weights = fingerprint(self.model)
         self._loaded = state(self.model)
         # to the bit: a fingerprint, by which vectors know their model, is the same after a rounding to bfloat16
@@ -310,7 +313,9 @@ def command_line() -> argparse.ArgumentParser:
     """What the scripts in examples/ are asked on their command line."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", default="nano", help="nano, gpt2, gpt2-medium, gpt2-large, gpt2-xl or a folder")
-    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    parser.add_argument(
+        "--dtype", default="float32", help="float32, bfloat16, float16, or int8: bfloat16 after pack.int8"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--results", default="results", help="folder for results/<model>/")
     parser.add_argument("--subset", default="all", choices=("all", "quick"), help=f"quick: one item in {QUICK}")

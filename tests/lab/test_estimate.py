@@ -1,5 +1,6 @@
 """The estimate before a run: its arithmetic on a known model, its counts against a run counted here, wrong input."""
 
+import itertools
 import json
 import runpy
 import subprocess
@@ -39,8 +40,13 @@ def test_the_weights_are_as_large_as_the_checkpoint(config, size):
 
 
 def test_the_speed_of_a_block_is_measured_on_either_architecture():
-    for config in (SMALL, LLAMA):
-        assert 0 < speed(config, "bfloat16", torch.device("cpu")) < float("inf")
+    for config, dtype in itertools.product((SMALL, LLAMA), ("bfloat16", "int8")):
+        assert 0 < speed(config, dtype, torch.device("cpu")) < float("inf")
+
+
+def test_weights_in_8_bits_are_those_of_the_blocks_and_of_the_unembedding():
+    assert weights(SIZES["gpt2-xl"], "bfloat16") == pytest.approx(3.12e9, rel=0.01)
+    assert weights(SIZES["gpt2-xl"], "int8") == pytest.approx(1.48e9 + 3 * 8.04e7, rel=0.01)
 
 
 @pytest.mark.parametrize("quick", [False, True])

@@ -17,6 +17,7 @@ from ministeer.initialize import initialize
 from ministeer.lab import answers
 from ministeer.lab.experiment import Experiment
 from ministeer.model import GPT2, GPT2Config
+from ministeer.pack import Int8
 from ministeer.provenance import fingerprint
 from ministeer.receipt import Receipt
 from ministeer.vectors import SteeringVector
@@ -122,6 +123,15 @@ def test_each_cell_says_what_it_was_measured_on(folder):
     other = lab(folder, dtype="bfloat16")
     other.cell(measure, text="hot")
     assert [json.loads(line)["dtype"] for line in other.journal.read_text().splitlines()] == ["float32", "bfloat16"]
+
+
+def test_int8_is_measured_as_such_and_not_taken_for_bfloat16(folder):
+    rounded, plain = lab(folder, dtype="int8"), lab(folder, dtype="bfloat16")
+    assert type(rounded.model.blocks[0].attn.c_attn) is Int8 and rounded.model.dtype == torch.bfloat16
+    for run in (rounded, plain):
+        run.cell(measure, text="hot")
+    lab(folder, dtype="int8").cell(measure, text="hot")
+    assert len(calls) == 2 and "--dtype int8" in rounded._command()
 
 
 def test_an_interrupted_run_continues(folder):
