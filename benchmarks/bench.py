@@ -357,6 +357,8 @@ cache, which the system takes back when memory is short, and after `pack` it is 
 {table(["job", *everybody], [row.beside(everybody) for row in small])}
 
 Medians of two (import and loading: one); "times": theirs over ours. Versions: {versions}.
+Not run: steerkit 0.3.0, which loads the models of TransformerLens 3's list by their names on the hub, and saklas 5.3.0, which steers a chat model
+to a point of a subspace that it fits to the model's own answers, with a gain of its own, and adds no given vector at a given layer.
 
 ## GPT-2 small's sizes, bfloat16, our forms
 
