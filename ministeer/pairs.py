@@ -214,7 +214,26 @@ def _doubt(tokenizer: Tokenizer, rows: Any, positions: Sequence[tuple[int, int]]
             f"{len(rows)} pairs are read after {len(read)} different beginning{'s' * (len(read) > 1)}, so many of them are one item again; "
             f"{remedy} what comes before differ from pair to pair"
         )
+    ending = _same_ending(tokenizer, rows) if token == "last" and len(rows) > 2 else ""
+    told = f"{ending}, and are read there: the vector may be of these words alone; let the texts end in different ones"
+    return told if ending else ""
+
+
+def _same_ending(tokenizer: Tokenizer, rows: Sequence[tuple[list[int], list[int]]]) -> str:
+    """The words in which all texts of one kind end, and those of the other do not, in a sentence; empty where there are none."""
+    kinds = dict(zip(("positive", "negative"), zip(*rows, strict=True), strict=True))
+    both = _shared([text for texts in kinds.values() for text in texts])
+    for kind, texts in kinds.items():
+        ending = texts[0][len(texts[0]) - _shared(texts) : len(texts[0]) - both]
+        words = tokenizer.decode([i for i in ending if i not in tokenizer.special.values()]).strip()
+        if re.search(r"\w", words):
+            return f"all {kind} texts, and no others, end in {words[-40:]!r}"
     return ""
+
+
+def _shared(texts: Sequence[list[int]]) -> int:
+    """How many tokens at the end all texts have in common."""
+    return min(alike(texts[0][::-1], text[::-1]) for text in texts)
 
 
 def _words(text: str) -> bool:

@@ -58,6 +58,22 @@ def test_sentences_that_share_no_beginning_and_are_read_at_their_first_word_are_
     assert told([("Love", "Hate"), ("Joy", "Grief"), ("I love it", "We do not")]) == []  # words, most of them
 
 
+def test_a_word_that_ends_all_texts_of_one_kind_is_told() -> None:
+    plain = ["I won it", "That is fine", "He goes on"]
+    (said,) = told([(f"{text}, matey!", f"{text}, sir.") for text in plain], token="last")
+    assert said.startswith(
+        "all positive texts, and no others, end in ', matey!', and are read there: the vector may be"
+    )
+    (said,) = told([(text, f"{text[:-1]}, but no") for text in plain], token="last")
+    assert "all negative texts" in said
+    for fine in (
+        [(f"{text}!", f"{text}.") for text in plain],  # no word
+        [(f"so, {text} now", f"no, {text} now") for text in plain],  # both
+        [(f"{text}, matey!", f"{text}, sir.") for text in plain[:2]],  # too few
+    ):
+        assert told(fine, token="last") == []
+
+
 def test_pairs_that_are_read_after_the_same_beginning_are_one_item() -> None:
     happy, sad = "You are a happy one. ", "You are a sad one. "
     pairs = [(happy + a, sad + b) for a, b in (("I won", "I lost"), ("It is fine", "All is bad"), ("Go on", "No"))]
