@@ -98,10 +98,10 @@ def steered(options: argparse.Namespace) -> str:
     expect(len(ids) > 1, "a prompt in characters that the model has tokens for", repr(prompt))
     if options.chat:
         ids = tokenizer.chat([{"role": "user", "content": prompt}])
-    else:
-        warn_of_space(prompt)
     check_room(model, [ids], options.tokens)
     steers = [_steer(push, model, tokenizer, ids) for push in pushes]
+    if not options.chat:
+        warn_of_space(prompt)
 
     def continued(name: str, **given: Any) -> list[int]:
         with _live(name, tokenizer, shown=not options.json) as on_token:

@@ -155,10 +155,11 @@ def swept(options: argparse.Namespace) -> str:
     )
     for site in layers:
         _at(vector, site, options.vector)
-    ids = _prompts(tokenizer, prompts, options.chat)
+    ids = [_ids(tokenizer, prompt, options.chat) for prompt in prompts]
     choices = [[tokenizer.continuation(answer) for answer in answers]] * len(ids)
     for row in ids:
         check_room(model, [row], max(len(choice) for choice in choices[0]))
+    _warn_of_spaces(prompts, options.chat)
     rows = sweep(model, ids, choices, {"vector": vector}, layers, options.coeffs, where=options.where)
     found = [
         {"layer": row["site"][1], "coefficient": row["coeff"], "prompt": prompts[row["prompt"]],
@@ -188,7 +189,8 @@ def calibrated(options: argparse.Namespace) -> str:
     model, tokenizer, vector = _loaded(options)
     (site,) = _sites(model, [options.layer])
     _at(vector, site, options.vector)
-    ids = _prompts(tokenizer, prompts, options.chat)
+    ids = [_ids(tokenizer, prompt, options.chat) for prompt in prompts]
+    _warn_of_spaces(prompts, options.chat)
     found = calibrate(model, ids, Steer(vector, site, 1.0, options.where), **budget)
     measured = not math.isnan(found.damage)
     if options.json:
@@ -272,10 +274,9 @@ def _ids(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:
     return tokenizer.chat([{"role": "user", "content": prompt}]) if chat else tokenizer.prompt(prompt)
 
 
-def _prompts(tokenizer: Tokenizer, prompts: Sequence[str], chat: bool) -> list[list[int]]:
+def _warn_of_spaces(prompts: Sequence[str], chat: bool) -> None:
     if not chat and (spaced := [prompt for prompt in prompts if prompt.endswith(" ")]):
         warn_of_space(spaced[0])
-    return [_ids(tokenizer, prompt, chat) for prompt in prompts]
 
 
 def _sites(model: Transformer, layers: Sequence[int]) -> list[Site]:
