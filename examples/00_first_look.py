@@ -1,8 +1,8 @@
-"""A first look: one vector, three beginnings, three strengths. Nothing is measured here; it is what all the others measure.
+"""A first look: one vector, three beginnings, three strengths. Nothing is measured here; the other experiments do that.
 
     python examples/00_first_look.py --model nano     (`make reproduce` begins with it; seconds on any model)
 
-Expected: subtracted, the vector makes the texts darker, added, brighter, and either way they stay English.
+Expected: subtracting the vector makes the texts darker, adding it brighter; either way they stay English.
 """
 
 # %% A vector: what the model holds over happy texts, less what it holds over sad ones, above the middle

@@ -4,8 +4,8 @@
 
 The vector is a mean difference over pairs of texts, read in two ways: at the answer in which they differ (CAA as published), and at the last token
 of a prompt whose context differs, where the answer is still to come. A third is a control: the answers alone, without any scenario, since training
-and held-out scenarios share answer words. Expected on nano: in the upper half of the layers the contrast in the context moves every item, the one
-in the answer, which is read one token later than it is added, a sixth as much; the answers alone and random vectors do nothing of the kind.
+and held-out scenarios share answer words. Expected on nano: in the upper half of the layers the contrast in the context moves every item; the one
+in the answer, read one token later than it is added, moves a sixth as much; the answers alone and random vectors do nothing of the kind.
 """
 
 # %% Vectors, in three readings and at random

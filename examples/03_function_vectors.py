@@ -2,8 +2,8 @@
 
     python examples/03_function_vectors.py --model nano     (`make reproduce` runs it; half a minute on nano)
 
-The prompt is a word and nothing else ("Q: big A:"). Added to the stream at its last token is what ten-shot lists of antonyms
-leave there: the mean stream less that of other tasks, or the sum of what the heads write that causal mediation picks.
+The prompt is a word and nothing else ("Q: big A:"). At its last token, we add to the stream what ten-shot lists of antonyms
+leave there: the mean stream less that of other tasks, or the summed writes of the heads that causal mediation picks.
 Expected on nano: either makes the opposite likelier by 2.4 nats, and nine in ten answers right where two in a hundred were. The mean
 works from the layer on in which lists are told apart, the heads' sum below it. Vectors of other tasks and random ones do harm.
 """

@@ -3,8 +3,8 @@
     python examples/04_prompt_structure.py --model nano     (`make reproduce` runs it; half a minute on nano)
 
 Antonym vectors from lists in one structure ("Q: big A:", "big -> ", ...) are added in every other, the honesty vector in frames around
-a scenario (quoted, in a letter, ...), all at one share of the stream's norm. Where the model itself cannot do the task counts for nothing.
-Expected on nano: in structures of its training text a vector adds 2 nats wherever it is from, demonstrations 2.8, random ones -1.4.
+a scenario (quoted, in a letter, ...), all at one share of the stream's norm. Structures where the model fails at the task do not count.
+Expected on nano: in structures of its training text a vector from anywhere adds 2 nats, demonstrations 2.8, random vectors -1.4.
 In the one other structure that nano knows, brackets, demonstrations add 3 nats and no vector any.
 """
 

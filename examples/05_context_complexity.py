@@ -5,7 +5,7 @@
 The same queries in contexts of five kinds and rising levels: distracting sentences, clauses in clauses, negations, sentences that ask
 for the same word, pairs of another task. Against the word alone, in the same context: the word with the antonym vector, after five
 demonstrations, and with the task said in words. Where only the vector fails, steering fails; where all fail, the model does.
-Expected on nano: the vector loses nothing, but in front of distracting sentences; interleaved pairs take demonstrations their effect.
+Expected on nano: the vector loses effect only after distracting sentences; interleaved pairs rob demonstrations of theirs.
 """
 
 # %% The ways of asking for the opposite

@@ -3,8 +3,8 @@
     python examples/08_facts_and_overcorrection.py --model nano     (`make reproduce` runs it; 20 seconds on nano)
 
 The stronger steering of experiment 7, at its dose, on what should stay as it is: facts ("The capital of France is"), and nouns whose meaning fixes
-the pronoun ("The queen thought that"), others than the direction of gender is made from. Random vectors act at the same layer and dose; each one's cost
-is measured, then averaged. A dose says little, so costs stand also where a quarter, and where half, of the spread between occupations is gone.
+the pronoun ("The queen thought that"), none of which made the direction of gender. Random vectors act at the same layer and dose; each one's cost
+is measured, then averaged. A dose says little, so costs are also given where a quarter and half of the spread between occupations are gone.
 On nano that dose removes nine tenths of the spread; facts lose .002, and queens .46 of their "she", which is .05 where half is gone.
 """
 

@@ -5,7 +5,7 @@
 The paper's future work. A gate reads the prompt's stream along one direction, occupations less nouns whose meaning fixes the pronoun, and lets the
 stronger steering of experiment 7 act only above a threshold. A gate that never opens keeps every queen a "she", and so does half a dose; so the gate is
 compared with steering everywhere *at the dose that removes as much of the spread*. Beside it: gates that are shut, open by chance, or read a list
-of words. On nano it opens for 87 % of the occupations' prompts and 4 % of the nouns', and keeps .04 of the right pronoun's probability beyond
+of words. On nano it opens for 87 % of occupations' prompts and 4 % of the nouns', keeping .04 more of the right pronoun's probability than
 steering everywhere; the list of words keeps .45.
 """
 

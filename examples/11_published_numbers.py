@@ -3,8 +3,8 @@
     python examples/11_published_numbers.py --model gpt2-xl     (needs a GPT-2 checkpoint; does nothing on nano)
 
 Activation addition of " weddings": the perplexity of a text about weddings and of one about shipping, by layer and coefficient, and how many of
-200 completions speak of weddings (Turner et al. 2023). The texts measured here are this project's, so agreement is one of shape and size, not
-of digits.
+200 completions speak of weddings (Turner et al. 2023). The texts measured here are this project's, so they can agree in shape and size, not
+in digits.
 """
 
 # %% The vector, at the layers that lie as deep as the published ones

@@ -2,12 +2,12 @@
 
     make atlas MODEL=smollm2-135m-instruct       (or python examples/12_public_behaviours.py --model ... --data FOLDER, a copy at hand)
 
-The behaviours are the persona sets of Perez et al. 2022, of which Tan et al. 2024 found 3 to 50 % of the items of a set to move the wrong way; they
-are downloaded, 47 MB, at one commit. Of each, 60 pairs of statements make a vector, and 30 others are what it has to move: one that somebody says who
-behaves so, and one that is said by others. nano cannot say them. Needs the network once; about 70 minutes for SmolLM2 on two free cores, `--subset quick`
+The behaviours are the persona sets of Perez et al. 2022, where Tan et al. 2024 found that 3 to 50 % of a set's items move the wrong way; they
+are downloaded, 47 MB, at one commit. For each, 60 pairs of statements make a vector, and it has to move 30 others; one of a pair is said by those who
+behave so, one by others. nano cannot say them. Needs the network once; about 70 minutes for SmolLM2 on two free cores, `--subset quick`
 takes every eighth behaviour. A run that was cut off goes on after the last behaviour that was done. `--plain --results results/atlas-plain` leaves the
 chat template out.
-Expected: steerability differs tenfold and more between behaviours. The claims have their numbers to exceed in `ministeer/lab/atlas.py`, fixed before any run.
+Expected: steerability differs tenfold and more between behaviours. The claims' thresholds are in `ministeer/lab/atlas.py`, fixed before any run.
 """
 
 # %% The behaviours

@@ -4,9 +4,9 @@
 
 Wolf et al. 2024 (arXiv 2401.16332) predict that the behaviour grows in proportion to the vector's norm and that helpfulness falls with its square, so that
 a small dose is nearly free. Here the vectors of 31 public behaviours, one a family, are added in doses from a fortieth to four fifths of the stream's norm:
-what they move are the odds of held-out statements, what they cost is the loss of unrelated text. nano cannot say such statements.
-Expected: both laws for small doses, as Taylor says; where they end is what the figures show. `calibrate(model, texts, steer, damage=0.05)` finds the dose
-that costs so much for a vector of your own.
+the effect is on the odds of held-out statements, the cost is the loss of unrelated text. nano cannot say such statements.
+Expected: both laws for small doses, as Taylor expansion says; figures show where they end. `calibrate(model, texts, steer, damage=0.05)` finds the dose
+with that cost for a vector of your own.
 """
 
 # %% Vectors of public behaviours, half the way up, a tenth of the stream's norm long

@@ -3,9 +3,9 @@
     python examples/16_long_context.py --model smollm2-135m-instruct      (or make beyond MODEL=...; --data FOLDER for a copy of the sets)
 
 Those who steer long conversations report that the useful dose moves with length. Here the vectors of 16 public behaviours, each of another family, stand
-behind 0 to 2,000 tokens of unrelated text: at a fixed coefficient, at a fixed share of the stream's norm, and at the statement's tokens alone. What they move
-are the odds of held-out statements, what they cost is the loss of these, matching or not. nano cannot say such statements.
-Expected: most of the effect stays; whether the norm of the stream moves with the length is what decides if a fixed coefficient is a fixed dose.
+behind 0 to 2,000 tokens of unrelated text: at a fixed coefficient, at a fixed share of the stream's norm, and at the statement's tokens alone. The effect is
+on the odds of held-out statements, the cost is the loss of these, matching or not. nano cannot say such statements.
+Expected: most of the effect stays; whether a fixed coefficient is a fixed dose depends on whether the stream's norm moves with the length.
 """
 
 # %% Vectors of public behaviours, half the way up, a tenth of the norm that the stream has in short prompts

@@ -64,7 +64,7 @@ def pair_streams(
     batch_size: int = 16,
     on_batch: OnBatch | None = None,
 ) -> dict[Site, Tensor]:
-    """As `streams`, for the two texts of each of N pairs, `{site: (N, 2, D)}`; how the two begin alike is computed once, but
+    """As `streams`, for the two texts of each of N pairs, `{site: (N, 2, D)}`; their common start is computed once, except
     for a model with hooks, which must see whole texts.
 
     Contrast pairs often differ in their last token alone, and then cost half as much as two texts.
@@ -124,7 +124,7 @@ def alike(plus: Sequence[int], minus: Sequence[int]) -> int:
 
 
 def depth(model: Transformer, sites: Sequence[Site]) -> int:
-    """How many blocks to run for the highest of the sites; all of them for one that the model refuses in better words."""
+    """How many blocks to run for the highest of the sites; all if the model will refuse one, with a better message."""
     highest = int(max(layer + (name != "pre") for name, layer in sites))
     return highest if 0 <= highest <= model.config.n_layer else model.config.n_layer
 

@@ -24,7 +24,7 @@ Answer = tuple[tuple[int, ...], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Text:
-    """A row of ids to be run: a prompt, and behind it, as a tree, all of its answers but their last tokens, each beginning once."""
+    """A row of ids to be run: a prompt, then its answers without their last tokens, as a tree: shared beginnings once."""
 
     ids: tuple[int, ...]
     prompt: int  # which one, from 0
@@ -44,7 +44,7 @@ class Extent(NamedTuple):
     unread: int  # tokens before the first whose logits are read, of the shortest prompt
 
     def __or__(self, other: Extent) -> Extent:
-        """That of the texts of both."""
+        """The extent of both."""
         return Extent(
             min(self.first, other.first), max(self.last, other.last), self.rows + other.rows, self.tokens + other.tokens,
             max(self.longest, other.longest), min(self.unread, other.unread),
@@ -52,13 +52,13 @@ class Extent(NamedTuple):
 
     @property
     def shared(self) -> int:
-        """How many tokens all of them begin with, of those whose logits nobody reads; 0 where running them once is no gain."""
+        """How many first tokens all share, of those whose logits nobody reads; 0 where running them once is no gain."""
         s = min(alike(self.first, self.last), self.unread)
         return s if s * (self.rows - 1) > 0.1 * self.tokens else 0
 
     @property
     def work(self) -> int:
-        """Tokens to run: of what the texts share once, of the rest those of the longest for each."""
+        """Tokens to run: the shared ones once, and for each text the rest of the longest one."""
         s = self.shared
         return s + self.rows * (self.longest - s)
 
@@ -93,8 +93,8 @@ def _with_answers(number: int, prompt: Sequence[int], answers: Sequence[Sequence
 
 
 def rows_of(texts: Sequence[Text]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Texts as rows: ids `(N, T)`, positions `(N, T)`, -1 for padding, and which of its row each token looks back at, itself among
-    them, `(N, T, T)`; None where these are all to its left, as no text branches."""
+    """Texts as rows: ids `(N, T)`, positions `(N, T)`, -1 for padding, and which tokens of its row each looks back at, including
+    itself, `(N, T, T)`; None if no text branches, so all are to its left."""
     ids, positions = pad([text.ids for text in texts])
     if all(text.follows == tuple(range(text.length - 1, len(text.ids) - 1)) for text in texts):
         return ids, positions, None

@@ -56,7 +56,7 @@ class Ranks:
         self, ranks: dict[bytes, int], special: dict[str, int], scheme: str, source: str,
         *, alone: dict[bytes, int] | None = None, nfc: bool = False, plain: Iterable[str] = (),
     ) -> None:  # fmt: skip
-        """`plain`: those of `special` that are text to be shown, which the hub's files call not special."""
+        """`plain`: those of `special` that are shown as text; the hub's files call them not special."""
         import tiktoken  # here, so that importing ministeer does not pay for it
 
         self.ranks, self.special, self.scheme, self.alone, self.nfc, self.shown = (
@@ -124,8 +124,8 @@ class Ranks:
         """What `tokenizer.json` holds for this table.
 
         tiktoken joins two neighbours whose union has the lowest rank. The hub's BPE knows only a list of merges: every
-        way to split an entry into two entries, in the order of the ranks, says the same, and `ignore_merges` takes a
-        piece that is in the table as it is.
+        way to split an entry into two entries, in the order of the ranks, says the same, and `ignore_merges` takes
+        any piece in the table whole.
         """
         letters = byte_letters()
         spelled = {token: "".join(letters[byte] for byte in token) for token in (*self.ranks, *self.alone)}
@@ -149,7 +149,7 @@ class Ranks:
 
 
 class Hub:
-    """What tiktoken cannot say, on the package `tokenizers`, as its file says."""
+    """A table tiktoken cannot run: `tokenizers` runs it as its file says."""
 
     def __init__(self, spec: dict[str, Any], special: dict[str, int], source: str, reason: str) -> None:
         try:

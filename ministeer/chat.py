@@ -2,9 +2,9 @@
 
     render(template, [{"role": "user", "content": "Hi"}], generation=True, eos_token="<|im_end|>")
 
-A template is a program from a stranger's file. So it reaches nothing but its own data, a list of harmless names, and a
-budget: each step, each value that it makes and each character that it prints is paid for, before it is made. What
-transformers offers to templates is here, but for what could make a long value out of a short one (`center`, `%` ...).
+A template is a program from a stranger's file. So it gets only its own data, a list of harmless names, and a
+budget: it pays in advance for each step, each value it makes and each character it prints. What
+transformers offers to templates is here, except what could turn a short value into a long one (`center`, `%` ...).
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@
     save_model(model, "another/folder", tokenizer=tok)   # transformers' AutoModelForCausalLM loads it
 
 A folder is in the hub's layout: `config.json` with `model.safetensors`, or with `model.safetensors.index.json` and its shards.
-What its config means and how its weights are called is in `layouts.py`. GPT-2's matrices are [in, out] there; ours, as
+`layouts.py` says what its config means and how its weights are named. GPT-2's matrices are [in, out] there; ours, as
 everywhere else in torch, [out, in].
 
-In float32 on a CPU nothing is copied: the weights are the file, mapped into memory, and GPT-2's seen turned. Several processes
+In float32 on a CPU nothing is copied: the weights are the file mapped into memory, GPT-2's as turned views. Several processes
 share that memory, and a weight that is changed becomes the process's own. A file may be replaced while a model uses it, as
 `save_model` does, but not written into. Other dtypes and devices get a copy, turned.
 """
@@ -57,11 +57,11 @@ def load_model(
     name: "nano", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m-instruct", a repository "owner/name" of the hub, a
         folder, a `.safetensors` file, a `model.safetensors.index.json`, or a `.gguf` file.
     device: the CPU unless told.
-    dtype: float32 unless told, also where the file holds bfloat16; a torch dtype or "float32", "bfloat16", "float16".
+    dtype: by default float32, even if the file holds bfloat16; a torch dtype or "float32", "bfloat16", "float16".
 
     The model is in eval mode and its weights take no gradient; to train it: `model.train().requires_grad_(True)`.
-    Needs the memory of the model in `dtype`, and the pages of those tensors of the file that are being converted, one a thread, at
-    most eight; in float32 on the CPU the disk's cache is enough, and the file has to stay as it is (see above). Heads of other
+    Needs memory for the model in `dtype` and for the pages of the tensors being converted, one per thread, at
+    most eight; in float32 on the CPU the disk's cache is enough, and the file must not change (see above). Heads of other
     tasks in the file, such as a classifier's, are left out with a `UserWarning`. Raises `ValueError` for files that are not a sound
     model of a supported architecture, `FileNotFoundError` where there are none, `ConnectionError` where a download is not possible.
     """
@@ -76,13 +76,13 @@ def read_config(name: str | Path) -> Config:
 def from_transformers(
     theirs: Any, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
 ) -> Transformer:
-    """A GPT-2, Llama or Qwen2 of transformers that is in memory already, as ours: `GPT2LMHeadModel`, `LlamaModel` and so on.
+    """A transformers GPT-2, Llama or Qwen2 already in memory, as ours: `GPT2LMHeadModel`, `LlamaModel` and so on.
 
     device, dtype: by default the model's own. Nothing is copied then, unless it has several dtypes (a warning says so): both read the same memory, and a weight changed in
     one is changed in the other. GPT-2's matrices are turned without moving a number, which in bfloat16 makes decoding on a
     CPU slower; `load_model` reads the same weights from a file in the order that is quicker there.
 
-    Weights and config are what counts: of hooks on it a warning says that they stay behind.
+    Only weights and config are taken: a warning says that its hooks stay behind.
 
     Raises `ValueError` for another architecture or an unsupported variant of one, and as `load_model` does.
     """
@@ -132,11 +132,11 @@ def save_model(
     dtype: str | torch.dtype | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> None:
-    """Write `config.json` and `model.safetensors`; the same model gives the same bytes, an interruption no half files.
+    """Write `config.json` and `model.safetensors`; equal models give equal bytes; interruption leaves no half files.
 
     dtype: of the file, the model's own unless told; as in `load_model`.
     tokenizer: written beside them if given. Without it, a model whose vocabulary is not GPT-2's can only be read by `load_model`,
-    unless its tokenizer's files are in the folder. With it, files there that would be read beside it or first are refused
+    unless its tokenizer's files are in the folder. With it, files there that would be read with or before it are refused
     (`Tokenizer.files`).
     """
     from safetensors.torch import save_file

@@ -58,17 +58,17 @@ def parser() -> argparse.ArgumentParser:
     steer.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template, as the user's words")  # fmt: skip
     steer.add_argument("--dtype", default="float32", help="float32 (by default), bfloat16 or float16")
     steer.add_argument("--device", default="cpu", help="cpu (by default), cuda, cuda:1, ...")
-    steer.add_argument("--vector", type=some, action="append", metavar="FILE[:COEFF][@LAYER]", help="a file that SteeringVector.save or `ministeer extract` wrote, or a control vector in a .gguf file; more than once for several")  # fmt: skip
+    steer.add_argument("--vector", type=some, action="append", metavar="FILE[:COEFF][@LAYER]", help="a file that SteeringVector.save or `ministeer extract` wrote, or a control vector in a .gguf file; repeat it for several")  # fmt: skip
     steer.add_argument("--plus", type=text, metavar="TEXT", help="the stream over this text ...")
     steer.add_argument("--minus", type=text, metavar="TEXT", help="... minus the stream over this one")
-    steer.add_argument("--layer", type=number(int, 0), help="the block whose input is steered (by default half way up, or of a file's layers the nearest to that)")  # fmt: skip
+    steer.add_argument("--layer", type=number(int, 0), help="the block whose input is steered (by default half way up, or the file's layer nearest to that)")  # fmt: skip
     steer.add_argument("--site", choices=("pre", "mid"), default="pre", help="the block's input (pre, by default), or the stream between its attention and its MLP (mid)")  # fmt: skip
-    steer.add_argument("--coeff", type=several(number(float)), metavar="C", help=f"times the vector; -1,0,1 shows several side by side; by default what adds {SHARE:g} of the stream's norm to the token of the unsteered text where it adds most")  # fmt: skip
-    steer.add_argument("--where", choices=WHERES, help='by default "front", position by position, for activation addition (--plus and --minus without --chat, or a file of such a vector), else "all"; of --plus and --minus anywhere but at the front, their last tokens differ')  # fmt: skip
+    steer.add_argument("--coeff", type=several(number(float)), metavar="C", help=f"times the vector; -1,0,1 shows several side by side; by default, one that adds at most {SHARE:g} of the stream's norm to any token of the unsteered text")  # fmt: skip
+    steer.add_argument("--where", choices=WHERES, help='by default "front", position by position, for activation addition (--plus and --minus without --chat, or a file of such a vector), else "all"; elsewhere --plus and --minus are read at their last tokens')  # fmt: skip
     steer.add_argument("--tokens", type=number(int, 1), default=20, help="how many to generate (by default 20)")
     steer.add_argument("--temperature", type=number(float, 0), default=0.0, help="0 (by default) takes the likeliest token")  # fmt: skip
     steer.add_argument("--json", action="store_true", help="print JSON")
-    steer.add_argument("--seed", type=number(int, 0, 2**64 - 1), default=0, help="of the sampling (by default 0)")
+    steer.add_argument("--seed", type=number(int, 0, 2**64 - 1), default=0, help="for sampling (by default 0)")
     play = commands.add_parser("play", help="steer in a page on this machine: sliders, both texts side by side, what changed")  # fmt: skip
     add_model(play)
     play.add_argument("--port", type=number(int, 0, 65535), default=8765, help="by default 8765; 0 takes a free one")

@@ -16,7 +16,7 @@ def mean_difference(items: Tensor) -> Tensor:
 
 
 def clipped(differences: Tensor, length: float) -> Tensor:
-    """N differences `(N, D)`, those that are longer cut to this length."""
+    """N differences `(N, D)`, the longer ones cut to this length."""
     cut: Tensor = differences * (length / differences.norm(dim=-1, keepdim=True)).clamp(max=1.0)
     return cut
 
@@ -43,7 +43,7 @@ def _principal(x: Tensor, voters: Tensor | None = None) -> Tensor:
 
 
 def logistic(items: Tensor, l2: float) -> Tensor:
-    """The direction of length 1 of the weights of a logistic regression, `(N, 2, D)` -> `(D,)`; see `probe`."""
+    """The weights of a logistic regression, scaled to length 1, `(N, 2, D)` -> `(D,)`; see `probe`."""
     x = items.transpose(0, 1).flatten(0, 1).double()  # (2N, D), the positive ones first
     x = x - x.mean(0)
     if not bool((items[:, 0] - items[:, 1]).any()):

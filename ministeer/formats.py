@@ -1,4 +1,4 @@
-"""Vectors of other tools, in and out; and what others call our sites: no other module converts layer numbers.
+"""Other tools' vectors, in and out, and what they call our sites; no other module converts layer numbers.
 
 | here | is the same stream as |
 |---|---|
@@ -59,7 +59,7 @@ def to_block_output(site: Site) -> int:
 
 
 def module_name(site: Site, model_type: str = "gpt2") -> str:
-    """The module of transformers' model whose output to add to, to steer at `site`: for `SteeringVector.hook`.
+    """The module of transformers' model to whose output a `site` vector is added: for `SteeringVector.hook`.
 
     Named within the model without its unembedding: `.transformer` of a `GPT2LMHeadModel`, `.model` of a `LlamaForCausalLM`,
     `.base_model` of any. model_type: "gpt2", "llama" or "qwen2", as `model.config.model_type` says.
@@ -78,7 +78,7 @@ def module_name(site: Site, model_type: str = "gpt2") -> str:
 
 
 def transformer_lens_name(site: Site) -> str:
-    """TransformerLens's hook point of a site. It knows no name for the stream that leaves the last block but the block's own."""
+    """TransformerLens's hook point of a site. For the stream that leaves the last block, it has only the block's own name."""
     check_site(site)
     name, layer = site
     return f"blocks.{layer}.hook_resid_{name}" if name == "mid" or layer == 0 else f"blocks.{layer - 1}.hook_resid_post"
@@ -92,9 +92,9 @@ def save_gguf(
 ) -> None:
     """Write a control vector for llama.cpp or repeng: `direction.N`, what is added to block N's output, in float32.
 
-    llama.cpp takes N from 1, so of our sites `("pre", 2)` and up; another raises `ValueError`. coeff: the tensors are
+    llama.cpp takes N from 1, so our sites `("pre", 2)` and up; others raise `ValueError`. coeff: the tensors are
     multiplied by it; llama.cpp's `--control-vector-scaled` multiplies once more. model_hint: the architecture as llama.cpp
-    names it, "gpt2", "llama" or "qwen2": a vector does not know its model's, and `load_gguf` compares what stands there. Needs the package `gguf`.
+    names it, "gpt2", "llama" or "qwen2": a vector does not know its model's, and `load_gguf` compares the hint. Needs the package `gguf`.
     """
     if not isinstance(model_hint, str):
         raise ValueError(f"expected model_hint as a text, such as 'gpt2', got {model_hint!r}")
@@ -126,8 +126,8 @@ def load_gguf(path: str | os.PathLike[str], model: Transformer | None = None) ->
     """Read a control vector that llama.cpp, repeng or `save_gguf` wrote, as llama.cpp does, or not at all.
 
     With the model it is meant for, another width is an error, and a `model_hint` of another architecture a warning. The hint
-    stands in the provenance. Raises `ValueError` for tensors and metadata that llama.cpp refuses or that may ask for something
-    else than to be added, `FileNotFoundError` where nothing is.
+    stands in the provenance. Raises `ValueError` for tensors and metadata that llama.cpp refuses or that may ask for anything
+    but being added, `FileNotFoundError` if there is no file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: expected a GGUF file, found none")

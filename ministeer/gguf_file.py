@@ -6,8 +6,8 @@
 
 The format is llama.cpp's: magic, version, two counts, metadata, a table of tensors, and their bytes, each at a
 multiple of the alignment. F32, F16 and BF16 are seen in place, in memory mapped from the file; of the quantised types
-those are read which the package `gguf` dequantises. A header can lie: every length and count is held against the
-bytes that are left before anything is made of it, so a damaged file costs one sentence, a `ValueError`, and no
+those that the package `gguf` dequantises are read. A header can lie: every length and count is checked against
+the bytes left before anything is made of it, so a damaged file costs one sentence, a `ValueError`, and no
 memory. What the tensors of a model mean is in `gguf_model.py`.
 """
 
@@ -36,7 +36,7 @@ MAX_HEADER, MAX_ENTRIES = 1 << 27, 1 << 22
 
 
 class GGUFFile:
-    """`metadata`, and `table`: of each tensor its shape (slowest first), type and place in `data`. `at` is the next byte
+    """`metadata`, and `table`: each tensor's shape (slowest first), type and place in `data`. `at` is the next byte
     of the header to read. Raises `ValueError` for a damaged or cut file, `ImportError` where `gguf` is needed and missing."""
 
     def __init__(self, path: Path) -> None:
@@ -72,7 +72,7 @@ class GGUFFile:
         raise ValueError(f"{self.path}: expected {_quoted(expected)}, found {_quoted(found)}; {remedy}")
 
     def check_count(self, count: int, least: int, what: str) -> None:
-        """Refuse more things of `least` bytes each than there are bytes left for."""
+        """Refuse more things, `least` bytes each, than the bytes left can hold."""
         if count * least > self.end - self.at:
             self.refuse(
                 f"{count} {what} at byte {self.at}", f"{self.end - self.at} bytes for them: it is cut or damaged"
@@ -177,7 +177,7 @@ class GGUFFile:
         return torch.from_numpy(gguf.dequantize(packed, gguf.GGMLQuantizationType(kind))).view(shape)
 
     def same_bytes(self, one: str, other: str) -> bool:
-        """Whether two tensors are stored alike, as older converters write GPT-2's embedding twice."""
+        """Whether two tensors are stored alike: older converters write GPT-2's embedding twice."""
         (shape, kind, start, length), (shape_2, kind_2, start_2, _) = self.table[one], self.table[other]
         if (shape, kind) != (shape_2, kind_2):
             return False

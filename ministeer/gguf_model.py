@@ -1,7 +1,7 @@
 """A GGUF model file -> what the loader takes: the hub's config, and tensors by the hub's names, read when asked for.
 
 config, tensors = read("model.Q4_1.gguf")
-config["model_type"]                                      # "llama": what would stand in the hub's config.json
+config["model_type"]                                      # "llama": what the hub's config.json would say
 tensors["model.layers.0.self_attn.q_proj.weight"].read()  # [out, in] as on the hub, dequantised to float32
 metadata("model.Q4_1.gguf")["tokenizer.ggml.tokens"]      # all that the header says, as plain Python values
 """

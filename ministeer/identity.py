@@ -47,10 +47,10 @@ PACKAGE = Path(__file__).resolve().parent
 def identity(value: Any) -> str:
     """What a value is, for the key of a result: 16 hex digits that change when what it computes or holds changes.
 
-    Of an object, its class and all that it holds: what lies in it, its attributes and slots, else what `copy` would carry over. Of a
-    function, its source (or its compiled code, where there is no text of it), its defaults and attributes, and what it closes over or
-    names from outside, as deep as that goes; of a class, what it defines. What is installed counts by its name and its package's
-    version. Raises `ValueError` for what does not tell its state, as an open file.
+    An object counts by its class and all it holds: its items, attributes and slots, else what `copy` would carry over. A
+    function counts by its source (or its compiled code if it has no text), its defaults and attributes, and what it closes over or
+    names from outside, at any depth; a class, by what it defines. Installed code counts by its name and its package's
+    version. Raises `ValueError` for what hides its state, such as an open file.
     """
     try:
         return _Telling().tell(value)
@@ -59,7 +59,7 @@ def identity(value: Any) -> str:
 
 
 def model_identity(model: Transformer) -> str:
-    """`identity` of a model: its class, config, hooks, and its tensors to the bit, which are read side by side; under
+    """`identity` of a model: its class, config, hooks, and its tensors to the bit, which are read in parallel; under
     `torch.autocast` the type of its products too."""
     telling, tensors = _Telling(), [*model.parameters(), *model.buffers()]
     with ThreadPoolExecutor(min(torch.get_num_threads(), 8)) as pool:
@@ -75,8 +75,8 @@ def products(model: Transformer) -> list[str]:
 
 
 def state(model: Transformer) -> list[Any]:
-    """What a model computes with, to be compared within a process: its modules' attributes and hooks, of each tensor
-    where it lies, how often it was written to, and its first row and column: torch does not count edits of `tensor.data`."""
+    """What a model computes with, to be compared within a process: its modules' attributes and hooks, and each tensor's
+    address, number of writes, and first row and column, as torch does not count edits of `tensor.data`."""
 
     def of(value: Any) -> Any:
         if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:

@@ -58,7 +58,7 @@ class Layout:
         return hub_name if hub_name == HEAD or (self.model is GPT2 and config.tied) else self.prefix + hub_name
 
     def is_turned(self, name: str) -> bool:
-        """Whether the hub holds this weight of ours as [in, out]: GPT-2's square attn.c_proj too, where no shape would tell."""
+        """Whether the hub holds this weight as [in, out]: GPT-2's attn.c_proj too, which is square, so no shape would tell."""
         return name.endswith(self.turned)
 
     def bare(self, key: str) -> str:
@@ -265,7 +265,7 @@ def _flag(found: dict[str, Any], name: str, default: bool) -> bool:
 
 
 def write_config(config: Config) -> dict[str, Any]:
-    """The entries of a `config.json` by which transformers builds the same model."""
+    """The `config.json` entries from which transformers builds the same model."""
     return _write_gpt2(config) if isinstance(config, GPT2Config) else _write_llama(config)
 
 

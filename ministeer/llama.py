@@ -1,6 +1,6 @@
 """The Llama family (SmolLM2, Llama 2 and 3, Qwen2) as the hub's checkpoints have it, on the same residual stream as GPT-2.
 
-What differs from `model.py`, and nothing else stands here: norms without mean and bias, positions that turn queries and keys
+Only what differs from `model.py` is here: norms without mean and bias, positions that turn queries and keys
 instead of being added to the stream, keys and values shared by groups of heads, and a gated MLP. The two lines that add to the
 stream, and the sites before them, are `Block`'s, the same as GPT-2's. By hand:
 
@@ -89,7 +89,7 @@ def turns(config: LlamaConfig, dtype: torch.dtype, device: torch.device) -> tupl
 
 
 class LlamaAttention(nn.Module):
-    """Causal self-attention with rotary positions. The stream's norm comes in, what the heads write into the stream goes out."""
+    """Causal self-attention with rotary positions. The normed stream comes in; what the heads write into the stream goes out."""
 
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         super().__init__()

@@ -133,9 +133,9 @@ def steerability(multipliers: Sequence[float], differences: npt.ArrayLike) -> Ar
 
 
 def group_means(values: npt.ArrayLike, groups: Sequence[Any]) -> Array:
-    """The mean of the items of each group, of N values and N groups: the groups in sorted order, or where they have none by their types and texts.
+    """The mean of each group's items, from N values and N groups; groups are sorted, or if they have no order, by their types and texts.
 
-    A group is a label that can stand in a set, a text, a number, a tuple or None: labels that are equal there are one group.
+    A group is a label that can be in a set: a text, a number, a tuple or None. Equal labels are one group.
     """
     items, labels = _numbers(values), _plain(groups)
     if items.shape != (len(labels),):
@@ -177,7 +177,7 @@ def bootstrap(
 
     Percentiles of the means of resamples (Efron 1979), further out for few items by what Student's t exceeds the normal
     (the expanded percentile interval of Hesterberg 2015): the plain ones of 7 items hold the truth 87 times in 100, not 95.
-    Of fewer than 5 items it is too narrow all the same, and so it is on the long side of a few skewed ones: `benchmarks/interval_coverage.py`.
+    For fewer than 5 items it is still too narrow, as is its long side for a few skewed ones: `benchmarks/interval_coverage.py`.
     """
     items = _numbers(values) if groups is None else group_means(values, groups)
     if items.ndim != 1 or len(items) < 2:
@@ -224,7 +224,7 @@ def interval(values: npt.ArrayLike, digits: int = 2, *, groups: Sequence[Any] | 
 def difference(first: tuple[float, float, float], second: tuple[float, float, float]) -> tuple[float, float, float]:
     """(mean, low, high) of first - second, from those of two independent means (Zou and Donner 2008, equation 3).
 
-    Each bound is as far from the difference as the root of the summed squares of the two distances it is made of.
+    Each bound's distance from the difference is the root of the summed squares of its two distances.
     """
     (a, a_low, a_high), (b, b_low, b_high) = first, second
     return a - b, a - b - math.hypot(a - a_low, b_high - b), a - b + math.hypot(a_high - a, b - b_low)

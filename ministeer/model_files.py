@@ -48,14 +48,14 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of a model: the file of its weights or the index of its shards, its config, and of a GGUF file its tensors."""
+    """A model's files: its weights' file or its shards' index, its config, and a GGUF file's tensors."""
 
     weights: Path
     config: Config
     stored: dict[str, Stored] | None = None
 
     def entries(self, opened: Callable[[Path], Any]) -> list[Entry]:
-        """Of each tensor what the headers say; `opened` gives an open safetensors file."""
+        """What the headers say of each tensor; `opened` gives an open safetensors file."""
         if self.stored is None:
             return _read_headers(self.weights, opened)
         where = str(self.weights)
@@ -71,7 +71,7 @@ class ModelFiles:
 
 
 def find(name: str | Path) -> ModelFiles:
-    """The files that a name or a path means; a download if it has to be."""
+    """The files that a name or a path means, downloaded if need be."""
     with reading():
         weights = _locate(name)
     if weights.suffix == ".gguf":
@@ -86,7 +86,7 @@ def find(name: str | Path) -> ModelFiles:
 
 
 def find_config(name: str | Path) -> Config:
-    """The config of the model that a name or a path means; of one on the hub nothing else is downloaded."""
+    """The config of the model that a name or a path means; from the hub nothing else is downloaded."""
     from ministeer.hub import fetch_config, known
 
     if not known(name):

@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", type=some, default="nano", help=f"nano (which it is by default), {', '.join(NAMES)}, owner/name on the hub, or a path")  # fmt: skip
+    command.add_argument("--model", type=some, default="nano", help=f"nano (by default), {', '.join(NAMES)}, owner/name on the hub, or a path")  # fmt: skip
 
 
 def number(kind: type, low: float = -sys.float_info.max, high: float = sys.float_info.max) -> Callable[[str], Any]:

@@ -32,7 +32,7 @@ Token = Literal["answer", "last"]
 
 
 class Reading(TypedDict, total=False):
-    """How `read`, and each way to a vector from pairs of texts, reads them.
+    """How `read`, and each method that makes a vector from pairs, reads.
 
     token: where: "answer" (the default), the first token in which the two texts of a pair differ, or "last", the last token of each,
         for texts that differ in their context, or in more than one token.
@@ -47,7 +47,7 @@ class Reading(TypedDict, total=False):
 @dataclass(frozen=True, eq=False, repr=False)
 class Read:
     """The stream of both texts of N pairs at one token of each, `{site: (N, 2, D)}`, the positive text first, in float32 on the
-    CPU; with where it is from, as a vector's provenance has it. It tells as much of the texts as they do themselves."""
+    CPU; and where it is from, as in a vector's provenance. It reveals as much as the texts themselves."""
 
     streams: dict[Site, Tensor]
     source: Provenance
@@ -74,8 +74,8 @@ class Read:
 def parsed(given: str | Sequence[Any]) -> list[list[str]]:
     """Pairs of texts from lines of JSON, or what those hold: `["with it", "without"]`, or by the names of `NAMED`.
 
-    A `"prompt"` beside two names goes before both texts, joined as it stands. What else holds words, as a question, may
-    belong to them too, and is refused, but for `NOTES`; numbers, true, false and null are passed over.
+    A `"prompt"` with two names goes before both texts, joined unchanged. Any other text, such as a question, may
+    belong to them too, and is refused, except `NOTES`; numbers, true, false and null are ignored.
     """
     form = '["text with it", "text without"] on each line'
     rows = [] if isinstance(given, str) else list(given)
@@ -149,7 +149,7 @@ def read_pairs(
     batch_size: int = 16,
     on_batch: OnBatch | None = None,
 ) -> Read:
-    """What was read, as it is; or what is read now, of a model."""
+    """What was read, unchanged, or what a model reads now."""
     if isinstance(source, Read):
         alone = tokenizer is None and pairs is None and sites is None and token in (None, source.source.token)
         got = f"texts, sites or another token than {source.source.token!r} beside it"

@@ -74,7 +74,7 @@ def _plain(row: Any) -> Any:
 
 
 def check_ids(model: Transformer, rows: Any, what: str) -> None:
-    """Raise `ValueError` for what is not a list of one or more rows of ids of this model's vocabulary, each with one or more."""
+    """Raise `ValueError` unless this is a list of one or more non-empty rows of ids of this model's vocabulary."""
     fine = isinstance(rows, Sequence) and len(rows) and all(isinstance(row, Sequence) and len(row) for row in rows)
     size = model.config.vocab_size
     fine = fine and all(isinstance(i, Integral) and 0 <= int(i) < size for row in rows for i in row)

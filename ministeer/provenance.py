@@ -35,12 +35,12 @@ class Provenance:
 
 def fingerprint(model: Transformer) -> str:
     """Which weights these are: 16 hex digits of the SHA-256 of the tensors' hashes, in the order of their names, each rounded to bfloat16.
-    Parameters and buffers that the architecture does not have, an adapter's, come after those.
+    Parameters and buffers that the architecture lacks, such as an adapter's, come last.
 
     Rounded, so that a checkpoint has one fingerprint whether it was loaded in float32 or in bfloat16; float16 rounds
     otherwise, and has another. Settings of the config that are not the architecture's default, such as another
-    epsilon of its norms, are hashed too; whole numbers, as the number of heads, are not, nor is what an adapter holds
-    that is no tensor, as its scale.
+    epsilon of its norms, are hashed too; whole numbers, such as the number of heads, are not, nor are an adapter's
+    non-tensors, such as its scale.
     """
     with torch.device("meta"):
         names = sorted(type(model)(model.config).state_dict())

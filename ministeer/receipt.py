@@ -4,7 +4,7 @@
     generate(model, ids, max_new_tokens=20, steer=steer, receipt=receipt)
     print(receipt)
 
-It is read off the tensors that were added, not off what was asked for; what no logit that was read can show is not counted.
+It is read off the tensors added, not off the request; what cannot reach a logit that was read is not counted.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Receipt:
     ) -> dict[Site, Add]:
         """The same `adds` for one call of the model, written down as they act. positions: `(B, T)`, -1 for padding.
 
-        heard: of a site at which not all of them reach a logit that is read, those that do, -1 for the others.
+        heard: for a site where not all of them reach a logit that is read, those that do; -1 for the others.
         """
         if not isinstance(positions, Tensor) or positions.ndim != 2:
             got = tuple(positions.shape) if isinstance(positions, Tensor) else type(positions).__name__

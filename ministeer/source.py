@@ -1,4 +1,4 @@
-"""What a piece of code says, without how it is written: by this, results know whether the code that made them is still the same."""
+"""What code says, not how it is written: this tells whether the code that made a result is still the same."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Refer = Callable[[ast.Name | ast.Attribute], Any]
 def shape(node: Any, refer: Refer = lambda name: None) -> Any:
     """A node of `ast` as lists that JSON can hold: no positions, comments, docstrings, imports or annotations.
 
-    The same for every version of Python that parses it into the same tree. refer: what to write in the place of a name or a dotted name
-    that is not one of the function's own, None to write it as it is. It is asked of annotations too, and what it says there is not written.
+    The same for every version of Python that parses it into the same tree. refer: what to write for a name or dotted name
+    that is not the function's own, None to keep it. It is called on annotations too, but what it returns there is not written.
     """
     if isinstance(node, list):
         return [shape(part, refer) for part in node if not _unsaid(part)]
@@ -49,7 +49,7 @@ def definition(node: ast.AST, refer: Refer = lambda name: None) -> Any:
 def node_of(code: CodeType) -> ast.AST | None:
     """The definition that a function's code was compiled from; None where there is no text of it, or two on its first line.
 
-    A text that was edited since says what another code does, so it counts for a function only where it compiles to the same one.
+    Text edited since may describe other code, so it counts for a function only if it compiles to the same one.
     """
     text = text_of(code)
     lines = _compiled(text).get(_bare(code), [])
@@ -61,7 +61,7 @@ def node_of(code: CodeType) -> ast.AST | None:
 
 
 def text_of(code: CodeType) -> str:
-    """What the file that a code was compiled from says now; empty where there is none."""
+    """The present text of the file that code came from; empty if there is none."""
     linecache.checkcache(code.co_filename)
     return "".join(linecache.getlines(code.co_filename))
 

@@ -23,10 +23,10 @@ NOISE = 2.0  # beyond it what follows is often noise
 
 @torch.no_grad()
 def fitting(model: Transformer, text: Sequence[int], prompt: int, steer: Steer, share: float = SHARE) -> float:
-    """The coefficient at which a `Steer` adds this share of the stream's norm to that token of the unsteered text where it adds most.
+    """The coefficient at which a `Steer` adds this share of the stream's norm to the unsteered text's token where it adds most.
 
-    text: a prompt of so many tokens and what follows it, whose streams can be shorter. Of the tokens the most, not the mean: the
-    stream of the first is often many times as long as that of the others. A negative share subtracts. Raises `ValueError` for a
+    text: a prompt of so many tokens and what follows it, whose streams can be shorter. The maximum over tokens, not the mean: the
+    first token's stream is often many times as long as the others'. A negative share subtracts. Raises `ValueError` for a
     vector of zeros.
     """
     v: Any = steer.content  # (D,) or (P, D)

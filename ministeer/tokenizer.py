@@ -2,8 +2,8 @@
 
     tok = Tokenizer.gpt2()
     tok.prompt("Hello world")                    # [50256, 15496, 995]: as a model reads it
-    tok.encode("Hello world")                    # [15496, 995]: the text's own
-    tok.continuation(" world")                   # [995]: of a text that goes on after another
+    tok.encode("Hello world")                    # [15496, 995]: the text alone
+    tok.continuation(" world")                   # [995]: a text that continues another
     tok.decode([15496, 995])                     # "Hello world"
     tok.encode("<|endoftext|>", special=True)    # [50256]; without `special` it is text like any other
 
@@ -111,7 +111,7 @@ class Tokenizer:
     def from_folder(cls, folder: str | Path, vocab_size: int) -> Tokenizer:
         """A model folder's own: `vocab.tiktoken`, `tokenizer.json`, or `vocab.json` with `merges.txt`.
 
-        A folder without any tokenizer's file has GPT-2's if the size is GPT-2's. `tokenizer_config.json`,
+        A folder without tokenizer files gets GPT-2's if the size is GPT-2's. `tokenizer_config.json`,
         `added_tokens.json`, `special_tokens_map.json`, `generation_config.json` and `chat_template.jinja` are read too.
         vocab_size: the model's; it may be larger than the tokenizer's (a padded table), never smaller.
         """
@@ -180,7 +180,7 @@ class Tokenizer:
         """Ids of a text as a model reads it: `bos`, then the text; `bos` is left out where the text begins with a special token (one that its
         files do not call text).
 
-        Names of special tokens in it are those tokens. Whatever in this package takes a text reads it so.
+        Names of special tokens count as those tokens. Everything in this package reads texts this way.
         """
         ids = self.encode(text, special=True)
         return ids if ids and ids[0] in self._begins else [self.bos, *ids]
@@ -188,16 +188,16 @@ class Tokenizer:
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Ids of a text, with none added at its ends. With `special=True` a special token's name in it is that token.
 
-        A table without some single bytes (SmolLM2's lacks 21) leaves out the characters it cannot say, as everywhere.
+        A table that lacks single bytes (SmolLM2's lacks 21) drops the characters it cannot spell, as elsewhere.
         """
         self._text(text)
         return self._core.encode(text, special)
 
     def continuation(self, text: str) -> list[int]:
-        """Ids of a text that goes on after another: `[*tok.prompt("Is it so?"), *tok.continuation(" yes")]`.
+        """Ids of a text that continues another: `[*tok.prompt("Is it so?"), *tok.continuation(" yes")]`.
 
-        What `encode` gives, but for tokenizers that put a space before every text, as Llama 2's, whose `encode` gives
-        " yes" two of them. Such a tokenizer raises `ValueError` for a text that becomes other tokens after any other.
+        What `encode` gives, except for tokenizers that put a space before every text: Llama 2's `encode` gives
+        " yes" two. Such a tokenizer raises `ValueError` for a text that becomes other tokens after any other.
         """
         self._text(text)
         return self._core.continuation(text)
@@ -225,7 +225,7 @@ class Tokenizer:
         return self._core.decode([self._checked(i) for i in ids])
 
     def token_bytes(self, id: int) -> bytes:
-        """The bytes of one token, which need not be text alone."""
+        """The bytes of one token, which alone need not be text."""
         return self._core.token_bytes(self._checked(id))
 
     def _text(self, text: object) -> None:
@@ -250,7 +250,7 @@ class Tokenizer:
         return number
 
     def single(self, text: str) -> int:
-        """The id of a text that must be one token where it goes on after another, such as " doctor".
+        """The id of a text, such as " doctor", that must be one token when it continues another.
 
         Raises `ValueError` with its pieces if it is not.
         """
@@ -272,7 +272,7 @@ class Tokenizer:
         """What `save` writes: file name -> text. The same tokenizer gives the same texts.
 
         folder: where they are to be written. Raises `ValueError` for another vocabulary's `vocab.tiktoken` there, which `load`
-        would prefer, and for files that this or another client would read beside these, and that say something of their own.
+        would prefer, and for files that this or another client would read as well and that say something else.
         """
         first = next((name for name, i in self.special.items() if i == self.bos), END) if self.bos != self.eot else None
         spec = self._core.spec()

@@ -9,8 +9,8 @@ at the prompt and at itself but at no other variant. `above` is the rest of the 
     x = above(model, x, ("pre", i), Branch(cache, cache.lengths))
     logits = model.unembed(x)                   # (B, R, V)
 
-`Rows` is for changes that reach further back: what several texts begin with is then run once a variant, and of a text what its
-branches have in common.
+`Rows` is for changes that reach further back: for each variant, what several texts begin with is run once, as is what a text's
+branches share.
 
 Letters: B rows of the cache, R variants of each, N texts, S tokens before, T tokens of a text, G heads of keys and values, K head size.
 """
@@ -32,8 +32,8 @@ class Rows:
     """N texts of T tokens, or R variants of them, variant by variant, `(R * N, T)`.
 
     before: `Rows` of what all texts begin with, one row a variant, which have been run and kept.
-    tree: where texts branch: where each token stands in its text `(N, T)`, below 0 for padding, and which of its row it looks
-        back at, itself among them, `(N, T, T)`. Without one every token follows the one to its left.
+    tree: where texts branch: each token's position in its text `(N, T)`, below 0 for padding, and which of its row it looks
+        back at, itself included, `(N, T, T)`. Without one every token follows the one to its left.
     keep: hold the keys and values in `k` and `v`, layer by layer, `(R * N, S + T, G, K)`.
     """
 
@@ -79,7 +79,7 @@ class Branch:
 
     kept: a `Cache`, or `Rows`. lengths: how many of each text's tokens the variants look back at, `(B,)`.
     positions: of the tokens of a variant `(B, span)`, side by side, variant by variant; by default one, which comes next.
-    seen: which of its variant each looks back at, itself among them, `(B or 1, span, span)`.
+    seen: which of its variant each looks back at, itself included, `(B or 1, span, span)`.
     """
 
     def __init__(self, kept: Any, lengths: Tensor, positions: Tensor | None = None, seen: Tensor | None = None) -> None:
@@ -199,7 +199,7 @@ def above(model: Transformer, x: Tensor, site: Site, past: Past | None, read: Te
 
 def logits32(model: Transformer, x: Tensor) -> Tensor:
     """As `model.unembed`, in float32 and not rounded to the model's dtype: in bfloat16 a logit of 100 is a multiple of one
-    half. What an adapter in the place of the unembedding makes is taken as it is."""
+    half. The output of an adapter in the unembedding's place is kept unchanged."""
     x, head = model.ln_f(check_stream(x)), model.head
     w = head.weight
     if w.dtype == torch.float32 or type(head) is not Embedding and not hasattr(head, "packed"):

@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
         made.add_argument("--prompts", type=some, required=True, metavar="FILE", help="a prompt on each line; - reads standard input")  # fmt: skip
         made.add_argument("--chat", action="store_true", help="put each into the model's chat template, as the user's words")  # fmt: skip
 
-    made = verb("extract", "make a vector of pairs of texts, and say how sound it is at each layer")
+    made = verb("extract", "make a vector from text pairs, and say how sound it is at each layer")
     rows = (
         'lines of JSON, ["text with it", "text without"] or {"positive": ..., "negative": ...}, a "prompt" before both'
     )
@@ -56,7 +56,7 @@ def add(commands: Any) -> None:
     made.add_argument("--layers", type=several(number(int, 0)), metavar="I,J", help="blocks whose inputs are read (by default all)")  # fmt: skip
     made.add_argument("--method", choices=METHODS, default=METHODS[0], help="contrastive, the mean difference, by default")  # fmt: skip
     made.add_argument("--token", choices=("answer", "last"), help='which is read: "answer" (by default), the first in which the two texts differ, or "last"')  # fmt: skip
-    made.add_argument("--chat", action="store_true", help="put each text, its prompt with it, into the model's chat template as the user's words, and read where the answer begins")  # fmt: skip
+    made.add_argument("--chat", action="store_true", help="put each text, with its prompt, into the model's chat template as the user's words, and read where the answer begins")  # fmt: skip
     made.add_argument("--json", action="store_true", help="print JSON")
 
     made = verb("show", "say what a vector is: where it is from, and how sound it is at each layer", model=False)
@@ -72,13 +72,13 @@ def add(commands: Any) -> None:
     made.add_argument("--where", choices=WHERES, default="all", help="the steered positions (by default all)")
     made.add_argument("--json", action="store_true", help="print a row of JSON for each layer, coefficient and prompt")
 
-    made = verb("calibrate", "find the coefficient that changes what the model says of some texts by so much")
+    made = verb("calibrate", "find the coefficient that changes predictions on some texts by a set amount")
     vector(made)
     asked(made)
     made.add_argument("--layer", type=number(int, 0), required=True, help="the block whose input is steered")
     budget = made.add_mutually_exclusive_group()
-    budget.add_argument("--kl", type=number(float, 0), help="nats of KL a token (by default 0.5)")
-    budget.add_argument("--damage", type=number(float, 0), help="or nats a token that the prompts' loss may rise by")
+    budget.add_argument("--kl", type=number(float, 0), help="KL nats per token (by default 0.5)")
+    budget.add_argument("--damage", type=number(float, 0), help="or rise of the prompts' loss, in nats per token")
     made.add_argument("--where", choices=WHERES, default="all", help="the steered positions (by default all)")
     made.add_argument("--json", action="store_true", help="print JSON")
 
@@ -87,8 +87,8 @@ def add(commands: Any) -> None:
     target = made.add_mutually_exclusive_group(required=True)
     target.add_argument("--gguf", type=some, metavar="FILE", help="a control vector, of all layers from 2 up")
     target.add_argument("--lm-eval", type=some, metavar="FILE", help="a steer file (.pt) for `lm_eval --model steered`")
-    target.add_argument("--hook", action="store_true", help="print lines that steer a model of transformers")
-    made.add_argument("--layer", type=number(int, 0), help="of one layer; for --gguf by default of all")
+    target.add_argument("--hook", action="store_true", help="print lines that steer a transformers model")
+    made.add_argument("--layer", type=number(int, 0), help="this layer only; --gguf defaults to all")
     made.add_argument("--coeff", type=number(float), default=1.0, help="times the vector (by default 1)")
     made.add_argument("--type", choices=[*formats.MODULES], default=next(iter(formats.MODULES)), help="the architecture it is for (by default %(default)s)")  # fmt: skip
 
@@ -195,7 +195,7 @@ def calibrated(options: argparse.Namespace) -> str:
     measured = not math.isnan(found.damage)
     if options.json:
         return json.dumps(asdict(found) | ({} if measured else {"damage": None}))
-    loss = f"and {found.damage:+.3g} of loss a token" if measured else "a token (no token follows to measure a loss by)"
+    loss = f"and {found.damage:+.3g} of loss a token" if measured else "a token (no token follows to measure loss on)"
     did = f"{found.kl:.3g} nats of KL {loss}"
     return f"coefficient {found.coeff:.4g}: {did} over {len(ids)} texts, at layer {options.layer}"
 
@@ -208,13 +208,13 @@ def exported(options: argparse.Namespace) -> str:
         if options.layer is None:
             vector = vector.only([site for site in vector.sites if site[0] == "pre" and site[1] > 1])
         formats.save_gguf(vector, options.gguf, coeff=options.coeff, model_hint=options.type)
-        return f"{options.gguf}: {len(vector.sites)} layers, for llama.cpp's --control-vector, of a {options.type} (--type says another)"
+        return f"{options.gguf}: {len(vector.sites)} layers, for llama.cpp's --control-vector, for a {options.type} (--type changes it)"
     expect(len(vector.sites) == 1, "one layer, --layer I", f"{len(vector.sites)} in {name}", "say which")
     (site,) = vector.sites
     if options.lm_eval:
         formats.save_lm_eval(vector, site, options.lm_eval, coeff=options.coeff, model_type=options.type)
         return (
-            f"{options.lm_eval}: of a {options.type} (--type says another), for lm_eval --model steered --model_args "
+            f"{options.lm_eval}: for a {options.type} (--type changes it), for lm_eval --model steered --model_args "
             f"pretrained=...,steer_path={options.lm_eval}"
         )
     module = formats.module_name(site, options.type)
@@ -223,7 +223,7 @@ def exported(options: argparse.Namespace) -> str:
         "from ministeer import SteeringVector, formats",
         "",
         f"vector = {reader}({str(Path(name))!r})",
-        f"# model: a {options.type} of transformers, as AutoModelForCausalLM.from_pretrained gives it (--type says another)",
+        f"# model: a transformers {options.type}, as AutoModelForCausalLM.from_pretrained gives it (--type changes it)",
         f"module = model.base_model.get_submodule({module!r})",
         f"handle = module.register_forward_hook(vector.hook({site!r}, {options.coeff!r}))  # handle.remove() ends it",
     ])  # fmt: skip

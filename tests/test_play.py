@@ -385,7 +385,7 @@ def test_a_toy_says_what_it_knows_and_which_words_it_does_not() -> None:
     model, tok = ministeer.load("nano")
     session, told = Session(model, tok, "nano"), []
     assert (
-        "for subjects of your own" in session.about["knows"].lower() and not Session(MODEL, BYTES, "x").about["knows"]
+        "for other subjects" in session.about["knows"].lower() and not Session(MODEL, BYTES, "x").about["knows"]
     )
     odd = {"plus": "I love unicorns", "minus": "I love fish and unicorns"}
     session.run({"prompt": "My life is", "tokens": 1, "vectors": [vector(odd)]}, told.append)

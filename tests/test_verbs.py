@@ -173,7 +173,7 @@ def test_calibrate_says_that_a_loss_cannot_be_measured(
     ]
     assert json.loads(said(capsys, *words, "--json"))["damage"] is None
     told = said(capsys, *words)
-    assert "nats of KL a token (no token follows to measure a loss by) over 2 texts" in told
+    assert "nats of KL a token (no token follows to measure loss on) over 2 texts" in told
 
 
 def test_exports_are_read_again(vector: SteeringVector, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,8 +44,8 @@ T = TypeVar("T")
 KEPT = 16  # vectors and unsteered texts made last, so that a slider's move does not make them again
 LIKELIEST = 5
 KNOWS = {  # what a page says of a model that knows few words
-    "nano": "nano is a toy that knows a few thousand words: moods, colours, opposites, and people who act well or badly. For subjects of your own "
-    "take a real model: ministeer play --model smollm2-135m-instruct",
+    "nano": "nano is a toy that knows a few thousand words: moods, colours, opposites, and people who act well or badly. For other subjects "
+    "use a real model: ministeer play --model smollm2-135m-instruct",
 }
 GRID = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)  # shares of the stream's norm
 # what the page opens with, by whether the model is one to chat with
@@ -301,7 +301,7 @@ class Session:
         words = dict.fromkeys(word for text in texts for word in re.findall(r"[^\W\d_]+", text))
         spelled = [w for w in words if min(len(self.tokenizer.continuation(form)) for form in (w, f" {w}")) > 1]
         if spelled:
-            tell({"type": "note", "message": f"{self.name} does not know {', '.join(spelled[:5])}{' and more' if len(spelled) > 5 else ''}, and spells it letter by letter: expect nonsense."})  # fmt: skip
+            tell({"type": "note", "message": f"{self.name} does not know {', '.join(spelled[:5])}{' and more' if len(spelled) > 5 else ''} and spells letter by letter: expect nonsense."})  # fmt: skip
 
     def _loaded(self, content: str, name: str) -> SteeringVector:
         """The vector in a file that the page sent; its name only says which kind it is."""
