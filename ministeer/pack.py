@@ -216,9 +216,8 @@ def _step(x: Tensor) -> Tensor:
 
 def _whole(x: Tensor) -> tuple[Tensor, Tensor]:
     """What is turned and rounded of `(N, in)`: numbers from 1 to 255 of which 128 is nothing, and each row's step, `(N, 1)`."""
-    if (
-        len(x) > 256
-    ):  # in parts, for which memory is at hand: a float32 copy of all would be asked of the system each time
+    # in parts, for which memory is at hand: a float32 copy of all would be asked of the system each time
+    if len(x) > 256:
         parts, steps = zip(*map(_whole, torch.split(x, 256)))
         return torch.cat(parts), torch.cat(steps)
     x = turned(x)

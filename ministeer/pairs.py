@@ -214,20 +214,23 @@ def _doubt(tokenizer: Tokenizer, rows: Any, positions: Sequence[tuple[int, int]]
             f"{len(rows)} pairs are read after {len(read)} different beginning{'s' * (len(read) > 1)}, so many of them are one item again; "
             f"{remedy} what comes before differ from pair to pair"
         )
-    ending = _same_ending(tokenizer, rows) if token == "last" and len(rows) > 2 else ""
-    told = f"{ending}, and are read there: the vector may be of these words alone; let the texts end in different ones"
-    return told if ending else ""
+    if token == "last" and len(rows) > 2 and (ending := _same_ending(tokenizer, rows)):
+        return (
+            f"{ending}, and are read there: the vector may be of these words alone; let the texts end in different ones"
+        )
+    return ""
 
 
 def _same_ending(tokenizer: Tokenizer, rows: Sequence[tuple[list[int], list[int]]]) -> str:
-    """The words in which all texts of one kind end, and those of the other do not, in a sentence; empty where there are none."""
-    kinds = dict(zip(("positive", "negative"), zip(*rows, strict=True), strict=True))
-    both = _shared([text for texts in kinds.values() for text in texts])
-    for kind, texts in kinds.items():
-        ending = texts[0][len(texts[0]) - _shared(texts) : len(texts[0]) - both]
-        words = tokenizer.decode([i for i in ending if i not in tokenizer.special.values()]).strip()
-        if re.search(r"\w", words):
-            return f"all {kind} texts, and no others, end in {words[-40:]!r}"
+    """In a sentence, the words in which all texts of one kind end and most of the other do not; empty where there are none."""
+    positive, negative = zip(*rows, strict=True)
+    both = _shared([*positive, *negative])
+    for kind, texts, others in (("positive", positive, negative), ("negative", negative, positive)):
+        ending = texts[0][len(texts[0]) - _shared(texts) :]
+        also = sum(text[-len(ending) :] == ending for text in others)
+        told = [i for i in ending[: len(ending) - both] if i not in tokenizer.special.values()]
+        if 2 * also < len(rows) and re.search(r"\w", words := tokenizer.decode(told).strip()):
+            return f"all {kind} texts, and {also} of the others, end in {words[-40:]!r}"
     return ""
 
 

@@ -62,13 +62,17 @@ def test_a_word_that_ends_all_texts_of_one_kind_is_told() -> None:
     plain = ["I won it", "That is fine", "He goes on"]
     (said,) = told([(f"{text}, matey!", f"{text}, sir.") for text in plain], token="last")
     assert said.startswith(
-        "all positive texts, and no others, end in ', matey!', and are read there: the vector may be"
+        "all positive texts, and 0 of the others, end in ', matey!', and are read there: the vector may be"
     )
+    ends = ("sir.", "matey!", "my")
+    (said,) = told([(f"{text}, matey!", f"{text}, {end}") for text, end in zip(plain, ends)], token="last")
+    assert "all positive texts, and 1 of the others, end in" in said
     (said,) = told([(text, f"{text[:-1]}, but no") for text in plain], token="last")
     assert "all negative texts" in said
     for fine in (
         [(f"{text}!", f"{text}.") for text in plain],  # no word
         [(f"so, {text} now", f"no, {text} now") for text in plain],  # both
+        [(f"so, {text} now", f"no, {text} {end}") for text, end in zip(plain, ("now", "now", "not"))],  # most
         [(f"{text}, matey!", f"{text}, sir.") for text in plain[:2]],  # too few
     ):
         assert told(fine, token="last") == []

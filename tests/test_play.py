@@ -384,9 +384,7 @@ def test_a_map_that_cannot_be_drawn_is_refused(given: Any, message: str) -> None
 def test_a_toy_says_what_it_knows_and_which_words_it_does_not() -> None:
     model, tok = ministeer.load("nano")
     session, told = Session(model, tok, "nano"), []
-    assert (
-        "for other subjects" in session.about["knows"].lower() and not Session(MODEL, BYTES, "x").about["knows"]
-    )
+    assert "for other subjects" in session.about["knows"].lower() and not Session(MODEL, BYTES, "x").about["knows"]
     odd = {"plus": "I love unicorns", "minus": "I love fish and unicorns"}
     session.run({"prompt": "My life is", "tokens": 1, "vectors": [vector(odd)]}, told.append)
     notes = [event["message"] for event in told if event["type"] == "note"]
