@@ -64,7 +64,7 @@ def test_a_word_that_ends_all_texts_of_one_kind_is_told() -> None:
     assert said.startswith(
         "all positive texts, and 0 of the others, end in ', matey!', and are read there: the vector may be"
     )
-    ends = ("sir.", "matey!", "my")
+    ends = ("sir.", "my, matey!", "my")
     (said,) = told([(f"{text}, matey!", f"{text}, {end}") for text, end in zip(plain, ends)], token="last")
     assert "all positive texts, and 1 of the others, end in" in said
     (said,) = told([(text, f"{text[:-1]}, but no") for text in plain], token="last")
