@@ -32,6 +32,7 @@ from ministeer.activations import OnBatch, as_sites, check_texts, depth, pair_st
 from ministeer.health import Health, health
 from ministeer.model import Site, Transformer, check_stream, expect, refusal
 from ministeer.pairs import Pairs, Read, Reading, all_sites, read, read_pairs
+from ministeer.prompts import warn_of_space
 from ministeer.provenance import Provenance
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
@@ -247,6 +248,7 @@ def function_vector(
             f"expected lists of one prompt or more, got {[some if isinstance(some, str | Mapping) else len(some) for some in texts]}"
         )
     wanted = all_sites(model) if sites is None else as_sites(sites)
+    warn_of_space(*(text for some in texts for text in some))
     rows = [tokenizer.prompt(text) for some in texts for text in some]
     empty = [number for number, row in enumerate(rows) if len(row) < 2]
     expect(not empty, "prompts of two tokens or more, the first tokenizer.bos", f"an empty text in row {empty[:1]}")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ministeer.activations import OnBatch, alike, as_sites, pair_streams
 from ministeer.model import Site, Transformer, expect, refusal
+from ministeer.prompts import warn_of_space
 from ministeer.provenance import Provenance
 from ministeer.tokenizer import Tokenizer
 
@@ -161,6 +162,8 @@ def read_pairs(
     wanted, token = all_sites(source) if sites is None else as_sites(sites), token or "answer"
     rows = _pair_rows(tokenizer, pairs)
     positions = [_read_at(plus, minus, token, number) for number, (plus, minus) in enumerate(rows)]
+    if token == "last":
+        warn_of_space(*(text for pair in pairs for text in pair if isinstance(text, str)))
     if doubt := _doubt(tokenizer, rows, positions, token):
         warnings.warn(doubt, stacklevel=3)
     found = pair_streams(source, rows, positions, wanted, batch_size=batch_size, on_batch=on_batch)
@@ -249,8 +252,10 @@ def _end_alike(tokenizer: Tokenizer, plus: Sequence[int], minus: Sequence[int], 
     full stop or a special token; what has words after it was the context of one."""
     longest = min(len(plus), len(minus)) - first
     same = min(alike(plus[::-1], minus[::-1]), longest)
-    tail = [i for i in plus[len(plus) - same :] if i not in tokenizer.special.values()]
-    return _words(tokenizer.decode(tail))  # not the rest of one
+    special, parts = {*tokenizer.special.values()}, [[]]  # type: tuple[set[int], list[list[int]]]
+    for i in plus[len(plus) - same :]:
+        parts.append([]) if i in special else parts[-1].append(i)
+    return _words(" ".join(map(tokenizer.decode, parts)))  # not the rest of one
 
 
 def all_sites(model: Transformer) -> list[Site]:

@@ -58,11 +58,12 @@ def _warn_of_padding(rows: Sequence[Sequence[int]], times: int) -> None:
         )
 
 
-def warn_of_space(text: str) -> None:
-    """Say so where a text that is to be continued ends in a space."""
-    if text.endswith(" "):
+def warn_of_space(*texts: str) -> None:
+    """Say so where a text that is to be continued, or half of several, ends in a space."""
+    spaced = sum(text.endswith(" ") for text in texts)
+    if 2 * spaced >= len(texts) > 0:
         warnings.warn(
-            "the text ends in a space, which most tokenizers have at the beginning of the next word: the model goes on "
+            f"{'the text ends' if len(texts) == 1 else f'{spaced} of {len(texts)} texts end'} in a space, which most tokenizers have at the beginning of the next word: the model goes on "
             "otherwise than after the same text without it",
             stacklevel=3,
         )

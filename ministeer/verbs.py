@@ -160,7 +160,10 @@ def swept(options: argparse.Namespace) -> str:
     for row in ids:
         check_room(model, [row], max(len(choice) for choice in choices[0]))
     _warn_of_spaces(prompts, options.chat)
-    rows = sweep(model, ids, choices, {"vector": vector}, layers, options.coeffs, where=options.where)
+    coeffs = [*dict.fromkeys([*options.coeffs, 0.0])]  # and without the vector
+    every = sweep(model, ids, choices, {"vector": vector}, layers, coeffs, where=options.where)
+    plain = [sum(map(math.exp, row["score"])) for row in every if row["coeff"] == 0]
+    rows = [row for row in every if row["coeff"] in options.coeffs]
     found = [
         {"layer": row["site"][1], "coefficient": row["coeff"], "prompt": prompts[row["prompt"]],
          "log p": dict(zip(answers, row["score"], strict=True))}
@@ -178,6 +181,9 @@ def swept(options: argparse.Namespace) -> str:
             ]
             means.append(sum(some) / len(some))
         told.append(f"{layer:>5}" + "".join(f"{mean:>+9.2f}" for mean in means))
+    told.append(
+        f"without the vector the answers have {sum(plain) / len(plain):.2g} of the probability; little may mean a space too many or too few"
+    )
     return "\n".join(told)
 
 
@@ -275,8 +281,8 @@ def _ids(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:
 
 
 def _warn_of_spaces(prompts: Sequence[str], chat: bool) -> None:
-    if not chat and (spaced := [prompt for prompt in prompts if prompt.endswith(" ")]):
-        warn_of_space(spaced[0])
+    if not chat:
+        warn_of_space(*prompts)
 
 
 def _sites(model: Transformer, layers: Sequence[int]) -> list[Site]:

@@ -34,6 +34,7 @@ def told(pairs: Any, **how: Any) -> list[str]:
         CONTEXTS,
         [("Say very good, yes", "Say good, yes")],  # a word more
         [("<|endoftext|>honest: say\n\tyes?", "<|endoftext|>crafty: say\n\tyes?")],
+        [("say honest<|endoftext|>me\n\n", "say crafty<|endoftext|>me\n\n")],  # as a template that ends in a role
         [*CONTEXTS, ("Was it? A", "Was it? B")],  # most of them
     ],
 )
@@ -76,6 +77,18 @@ def test_a_word_that_ends_all_texts_of_one_kind_is_told() -> None:
         [(f"{text}, matey!", f"{text}, sir.") for text in plain[:2]],  # too few
     ):
         assert told(fine, token="last") == []
+
+
+def test_texts_that_are_read_at_a_space_are_told() -> None:
+    spaced = [("good: so ", "bad: no "), ("fine: yes ", "grim: yet ")]
+    (said,) = told(spaced, token="last")
+    assert said.startswith("4 of 4 texts end in a space, which most tokenizers have at the beginning of the next word")
+    assert told([(plus.strip(), minus.strip()) for plus, minus in spaced], token="last") == []
+    for prompts, warned in ((["A: ", "B: ", "C:"], True), (["A:", "B:", "C: "], False)):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            extract.function_vector(MODEL, BYTES, prompts, ("pre", 1))
+        assert warned == any("2 of 3 texts end in a space" in str(one.message) for one in seen)
 
 
 def test_pairs_that_are_read_after_the_same_beginning_are_one_item() -> None:

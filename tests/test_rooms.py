@@ -53,10 +53,10 @@ ROOMS = {
     "activations.py": Room({"model", "prompts", "variants"}, {"torch"}),
     "directions.py": Room(set(), {"torch"}),
     "extract.py": Room(
-        {"activations", "directions", "health", "model", "pairs", "provenance", "tokenizer", "vectors"},
+        {"activations", "directions", "health", "model", "pairs", "prompts", "provenance", "tokenizer", "vectors"},
         {"numpy", "torch", "typing_extensions"},
     ),
-    "pairs.py": Room({"activations", "model", "provenance", "tokenizer"}, {"torch", "typing_extensions"}),
+    "pairs.py": Room({"activations", "model", "prompts", "provenance", "tokenizer"}, {"torch", "typing_extensions"}),
     "strength.py": Room({"activations", "model", "steer"}, {"torch"}),
     "variants.py": Room({"model", "prompts"}, {"torch"}),
     "heads.py": Room(

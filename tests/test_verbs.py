@@ -127,7 +127,10 @@ def test_a_sweep_prints_the_mean_of_its_rows(vector: SteeringVector, capsys: pyt
     for row, of in zip(rows, wanted, strict=True):
         assert (row["layer"], row["coefficient"], row["prompt"]) == (of["site"][1], of["coeff"], PROMPTS[of["prompt"]])
         assert [*row["log p"].values()] == pytest.approx(of["score"]) and [*row["log p"]] == [" love", " hate"]
-    head, columns, *table = said(capsys, *words, "--coeffs", "-2,0,2").splitlines()
+    head, columns, *table, last = said(capsys, *words, "--coeffs", "-2,0,2").splitlines()
+    plain = [sum(map(math.exp, r["log p"].values())) for r in rows if r["coefficient"] == 0]
+    assert f"without the vector the answers have {sum(plain) / len(plain):.2g} of the probability" in last
+    assert said(capsys, *words, "--coeffs", "2").splitlines()[-1] == last
     assert "log p(' love') - log p(' hate'), nats, mean of 2 prompts" in head and columns.split() == [
         "layer",
         "-2",
@@ -281,7 +284,7 @@ def test_prompts_that_end_in_a_space_are_told(
         ["steer", f"I feel{ends}", "--vector", "love.safetensors", "--tokens", "1"],
     ):
         cli.main(words)
-        assert capsys.readouterr().err.count("the text ends in a space") == len(ends)
+        assert capsys.readouterr().err.count("in a space, which most tokenizers") == len(ends)
 
 
 @pytest.mark.parametrize("form", ['["I feel", "You are"]', '[\n "I feel",\n "You are"\n]', '[{"prompt": "I feel"}]'])
