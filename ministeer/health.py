@@ -53,8 +53,6 @@ class Health:
             found.append("weak: two halves of the data give different directions")
         if self.separability is not None and not self.separability >= 1:
             found.append("weak: the two classes overlap along it")
-        if self.separability is not None and self.separability > 1e4:
-            found.append("weak: within a class nothing differs; are the items one item again and again?")
         if self.agreement is not None and self.agreement < 0.1:
             found.append("weak: the items share little of it")
         return found
