@@ -211,7 +211,7 @@ def _doubt(tokenizer: Tokenizer, rows: Any, positions: Sequence[tuple[int, int]]
             f"the texts of {first} of {len(rows)} pairs begin with different words and are read there, before the rest; read whole "
             'sentences with token="last"'
         )
-    if len(rows) > 1 and 2 * len(read) <= len(rows):
+    if len(rows) > 1 and (len(read) == 1 or 4 * len(read) <= len(rows)):
         remedy = 'read them with token="last", or let' if token == "answer" else "let"
         return (
             f"{len(rows)} pairs are read after {len(read)} different beginning{'s' * (len(read) > 1)}, so many of them are one item again; "

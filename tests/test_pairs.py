@@ -101,7 +101,10 @@ def test_pairs_that_are_read_after_the_same_beginning_are_one_item() -> None:
     assert told(pairs, token="last") == []
     (said,) = told([("so A", "so B")] * 3, token="last")
     assert said.endswith("one item again; let what comes before differ from pair to pair")
-    assert told([("so A", "so B"), ("is A", "is B"), ("is A", "is B")]) == []  # one of three
+    again = [("so A", "so B"), *[("is A", "is B")] * 6]
+    assert told(again) == []  # a few of each
+    (said,) = told([*again, again[0]])
+    assert said.startswith("8 pairs are read after 2 different beginnings")
 
 
 @pytest.mark.parametrize(
