@@ -467,10 +467,8 @@ def check_call(model: Transformer, ids: Any, cache: Cache | None, depth: Any) ->
     low, high = int(ids.min()), int(ids.max())
     got, remedy = str(low if low < 0 else high), "encode the text with this model's own tokenizer"
     expect(0 <= low <= high < c.vocab_size, f"ids from 0 to {c.vocab_size - 1}", got, remedy)
-    remedy = "hook model.ln_f, whose output it multiplies"
-    expect(
-        model.lm_head is None or not hooked(model.lm_head), "a plain unembedding", "a hook that it never calls", remedy
-    )
+    plain = model.lm_head is None or not hooked(model.lm_head)
+    expect(plain, "a plain unembedding", "a hook that it never calls", "hook model.ln_f, whose output it multiplies")
     fits = cache is not None or ids.shape[1] <= c.context
     expect(fits, f"at most {c.context} tokens, the model's context", ids.shape[1], "cut the text")
     check_blocks(model)

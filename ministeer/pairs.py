@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -199,8 +200,7 @@ def _doubt(tokenizer: Tokenizer, rows: Any, positions: Sequence[tuple[int, int]]
     for (plus, minus), (at, also) in zip(rows, positions, strict=True):
         read.add((*plus[: at + 1], -1, *minus[: also + 1]))
         alike_behind += _end_alike(tokenizer, plus, minus, at)
-        go_on = all(_words(tokenizer.decode(text[at + 1 :])) for text in (plus, minus))
-        first += go_on and special.issuperset(plus[:at])
+        first += special.issuperset(plus[:at]) and all(_words(tokenizer.decode(x[at + 1 :])) for x in (plus, minus))
     if token == "answer" and 2 * alike_behind > len(rows):
         return (
             f"the texts of {alike_behind} of {len(rows)} pairs go on alike after the words in which they differ, and are read before "
@@ -252,10 +252,9 @@ def _end_alike(tokenizer: Tokenizer, plus: Sequence[int], minus: Sequence[int], 
     full stop or a special token; what has words after it was the context of one."""
     longest = min(len(plus), len(minus)) - first
     same = min(alike(plus[::-1], minus[::-1]), longest)
-    special, parts = {*tokenizer.special.values()}, [[]]  # type: tuple[set[int], list[list[int]]]
-    for i in plus[len(plus) - same :]:
-        parts.append([]) if i in special else parts[-1].append(i)
-    return _words(" ".join(map(tokenizer.decode, parts)))  # not the rest of one
+    parts = groupby(plus[len(plus) - same :], {*tokenizer.special.values()}.__contains__)
+    tail = " ".join("" if special else tokenizer.decode([*part]) for special, part in parts)
+    return _words(tail)  # not the rest of one
 
 
 def all_sites(model: Transformer) -> list[Site]:

@@ -159,11 +159,9 @@ def swept(options: argparse.Namespace) -> str:
     choices = [[tokenizer.continuation(answer) for answer in answers]] * len(ids)
     for row in ids:
         check_room(model, [row], max(len(choice) for choice in choices[0]))
-    _warn_of_spaces(prompts, options.chat)
-    coeffs = [*dict.fromkeys([*options.coeffs, 0.0])]  # and without the vector
-    every = sweep(model, ids, choices, {"vector": vector}, layers, coeffs, where=options.where)
-    plain = [sum(map(math.exp, row["score"])) for row in every if row["coeff"] == 0]
-    rows = [row for row in every if row["coeff"] in options.coeffs]
+    if not options.chat:
+        warn_of_space(*prompts)
+    rows = sweep(model, ids, choices, {"vector": vector}, layers, options.coeffs, where=options.where)
     found = [
         {"layer": row["site"][1], "coefficient": row["coeff"], "prompt": prompts[row["prompt"]],
          "log p": dict(zip(answers, row["score"], strict=True))}
@@ -181,8 +179,11 @@ def swept(options: argparse.Namespace) -> str:
             ]
             means.append(sum(some) / len(some))
         told.append(f"{layer:>5}" + "".join(f"{mean:>+9.2f}" for mean in means))
+    # which is the same at every layer
+    plain = sweep(model, ids, choices, {"vector": vector}, layers[:1], [0.0], where=options.where)
+    together = sum(math.exp(score) for row in plain for score in row["score"]) / len(plain)
     told.append(
-        f"without the vector the answers have {sum(plain) / len(plain):.2g} of the probability; little may mean a space too many or too few"
+        f"without the vector the answers have {together:.2g} of the probability; little may mean a space too many or too few"
     )
     return "\n".join(told)
 
@@ -196,7 +197,8 @@ def calibrated(options: argparse.Namespace) -> str:
     (site,) = _sites(model, [options.layer])
     _at(vector, site, options.vector)
     ids = [_ids(tokenizer, prompt, options.chat) for prompt in prompts]
-    _warn_of_spaces(prompts, options.chat)
+    if not options.chat:
+        warn_of_space(*prompts)
     found = calibrate(model, ids, Steer(vector, site, 1.0, options.where), **budget)
     measured = not math.isnan(found.damage)
     if options.json:
@@ -278,11 +280,6 @@ def check_chat(options: argparse.Namespace, tokenizer: Tokenizer) -> None:
 
 def _ids(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:
     return tokenizer.chat([{"role": "user", "content": prompt}]) if chat else tokenizer.prompt(prompt)
-
-
-def _warn_of_spaces(prompts: Sequence[str], chat: bool) -> None:
-    if not chat:
-        warn_of_space(*prompts)
 
 
 def _sites(model: Transformer, layers: Sequence[int]) -> list[Site]:

@@ -81,7 +81,7 @@ def speed(config: Config, dtype: str, device: torch.device) -> float:
     one = blank(replace(config, n_layer=1, vocab_size=2)).to_empty(device="cpu")
     for weight in one.parameters():
         weight.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float32) / weight.shape[-1] ** 0.5)
-    one = one.to(device, DTYPES.get(dtype, torch.bfloat16))
+    one = one.to(device, DTYPES["bfloat16" if dtype == "int8" else dtype])
     x = torch.randn(64, 16, config.width, generator=generator, dtype=torch.float32).to(device, one.dtype)
     work = 2 * sum(p.numel() for p in one.blocks.parameters() if p.ndim == 2) * x[..., 0].numel()
     block = (int8(one) if dtype == "int8" else one).blocks[0]
