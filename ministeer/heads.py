@@ -14,6 +14,7 @@ Everything is read, and patched, at a prompt's last token.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -27,6 +28,7 @@ from ministeer.files import replacing
 from ministeer.health import Health
 from ministeer.identity import model_identity
 from ministeer.model import Site, Transformer
+from ministeer.prompts import joined_close, warn_of_space
 from ministeer.provenance import Provenance, data_hash
 from ministeer.tokenizer import Tokenizer
 from ministeer.variants import Branch, above, check_halves, last_token, logits32
@@ -93,6 +95,11 @@ def indirect_effects(
         )
     means = means.float()
     rows, targets = _rows(tokenizer, prompts), [tokenizer.single(answer) for answer in answers]
+    if 2 * sum(map(joined_close, prompts, answers)) > len(rows):
+        warnings.warn(
+            f"most answers follow their prompts without a space, as in {(prompts[0] + answers[0])[-40:]!r}; write it where it belongs",
+            stacklevel=3,
+        )
     effects = torch.full((len(rows), n_layer, n_head), torch.nan, dtype=torch.float32)
     if path is not None:
         path = Path(path)
@@ -199,6 +206,7 @@ def _rows(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
     rows = [tokenizer.prompt(prompt) for prompt in prompts]
     if min(map(len, rows)) < 2:
         raise ValueError("expected prompts of two tokens or more, the first tokenizer.bos, got an empty text")
+    warn_of_space(*prompts)
     return rows
 
 

@@ -48,9 +48,17 @@ def _tensors(**given: Any) -> None:
             raise ValueError(f"expected {name} as a tensor, got {type(x).__name__}; write torch.as_tensor({name})")
 
 
+def _logits(**given: Any) -> None:
+    """Raise `ValueError` for what is no tensor `(..., V)`, or holds probabilities; their logarithms are logits too."""
+    _tensors(**given)
+    for name, x in given.items():
+        if x.ndim and x.numel() and float(x.min()) >= 0 and bool(((x.sum(-1).float() - 1).abs() < 1e-2).all()):
+            raise ValueError(f"expected {name}, got numbers that sum to 1, as probabilities do; write {name}.log()")
+
+
 def _ids(logits: Tensor, tokens: Any) -> list[int]:
     """Token ids as plain numbers, which are equal where their tensors are not; checked against logits `(B, V)`."""
-    _tensors(logits=logits)
+    _logits(logits=logits)
     if logits.ndim != 2:
         raise ValueError(
             f"expected the logits of one position a row, (B, V), got {tuple(logits.shape)}; of (B, T, V) take logits[:, -1]"
@@ -77,7 +85,7 @@ def kl(logits: Tensor, reference: Tensor) -> Tensor:
     a divergence below 1e-5 is rounding for the most part: give both in float64.
     Raises `ValueError` for two shapes: of one reference for all rows give `reference.expand_as(logits)`.
     """
-    _tensors(logits=logits, reference=reference)
+    _logits(logits=logits, reference=reference)
     if logits.shape != reference.shape:
         raise ValueError(
             f"expected logits and a reference of one shape, got {tuple(logits.shape)} and {tuple(reference.shape)}; "
@@ -94,7 +102,8 @@ def perplexity(logits: Tensor, ids: Tensor, counted: Tensor | None = None) -> Te
     ids: `(B, T)`. counted: `(B, T)`, true for the tokens that count, by default all; leave out padding, and the
     positions at which a vector was injected.
     """
-    _tensors(logits=logits, ids=ids, **({} if counted is None else {"counted": counted}))
+    _logits(logits=logits)
+    _tensors(ids=ids, **({} if counted is None else {"counted": counted}))
     if logits.ndim != 3 or ids.shape != logits.shape[:2]:
         raise ValueError(
             f"expected logits (B, T, V) and ids (B, T) of the same texts, got {tuple(logits.shape)} and {tuple(ids.shape)}; "
@@ -165,6 +174,8 @@ def _plain(given: Any) -> list[Any]:
 
 def _numbers(given: Any) -> Array:
     """Numbers as an array in float64, also from a tensor in bfloat16 or with a gradient."""
+    if np.ma.is_masked(given):
+        raise ValueError("expected numbers, got an array with some of them masked; write values.compressed()")
     return np.asarray(given.detach().cpu().double() if isinstance(given, Tensor) else given, dtype=np.float64)
 
 

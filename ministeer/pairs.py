@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from itertools import groupby
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ministeer.activations import OnBatch, alike, as_sites, pair_streams
 from ministeer.model import Site, Transformer, expect, refusal
-from ministeer.prompts import warn_of_space
+from ministeer.prompts import UNSPACED, joined_close, warn_of_space
 from ministeer.provenance import Provenance
 from ministeer.tokenizer import Tokenizer
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 Text = str | Sequence[int]  # as ids it is read as they are: what `tok.chat` gives
 Pairs = Sequence[tuple[Text, Text] | list[Text]]
 NAMED = (("positive", "negative"), ("plus", "minus"), ("chosen", "rejected"))  # how rows of pairs call their texts
-UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"  # Thai to Khmer, kana, Chinese
 NOTES = ("id", "source")  # what rows hold besides, in words that are not part of their texts
 Token = Literal["answer", "last"]
 
@@ -93,9 +93,7 @@ def parsed(given: str | Sequence[Any]) -> list[list[str]]:
         fine = isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
         expect(fine, f"two texts in pair {i}, {form}", json.dumps(row)[:40])
         before = row.get("prompt") or "" if isinstance(row, dict) else ""
-        close += re.search(r"[\w.,:;?!]$", before) is not None and all(
-            text[:1].isalnum() and not re.match(UNSPACED, text) for text in pair
-        )
+        close += all(joined_close(before, text) for text in pair)
         found.append([before + text for text in pair])
     if close:
         warnings.warn(
@@ -199,7 +197,7 @@ def _doubt(tokenizer: Tokenizer, rows: Any, positions: Sequence[tuple[int, int]]
     read, alike_behind, first, special = set(), 0, 0, {*tokenizer.special.values()}
     for (plus, minus), (at, also) in zip(rows, positions, strict=True):
         read.add((*plus[: at + 1], -1, *minus[: also + 1]))
-        alike_behind += _end_alike(tokenizer, plus, minus, at)
+        alike_behind += _end_alike(tokenizer, plus, minus, at) or _alike_within(tokenizer, plus[at:], minus[at:])
         first += special.issuperset(plus[:at]) and all(_words(tokenizer.decode(x[at + 1 :])) for x in (plus, minus))
     if token == "answer" and 2 * alike_behind > len(rows):
         return (
@@ -255,6 +253,14 @@ def _end_alike(tokenizer: Tokenizer, plus: Sequence[int], minus: Sequence[int], 
     parts = groupby(plus[len(plus) - same :], {*tokenizer.special.values()}.__contains__)
     tail = " ".join("" if special else tokenizer.decode([*part]) for special, part in parts)
     return _words(tail)  # not the rest of one
+
+
+def _alike_within(tokenizer: Tokenizer, plus: list[int], minus: list[int]) -> bool:
+    """Whether the same words stand in both somewhere, a quarter of the shorter and more: one question between two personas and what
+    each of them answers."""
+    same = SequenceMatcher(None, plus, minus, autojunk=False).find_longest_match()
+    words = re.findall(rf"{UNSPACED}|\w+", tokenizer.decode(plus[same.a : same.a + same.size]))
+    return len(words) > 3 and 4 * same.size >= min(len(plus), len(minus))
 
 
 def all_sites(model: Transformer) -> list[Site]:

@@ -5,6 +5,7 @@ Letters: B rows, T tokens of the longest.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from numbers import Integral
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from ministeer.model import Transformer, expect, refusal
 from ministeer.provenance import data_hash
+
+UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"  # Thai to Khmer, kana, Chinese
 
 
 def as_rows(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> tuple[list[list[int]], bool]:
@@ -67,6 +70,11 @@ def warn_of_space(*texts: str) -> None:
             "otherwise than after the same text without it",
             stacklevel=3,
         )
+
+
+def joined_close(before: str, text: str) -> bool:
+    """Whether a text is likely to lack the space before it: it begins with a word, behind a word or a mark."""
+    return bool(re.search(r"[\w.,:;?!]$", before)) and text[:1].isalnum() and not re.match(UNSPACED, text)
 
 
 def _plain(row: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -350,3 +351,21 @@ def test_a_hook_on_a_block_is_refused_before_anything_is_written(tmp_path: Path)
     with pytest.raises(ValueError, match="without hooks"):
         heads.indirect_effects(model, BYTES, SHUFFLED, ANSWERS, means, path=tmp_path / "effects.safetensors")
     assert not any(tmp_path.iterdir())
+
+
+def test_answers_that_lack_their_space_are_told_and_prompts_that_end_in_one() -> None:
+    means = torch.zeros(LAYERS, HEADS, MODEL.config.width)
+
+    def told(prompts: list[str]) -> list[str]:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            heads.indirect_effects(MODEL, BYTES, prompts, ["x", "!", "y"], means)
+        return [str(one.message) for one in seen]
+
+    (said,) = told(["hot: up, cold:", "a", "in: u:"])
+    assert (
+        said == "most answers follow their prompts without a space, as in 'hot: up, cold:x'; write it where it belongs"
+    )
+    (said,) = told(["hot: up, cold: ", "a", "in: u: "])
+    assert said.startswith("2 of 3 texts end in a space")
+    assert told(["hot: up, cold:", "a", "in: u(("]) == []

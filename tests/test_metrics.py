@@ -411,3 +411,28 @@ def test_a_small_divergence_is_right_in_float64() -> None:
             * ((p * ((moved - reference) / size) ** 2).sum(-1) - (p * (moved - reference) / size).sum(-1) ** 2)
         )
         assert torch.allclose(found, exact, rtol=3 * size, atol=0)
+
+
+def test_probabilities_in_place_of_logits_are_refused_and_their_logarithms_are_logits() -> None:
+    logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+    p, ids = logits.softmax(-1), torch.zeros(1, 4, dtype=torch.long)
+    for call, name in (
+        (lambda x: kl(x, logits), "logits"),
+        (lambda x: kl(logits, x), "reference"),
+        (lambda x: log_odds(x, [1], [2]), "logits"),
+        (lambda x: logit_difference(x, [1] * 4, [2] * 4), "logits"),
+        (lambda x: perplexity(x[None], ids), "logits"),
+    ):
+        for wrong in (p, p.half()):
+            with pytest.raises(
+                ValueError, match=rf"expected {name}, got numbers that sum to 1.*; write {name}.log\(\)"
+            ):
+                call(wrong)
+        assert torch.allclose(call(p.log()), call(logits), atol=1e-6)
+
+
+def test_numbers_that_are_masked_out_are_not_counted_in_silence() -> None:
+    values = np.ma.masked_array([1.0, 2.0, 99.0], mask=[False, False, True])
+    with pytest.raises(ValueError, match=r"some of them masked; write values.compressed\(\)"):
+        bootstrap(values, seed=0)
+    assert bootstrap(values[:2], seed=0) == bootstrap([1.0, 2.0], seed=0)

@@ -45,6 +45,19 @@ def test_pairs_that_differ_in_their_context_and_are_read_there_are_told(pairs: A
     assert told(pairs, token="last") == []
 
 
+def test_personas_that_answer_one_question_each_in_their_own_words_are_told() -> None:
+    asked = [f"Now, how was your {x} at the sea?" for x in ("day", "walk", "lunch")]
+    answers = [("I won", "That hurt"), ("It is fine", "We never go"), ("Good, good", "So sad!")]
+    contexts = [(f"You like {q} {good}", f"They hate {q} {bad}") for q, (good, bad) in zip(asked, answers)]
+    (said,) = told(contexts)
+    assert f"the texts of 3 of 3 pairs {WARNING}" in said
+    assert told(contexts, token="last") == []
+    told_at_length = [
+        (f"{x} I saw it as so{' big' * 16}", f"{x} No, I saw it as so{' sad' * 16}") for x in ("a:", "b:")
+    ]
+    assert told(told_at_length) == []
+
+
 def test_a_context_in_a_script_without_spaces_is_told() -> None:
     (said,) = told([("你很快乐。今天怎么样", "你很悲伤。今天怎么样"), ("他很快乐。他说", "他很悲伤。他说")])
     assert f"the texts of 2 of 2 pairs {WARNING}" in said
