@@ -128,10 +128,12 @@ def lines(
     xlabel: str,
     ylabel: str,
     caption: str,
+    log: bool = False,
 ) -> dict[str, str]:
     """A line for each value of `by`, through the means of y at each x, with the intervals of `curves` as bands.
 
     Controls, whose names begin with "random" or "unsteered", are dashed and grey. The caption is told how the bands are made.
+    log: x on a logarithmic scale, with a mark at each.
     """
     found = curves(rows, x=x, y=y, by=by, over=over)
     caption = f"{caption} {_bands(rows, found, by, over)}"
@@ -144,7 +146,12 @@ def lines(
             style = "--" if name.startswith(("random", "unsteered")) else "-"
             axes.plot(at, mean, color=colour, label=name, linestyle=style, marker=mark, markersize=4.5)
             axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
-        if all(isinstance(i, int) for points in found.values() for i in points):
+        if log:
+            marks = sorted({i for points in found.values() for i in points})
+            axes.set_xscale("symlog", linthresh=min(i for i in marks if i > 0), linscale=0.4)
+            axes.set_xticks(marks, [f"{i:,}" for i in marks], minor=False)
+            axes.minorticks_off()
+        elif all(isinstance(i, int) for points in found.values() for i in points):
             axes.xaxis.get_major_locator().set_params(integer=True)  # no half layer
         _name(axes, xlabel, ylabel, len(found))
 

@@ -15,23 +15,32 @@ from typing import Any
 from ministeer.lab import behaviours, data
 from ministeer.lab.tradeoff import at
 from ministeer.metrics import Array
-from ministeer.model import Transformer
+from ministeer.model import Transformer, expect
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
 
 Row = dict[str, Any]
-COUNTS = (0, 1, 4, 16, 60)  # of sentences: all that were read for the vector
+COUNTS = (0, 1, 4, 16, 60, 360)  # of sentences: the most is nearly all that a set has
 JUDGED = 16  # of them, in the claims
+ROOM = 200  # tokens for the question, a statement, and what the neutral sentences have more
 PAIRS = 10  # held-out pairs of a behaviour
 KINDS = OPPOSITE, NEUTRAL = "the opposite persona", "neutral"
 COEFFICIENTS = (-1.0, 0.0, 1.0)  # tenths of the stream's norm
 
 
-def before(tokenizer: Tokenizer, name: str, others: Sequence[str]) -> dict[str, list[list[str]]]:
-    """The sentences said before, for each of `COUNTS`, `{kind: [sentences]}`: the first so many of those of the opposite persona, and as many neutral
+def fitting(model: Transformer, tokenizer: Tokenizer, others: Sequence[Sequence[str]]) -> list[int]:
+    """Those of `COUNTS` of which the model's context holds so many sentences of each behaviour."""
+    room = model.config.context - ROOM
+    found = [k for k in COUNTS if all(_tokens(tokenizer, some[:k]) <= room for some in others)]
+    expect(JUDGED in found, f"a context of {JUDGED} sentences and {ROOM} tokens", str(model.config.context))
+    return found
+
+
+def before(tokenizer: Tokenizer, name: str, others: Sequence[str], counts: Sequence[int]) -> dict[str, list[list[str]]]:
+    """The sentences said before, for each of `counts`, `{kind: [sentences]}`: the first so many of those of the opposite persona, and as many neutral
     ones as have at least as many tokens together."""
-    against = [[text if text[-1:] in ".!?" else f"{text}." for text in others[:k]] for k in COUNTS]  # else they run on
-    lengths = [sum(len(tokenizer.continuation(f" {text}")) for text in some) for some in against]
+    against = [[text if text[-1:] in ".!?" else f"{text}." for text in others[:k]] for k in counts]  # else they run on
+    lengths = [_tokens(tokenizer, some) for some in against]
     return {OPPOSITE: against, NEUTRAL: [data.neutral(tokenizer, name, length) for length in lengths]}
 
 
@@ -68,7 +77,11 @@ def undone(odds: Array) -> Array:
     return found
 
 
-def exchange(odds: Array) -> float:
-    """How many sentences undo a tenth of the vector, straight lines between `COUNTS`; inf where the most do not."""
+def exchange(odds: Array, counts: Sequence[int]) -> float:
+    """How many sentences undo a tenth of the vector, straight lines between the counts; inf where the most do not."""
     left = undone(odds)
-    return float(at(left, COUNTS, 0.0)) if left.max() >= 0 else math.inf
+    return float(at(left, counts, 0.0)) if left.max() >= 0 else math.inf
+
+
+def _tokens(tokenizer: Tokenizer, sentences: Sequence[str]) -> int:
+    return sum(len(tokenizer.continuation(f" {text}")) for text in sentences)
