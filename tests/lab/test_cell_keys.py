@@ -117,7 +117,7 @@ UNREACHED = {
     "a move": [
         (
             "divergence.py",
-            lambda _: "import torch\nfrom torch import Tensor\nfrom ministeer.metrics import _tensors\n"
+            lambda _: "import torch\nfrom torch import Tensor\nfrom ministeer.metrics import _logits\n"
             + cut("kl")((ROOT / "ministeer" / "metrics.py").read_text("utf-8")),
         ),
         (
