@@ -16,6 +16,7 @@ from ministeer.activations import alike
 from ministeer.prompts import pad
 
 PASS = 64.0  # tokens that a batch costs by itself, whatever is in it: the weights are read once more
+LONG = 512  # tokens of a prompt, from which on it is quicker without its answers, as they need a mask and it needs none
 
 
 # its ids, and which logits tell them: 0 those after the prompt, n those after the n-th token behind it
@@ -52,9 +53,9 @@ class Extent(NamedTuple):
 
     @property
     def shared(self) -> int:
-        """How many first tokens all share, of those whose logits nobody reads; 0 where running them once is no gain."""
+        """How many first tokens all share, of those whose logits nobody reads; 0 where running them apart is no gain."""
         s = min(alike(self.first, self.last), self.unread)
-        return s if s * (self.rows - 1) > 0.1 * self.tokens else 0
+        return s if s * (self.rows - 1) > 0.1 * self.tokens or s > LONG else 0
 
     @property
     def work(self) -> int:

@@ -142,6 +142,25 @@ def test_answers_are_steered_behind_their_prompts(model, where):
     close(rows, naive(model, PROMPTS, answers, some, heard(where), COEFFS, where))
 
 
+@pytest.mark.parametrize("where", ["all", "generated", "last", [0], [4]])
+def test_a_long_prompt_is_run_without_its_answers_and_needs_no_mask(model, monkeypatch, where):
+    """One prompt a batch: the numbers are the same, and no mask has a row for each of its tokens."""
+    monkeypatch.setattr(importlib.import_module("ministeer.batches"), "LONG", 4)
+    rows, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def watched(q, k, v, mask=None, **how):
+        rows.append(0 if mask is None else mask.shape[-2])
+        return attend(q, k, v, mask, **how)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    some, answers = {name: METHODS[name] for name in ("a tensor", "project out")}, [[[1, 2], [1, 2, 3], [5, 6]]]
+    for prompt in (PROMPTS[0], PROMPTS[4]):
+        rows.clear()
+        found = sweep(model, [prompt], answers, some, heard(where), COEFFS[:1], where=where)
+        assert max(rows) < len(prompt)
+        close(found, naive(model, [prompt], answers, some, heard(where), COEFFS[:1], where))
+
+
 def test_answers_of_one_token_cost_what_logits_do(model, ran):
     counts, spent = ran(1), []
     for score in (first_two, [[[1], [2], [3]] for _ in PROMPTS]):
