@@ -19,7 +19,7 @@ from torch import Tensor
 from ministeer import metrics
 from ministeer.activations import check_batch_size
 from ministeer.model import Add, Site, Transformer, check_stream
-from ministeer.prompts import pad
+from ministeer.prompts import pad, warn_of_padding
 from ministeer.steer import Steer, resolve
 
 
@@ -86,6 +86,7 @@ def calibrate(
         resolve(model, steer, texts)
         steer = replace(steer, decided_for=None)  # of all texts together, which now come in batches
     sign = -1.0 if steer.coeffs[0] < 0 else 1.0
+    warn_of_padding(texts)
     batches = [_Batch(model, texts[i : i + batch_size], steer, i) for i in range(0, len(texts), batch_size)]
     counted, told = sum(batch.counted for batch in batches), sum(batch.told for batch in batches)
     if not (counted, told)[which]:
@@ -128,7 +129,7 @@ def calibrate(
             )
         low, high = (middle, high) if measure(middle) < budget else (low, middle)
     in_order = [(c, both[c][which]) for c in sorted(both)]
-    if any(b < a - tolerance * budget for (_, a), (_, b) in pairwise(in_order)):
+    if any(b < a - tolerance * budget for (_, a), (_, b) in pairwise([(0.0, 0.0), *in_order])):
         warnings.warn(
             f"the {'divergence' if damage is None else 'damage'} falls somewhere while the coefficient grows; other coefficients may meet the budget too: "
             + ", ".join(f"{c:.3g}: {d:.3g}" for c, d in in_order),

@@ -33,8 +33,8 @@ from ministeer.checkpoint import load
 from ministeer.extract import activation_addition, contrastive
 from ministeer.generate import generate
 from ministeer.model import Site, Transformer, expect
-from ministeer.options import Parser, add_model, contents, joined, number, several, some, text
-from ministeer.prompts import check_room, warn_of_space
+from ministeer.options import Parser, add_model, contents, joined, number, several, some, text, warn_of_backslashes
+from ministeer.prompts import check_room, warn_of_front, warn_of_space
 from ministeer.receipt import Receipt
 from ministeer.steer import WHERES, Steer, Where
 from ministeer.strength import NOISE, SHARE, fitting
@@ -86,7 +86,7 @@ def steered(options: argparse.Namespace) -> str:
     lacking = {"--plus": "--minus", "--minus": "--plus"}.get(given[0], "") if len(given) == 1 else ""
     expect(fine, wanted, " and ".join(given) or "neither", f"add {lacking} TEXT" if lacking else "give one of the two")
     pushes = _pushes(options)
-    prompt = contents("-").removesuffix("\n").removesuffix("\r") if options.prompt == "-" else options.prompt
+    prompt = contents("-").removesuffix("\n") if options.prompt == "-" else options.prompt
     model, tokenizer = load(options.model, device=options.device, dtype=options.dtype)
     last, open_layers = _last(options, model), any(push.layer is None for push in pushes)
     for push in pushes:
@@ -100,8 +100,11 @@ def steered(options: argparse.Namespace) -> str:
         ids = tokenizer.chat([{"role": "user", "content": prompt}])
     check_room(model, [ids], options.tokens)
     steers = [_steer(push, model, tokenizer, ids) for push in pushes]
-    if not options.chat:
+    if options.chat:
+        warn_of_front(*(steer.where for steer in steers))
+    else:
         warn_of_space(prompt)
+    warn_of_backslashes(prompt)
 
     def continued(name: str, **given: Any) -> list[int]:
         with _live(name, tokenizer, shown=not options.json) as on_token:

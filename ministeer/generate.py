@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ministeer.cuda_graph import Graph
 from ministeer.model import Cache, Transformer, check_stream, expect, hooked, refusal
-from ministeer.prompts import as_rows, check_room, pad, warn_of_space
+from ministeer.prompts import as_rows, check_room, pad, warn_of_front, warn_of_padding, warn_of_space
 from ministeer.receipt import Receipt
 from ministeer.steer import Plan, Steer, resolve
 from ministeer.tokenizer import Tokenizer
@@ -58,7 +58,10 @@ def say(
     generator without a temperature draw at temperature 1, as there.
     """
     ids = tokenizer.chat([{"role": "user", "content": text}]) if chat else tokenizer.prompt(text)
-    if not chat:
+    if chat:
+        given = settings.get("steer")
+        warn_of_front(*(getattr(one, "where", None) for one in (given if isinstance(given, Sequence) else [given])))
+    else:
         warn_of_space(text)
     draws = settings.get("top_p", 1.0) != 1.0 or any(settings.get(k) is not None for k in ("top_k", "generator"))
     told: Settings = {"temperature": 1.0 if draws else 0.0, "stop": tokenizer.stop, **settings}
@@ -187,6 +190,7 @@ def prefill(
         "hook a block or model.ln_f",
     )
     ids, positions = pad(prompts)
+    warn_of_padding(prompts)
     plan = resolve(model, steer, prompts, 1 if cache is None else 2, receipt)
     with _threads(model, ids.numel()):
         x = model.stream(ids.to(model.device), plan.adds(positions), cache=cache)  # (B, T, D)
@@ -251,7 +255,7 @@ def generate(
     """Continue one text (a list of ids) or several (a list of lists of any lengths, or a tensor `(B, T)`).
 
     Returns ids of the same kind, prompt included: a list for a list, else a list of lists. Each row is what it would be
-    alone: by argmax, or with a list of generators, one per row (in bfloat16 up to rounding, which can turn a near tie).
+    alone: by argmax, or with a list of generators, one per row (in bfloat16 or after `int8` up to rounding, which can turn a near tie).
     A row ends after `max_new_tokens` or with the first id that is in `stop`, which it keeps.
 
     steer: one `Steer` or several. on_token: called with (row, id) as each token is chosen.

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ministeer.activations import depth
 from ministeer.model import Site, Transformer, check_site, check_stream
-from ministeer.prompts import pad, prompts_hash
+from ministeer.prompts import pad, prompts_hash, warn_of_padding
 from ministeer.receipt import GateWarning
 from ministeer.steer import Steer
 
@@ -227,6 +227,7 @@ class Gate:
     def cosines(self, model: Transformer, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Of each prompt (a list of ids), the cosine of its stream with the direction, `(B,)`."""
         ids, positions = pad(prompts)
+        warn_of_padding(prompts)
         device = model.device
         if len(self.vector) != model.config.width:
             raise ValueError(f"expected a direction of the model's width {model.config.width}, got {len(self.vector)}")

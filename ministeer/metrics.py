@@ -52,6 +52,7 @@ def _logits(**given: Any) -> None:
     """Raise `ValueError` for what is no tensor `(..., V)`, or holds probabilities; their logarithms are logits too."""
     _tensors(**given)
     for name, x in given.items():
+        x = x.detach()
         if x.ndim and x.numel() and float(x.min()) >= 0 and bool(((x.sum(-1).float() - 1).abs() < 1e-2).all()):
             raise ValueError(f"expected {name}, got numbers that sum to 1, as probabilities do; write {name}.log()")
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -94,14 +95,20 @@ def contents(path: str) -> str:
     expect(path == "-" or not file.is_dir(), "a file", f"the folder {path}", "name a file in it")
     expect(path == "-" or file.exists(), "a file, or - for standard input", f"{path}, which is not there")
     try:  # of both the bytes, whatever the terminal's encoding; some programs begin a file with a mark
-        return (sys.stdin.buffer.read() if path == "-" else file.read_bytes()).decode("utf-8-sig")
+        found = (sys.stdin.buffer.read() if path == "-" else file.read_bytes()).decode("utf-8-sig")
+        return found.replace("\r\n", "\n")  # as text is read elsewhere
     except UnicodeDecodeError:
         raise ValueError(f"expected text in UTF-8 in {path}, got other bytes; is it a text file?") from None
 
 
 def lines(path: str) -> list[str]:
-    """The lines of a file that are not empty; a line ends where a program ends one, not at a letter such as U+2028."""
-    found = [line.removesuffix("\r") for line in contents(path).split("\n") if line.strip()]
+    """The prompts in a file: its lines that are not empty, of which one in JSON's quotes may hold lines of its own. A line ends where a
+    program ends one, not at a letter such as U+2028."""
+    table = Path(path).suffix.lower() in (".csv", ".tsv")
+    expect(
+        not table, "a prompt on each line", f"{path}, a table", "write one column into a .txt file, without its name"
+    )
+    found = [line for line in contents(path).split("\n") if line.strip()]
     expect(bool(found), f"a prompt on each line of {path}", "none")
     as_json = all(line.startswith("{") and line.rstrip().endswith("}") for line in found) or _listed("".join(found))
     expect(
@@ -110,7 +117,28 @@ def lines(path: str) -> list[str]:
         f"{found[0][:40]!r}",
         "write the texts alone, without JSON",
     )
-    return found
+    prompts = [_quoted(line) for line in found]
+    warn_of_backslashes(*prompts)
+    return prompts
+
+
+def warn_of_backslashes(*prompts: str) -> None:
+    """Say so where a prompt holds the two characters of which a shell makes no end of a line."""
+    if some := [prompt for prompt in prompts if "\\n" in prompt and "\n" not in prompt]:
+        warnings.warn(
+            f"{some[0][:40]!r} holds a backslash and an n, which the model reads so; for an end of the line write $'first\\nsecond' in a shell, "
+            'or "first\\nsecond" on a line of a file',
+            stacklevel=2,
+        )
+
+
+def _quoted(line: str) -> str:
+    """A text in JSON's quotes; any other line as it is."""
+    try:
+        found = json.loads(line) if line.startswith('"') else line
+    except ValueError:
+        return line
+    return found if isinstance(found, str) else line
 
 
 def _listed(text: str) -> bool:

@@ -74,10 +74,24 @@ class Read:
 
 
 def parsed(given: str | Sequence[Any]) -> list[list[str]]:
-    """Pairs of texts from lines of JSON, or what those hold: `["with it", "without"]`, or by the names of `NAMED`.
+    """Pairs of texts from lines of JSON, or what those hold, as `prompted` reads them; a prompt goes before both texts, joined unchanged."""
+    rows = prompted(given)
+    close = sum(all(joined_close(before, text) for text in pair) for before, pair in rows)
+    found = [[before + text for text in pair] for before, pair in rows]
+    if close:
+        warnings.warn(
+            f"{close} of {len(found)} prompts are joined to their texts as they stand, without a space, as in {found[0][0][:40]!r}; "
+            "write it where it belongs",
+            stacklevel=3,
+        )
+    return found
 
-    A `"prompt"` with two names goes before both texts, joined unchanged. Any other text, such as a question, may
-    belong to them too, and is refused, except `NOTES`; numbers, true, false and null are ignored.
+
+def prompted(given: str | Sequence[Any]) -> list[tuple[str, list[str]]]:
+    """Prompts, empty where there is none, and their pairs of texts: `["with it", "without"]`, or by the names of `NAMED`, and `"prompt"`.
+
+    Any other text beside two names, such as a question, may belong to them too, and is refused, except `NOTES`; numbers, true,
+    false and null are ignored.
     """
     form = '["text with it", "text without"] on each line'
     rows = [] if isinstance(given, str) else list(given)
@@ -87,20 +101,12 @@ def parsed(given: str | Sequence[Any]) -> list[list[str]]:
         except (ValueError, RecursionError):
             raise refusal(f"lines of JSON, {form}", f"{line.strip()[:40]!r} on line {i}") from None
     expect(bool(rows), f"a pair or more, {form}", "none")
-    found, close = [], 0
+    found = []
     for i, row in enumerate(rows, 1):
         pair: Any = _named(row, i) if isinstance(row, dict) else row
         fine = isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
         expect(fine, f"two texts in pair {i}, {form}", json.dumps(row)[:40])
-        before = row.get("prompt") or "" if isinstance(row, dict) else ""
-        close += all(joined_close(before, text) for text in pair)
-        found.append([before + text for text in pair])
-    if close:
-        warnings.warn(
-            f"{close} of {len(found)} prompts are joined to their texts as they stand, without a space, as in {found[0][0][:40]!r}; "
-            "write it where it belongs",
-            stacklevel=3,
-        )
+        found.append((row.get("prompt") or "" if isinstance(row, dict) else "", pair))
     return found
 
 

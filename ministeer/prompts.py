@@ -35,18 +35,20 @@ def as_rows(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> tuple[list
     fine = all(isinstance(row, Sequence) and all(isinstance(i, Integral) for i in row) for row in rows)
     expect(fine, "ids, a list of whole numbers or a list of such lists", " ".join(str(ids).split())[:60])
     if not one:
-        _warn_of_padding(rows, 2 if hasattr(ids, "tolist") else 3)
+        warn_of_padding(listed, hasattr(ids, "tolist"))
     return [list(row) for row in rows], one
 
 
-def _warn_of_padding(rows: Sequence[Sequence[int]], times: int) -> None:
-    """Say so where rows of one length end, or begin, in one token so many times and more, if not all of them equally often; or, in a
-    tensor, where some, not all, end in the token that begins all, as GPT-2's end of text does."""
-    if not rows[0] or len({*map(len, rows)}) > 1:
+def warn_of_padding(given: Any, in_tensor: bool = False) -> None:
+    """Say so where rows of one length end, or begin, in one token thrice and more, or twice in a tensor, if not all of them equally
+    often; or, in a tensor, where some, not all, end in the token that begins all, as GPT-2's end of text does."""
+    in_tensor, rows = in_tensor or hasattr(given, "tolist"), [_plain(row) for row in _plain(given)]
+    times = 2 if in_tensor else 3
+    if not rows or not len(rows[0]) or len({*map(len, rows)}) > 1:
         return
     begin, found = rows[0][0], []
     ends = [row[-1] == begin for row in rows]
-    if times == 2 and {row[0] for row in rows} == {begin} and len({*ends}) > 1:
+    if in_tensor and {row[0] for row in rows} == {begin} and len({*ends}) > 1:
         found.append((1, begin))
     for side in ([row[::-1] for row in rows], rows):
         runs = [(next((n for n, i in enumerate(row) if i != row[0]), len(row)), row[0]) for row in side]
@@ -72,6 +74,16 @@ def warn_of_space(*texts: str) -> None:
         )
 
 
+def warn_of_front(*wheres: Any) -> None:
+    """Say so where what is added to the first positions of a chat meets the template's own words."""
+    if "front" in wheres:
+        warnings.warn(
+            'the first tokens of a chat, to which where="front" adds, are the template\'s own and not those of the text; add it to a '
+            'plain prompt, or read a vector for where="all"',
+            stacklevel=3,
+        )
+
+
 def joined_close(before: str, text: str) -> bool:
     """Whether a text is likely to lack the space before it: it begins with a word, behind a word or a mark."""
     return bool(re.search(r"[\w.,:;?!]$", before)) and text[:1].isalnum() and not re.match(UNSPACED, text)
@@ -89,6 +101,7 @@ def check_ids(model: Transformer, rows: Any, what: str) -> None:
     fine = fine and all(isinstance(i, Integral) and 0 <= int(i) < size for row in rows for i in row)
     wanted = f"{what} as one or more rows of ids from 0 to {size - 1}, a list of lists"
     expect(bool(fine), wanted, " ".join(str(rows).split())[:60], "write [tok.prompt(text), ...]")
+    warn_of_padding(rows)
 
 
 def check_room(model: Transformer, rows: Sequence[Sequence[int]], new: int) -> None:
@@ -107,8 +120,6 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     lengths = torch.tensor([len(row) for row in rows])
     if not len(rows) or not bool(lengths.all()):
         raise refusal("one row or more, each with one id or more", f"rows of {lengths.tolist()} ids")
-    if hasattr(rows, "tolist"):
-        _warn_of_padding(rows.tolist(), 2)
     longest = int(lengths.max())
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
     steps = torch.arange(longest)

@@ -69,8 +69,9 @@ def sweep(
     """A row for each vector, layer, coefficient and prompt: `{"key", "vector", "site", "coeff", "prompt", "score"}`, in this order.
 
     prompts: N rows of ids, of any lengths.
-    score: a function of the next token's logits, float32 `(R, V)` for R variants, and the prompt's number, that gives `(R,)` or `(R, K)`;
-        or the candidate answers of each prompt, as lists of ids: the score is then the log-probability of each, in nats.
+    score: a function of the next token's logits, float32 `(R, V)` for R variants of one prompt, and that prompt's number, that gives
+        `(R,)` or `(R, K)`, each row by itself; or the candidate answers of each prompt, as lists of ids: the score is then the
+        log-probability of each, in nats.
     vectors: by name: tensors `(D,)`, `SteeringVector`s (their tensor at the site is taken), or functions of `interventions`, that is
         of each position by itself: tokens that prompts share are run once.
     layers: layer i for `("pre", i)`, or sites.
@@ -276,6 +277,7 @@ class _Run:
         where: Where | Sequence[int],
     ) -> None:
         self.model, self.texts, self.vectors, self.where = model, texts, vectors, where
+        self.by_row: bool | None = None  # whether the score tells rows one by one, once that was tried
         device = model.device
         ids, whole, seen = rows_of(texts)  # (N, T), (N, T), (N, T, T)
         self.shared = s = extent(texts).shared
@@ -315,6 +317,8 @@ class _Run:
                 at_a_time = len(some) // 2
                 continue
             except ValueError as error:  # of a stream that overflows, or of the score: alone, a variant can be named
+                if self.by_row is False:
+                    raise
                 if len(some) == 1:
                     [(name, c)] = some
                     raise ValueError(f"{name!r} at {task.site} with coefficient {c:g}: {error}") from error
@@ -413,6 +417,14 @@ class _Run:
                     if isinstance(values, Tensor):
                         got = f"{tuple(values.shape)} in {values.dtype}"
                     raise ValueError(f"expected a score that makes logits {tuple(some[:, 0].shape)} a tensor of real numbers ({rows},) or ({rows}, K), got {got}")  # fmt: skip
+                if rows > 1 and self.by_row is None:
+                    alone, last = torch.as_tensor(score(some[-1:, 0], text.prompt)).double(), values[-1:].double()
+                    self.by_row = alone.shape == last.shape and torch.allclose(alone, last, 1e-3, 1e-4, equal_nan=True)
+                    if not self.by_row:
+                        raise ValueError(
+                            "expected a score that tells each row of logits by itself, got another for the last one alone; its second "
+                            "argument is the prompt's number, so write answers[i] for all rows"
+                        )
                 for row, value in zip(found, values.tolist(), strict=True):
                     row[text.prompt] = value
                 continue

@@ -17,8 +17,8 @@ from ministeer.checkpoint import load
 from ministeer.hub import NAMES, here
 from ministeer.model import Site, Transformer, expect
 from ministeer.options import add_model, contents, lines, number, several, some
-from ministeer.pairs import parsed
-from ministeer.prompts import check_room, warn_of_space
+from ministeer.pairs import parsed, prompted
+from ministeer.prompts import check_room, warn_of_front, warn_of_space
 from ministeer.steer import WHERES, Steer
 from ministeer.sweep import sweep
 from ministeer.tokenizer import Tokenizer
@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
         made.add_argument("vector", type=some, metavar="FILE", help="a vector: what `extract` wrote, or a .gguf file")
 
     def asked(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--prompts", type=some, required=True, metavar="FILE", help="a prompt on each line; - reads standard input")  # fmt: skip
+        made.add_argument("--prompts", type=some, required=True, metavar="FILE", help='a prompt on each line, in JSON\'s quotes if it has lines of its own, "Q: yes?\\nA:"; - reads standard input')  # fmt: skip
         made.add_argument("--chat", action="store_true", help="put each into the model's chat template, as the user's words")  # fmt: skip
 
     made = verb("extract", "make a vector from text pairs, and say how sound it is at each layer")
@@ -56,7 +56,7 @@ def add(commands: Any) -> None:
     made.add_argument("--layers", type=several(number(int, 0)), metavar="I,J", help="blocks whose inputs are read (by default all)")  # fmt: skip
     made.add_argument("--method", choices=METHODS, default=METHODS[0], help="contrastive, the mean difference, by default")  # fmt: skip
     made.add_argument("--token", choices=("answer", "last"), help='which is read: "answer" (by default), the first in which the two texts differ, or "last"')  # fmt: skip
-    made.add_argument("--chat", action="store_true", help="put each text, with its prompt, into the model's chat template as the user's words, and read where the answer begins")  # fmt: skip
+    made.add_argument("--chat", action="store_true", help="put each prompt into the model's chat template as the user's words and the two texts as the answers; texts without a prompt are the user's words, read where the answer begins")  # fmt: skip
     made.add_argument("--json", action="store_true", help="print JSON")
 
     made = verb("show", "say what a vector is: where it is from, and how sound it is at each layer", model=False)
@@ -97,15 +97,19 @@ def add(commands: Any) -> None:
 
 
 def extracted(options: argparse.Namespace) -> str:
-    pairs = parsed(contents(options.pairs))
+    given, token = contents(options.pairs), options.token
+    rows = prompted(given)
+    pairs: Any = None if options.chat else parsed(given)
     model, tokenizer = load(options.model, device=options.device, dtype="float32")
     sites = None if options.layers is None else _sites(model, options.layers)
-    token = options.token
     if options.chat:
-        expect(token in (None, "last"), "--token last for --chat", token, "leave it out")
-        token = "last"
-    read = [[_ids(tokenizer, text, options.chat) for text in pair] if options.chat else pair for pair in pairs]
-    vector = getattr(methods, options.method)(model, tokenizer, read, sites, token=token)
+        asked = sum(bool(prompt) for prompt, _ in rows)
+        expect(asked in (0, len(rows)), "a prompt in every row, or in none, for --chat", f"{asked} in {len(rows)}")
+        if not asked:
+            expect(token in (None, "last"), "--token last for --chat", token, "leave it out, or give prompts")
+            token = "last"
+        pairs = [[_turns(tokenizer, prompt, text) for text in pair] for prompt, pair in rows]
+    vector = getattr(methods, options.method)(model, tokenizer, pairs, sites, token=token)
     vector.save(options.out)
     return shown_vector(vector, options.json, options.out)
 
@@ -159,7 +163,9 @@ def swept(options: argparse.Namespace) -> str:
     choices = [[tokenizer.continuation(answer) for answer in answers]] * len(ids)
     for row in ids:
         check_room(model, [row], max(len(choice) for choice in choices[0]))
-    if not options.chat:
+    if options.chat:
+        warn_of_front(options.where)
+    else:
         warn_of_space(*prompts)
     rows = sweep(model, ids, choices, {"vector": vector}, layers, options.coeffs, where=options.where)
     found = [
@@ -197,7 +203,9 @@ def calibrated(options: argparse.Namespace) -> str:
     (site,) = _sites(model, [options.layer])
     _at(vector, site, options.vector)
     ids = [_ids(tokenizer, prompt, options.chat) for prompt in prompts]
-    if not options.chat:
+    if options.chat:
+        warn_of_front(options.where)
+    else:
         warn_of_space(*prompts)
     found = calibrate(model, ids, Steer(vector, site, 1.0, options.where), **budget)
     measured = not math.isnan(found.damage)
@@ -280,6 +288,14 @@ def check_chat(options: argparse.Namespace, tokenizer: Tokenizer) -> None:
 
 def _ids(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:
     return tokenizer.chat([{"role": "user", "content": prompt}]) if chat else tokenizer.prompt(prompt)
+
+
+def _turns(tokenizer: Tokenizer, prompt: str, text: str) -> list[int]:
+    """A text as the model's answer to a prompt, or, without one, as the user's words, which nobody has answered yet."""
+    if not prompt:
+        return _ids(tokenizer, text, chat=True)
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
+    return tokenizer.chat(turns, generation=False)
 
 
 def _sites(model: Transformer, layers: Sequence[int]) -> list[Site]:

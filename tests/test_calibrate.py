@@ -11,6 +11,7 @@ from reference import both, parts, random_ids, random_tensor, reference_run
 from torch import Tensor
 
 from ministeer.calibrate import NotMonotone, calibrate
+from ministeer.generate import generate
 from ministeer.interventions import decay, project_out, relative, rotate
 from ministeer.steer import Steer
 
@@ -156,6 +157,16 @@ def test_a_divergence_that_falls_again_is_named() -> None:
     with pytest.warns(NotMonotone, match="falls somewhere"):
         found = calibrate(MODEL, TEXTS, Steer(turn, ("pre", 1)), kl=one_step.kl, start=2 * torch.pi - 1e-3)
     assert found.kl == pytest.approx(one_step.kl, rel=0.02)
+
+
+def test_a_damage_that_falls_below_none_before_it_rises_is_named() -> None:
+    """On what the model itself says when steered a little: the vector makes such texts likelier at first."""
+    steer, more = Steer(V, ("pre", 1), 0.1), (8, 9, 11)
+    texts = [generate(MODEL, row[:3], max_new_tokens=n, temperature=0, steer=steer) for row, n in zip(TEXTS, more)]
+    with pytest.warns(NotMonotone, match="damage falls somewhere"):
+        found = calibrate(MODEL, texts, steer, damage=0.05, start=0.25)
+    damages = [damage for _, damage in found.tried]
+    assert damages[0] < 0 and damages == sorted(damages), "it falls from 0 to the first alone"
 
 
 def test_a_jump_over_the_budget_is_refused() -> None:

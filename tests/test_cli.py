@@ -66,6 +66,12 @@ def test_of_standard_input_the_end_of_the_last_line_alone_is_no_prompt(end, caps
     assert wanted != said(capsys, asked.strip(), *TEXTS, "--tokens", "3", "--json")
 
 
+def test_lines_within_a_prompt_end_as_everywhere(capsys, monkeypatch):
+    wanted = said(capsys, "I feel\nYou feel\nI", *TEXTS, "--tokens", "3", "--json")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"I feel\r\nYou feel\r\nI\r\n")))
+    assert said(capsys, "-", *TEXTS, "--tokens", "3", "--json") == wanted
+
+
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What the command says in refusing these words: one line, and it fails."""
     with pytest.raises(SystemExit) as ended:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,10 +15,13 @@ from hypothesis import strategies as st
 from reference import both, parts, random_tensor, relative
 from torch import Tensor
 
+from ministeer.calibrate import calibrate
 from ministeer.generate import decode, generate, penalize, prefill, sample
+from ministeer.interventions import Gate
 from ministeer.model import Cache, Transformer
 from ministeer.provenance import Provenance
 from ministeer.steer import Steer, resolve
+from ministeer.sweep import sweep
 from ministeer.vectors import SteeringVector
 
 BOTH = both(seed=1)
@@ -770,6 +774,23 @@ def test_the_padding_of_a_tensor_is_told(side, recwarn):
     ):
         generate(MODEL, fine, max_new_tokens=1)
     assert not [w for w in recwarn if "padding" in str(w.message)]
+
+
+def test_padding_is_told_wherever_prompts_come_in():
+    rows = [[1, 2, 3, 4, 5, 6], [5, 6, 0, 0, 0, 0], [7, 8, 9, 10, 11, 12]]
+    v = random_tensor(MODEL.config.width, seed=1, scale=1.0)
+    for call in (
+        lambda: prefill(MODEL, rows),
+        lambda: sweep(MODEL, rows, [[[1], [2]]] * 3, {"v": v}, [1], [1.0]),
+        lambda: calibrate(MODEL, rows, Steer(v, ("pre", 1)), kl=1e-3),
+        lambda: Gate(v, ("pre", 1), 0.0).cosines(MODEL, rows),
+        lambda: Gate(v, ("pre", 1), 0.0).cosines(MODEL, torch.tensor(rows)),
+    ):
+        with pytest.warns(UserWarning, match="one with 4 times the token 0 at an end: padding is read as text"):
+            call()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prefill(MODEL, [rows[0], rows[1][:2], rows[2]])
 
 
 def test_a_hook_that_would_not_run_is_refused() -> None:

@@ -1,6 +1,7 @@
 """A text in, what the model says after it out: the tokens of `generate`, and nothing of their bookkeeping."""
 
 import sys
+import warnings
 from typing import Any
 
 import pytest
@@ -74,6 +75,15 @@ def test_in_a_chat_the_text_is_the_users() -> None:
         say(MODEL, tokenizer, "so", chat=True)
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}:{{ m.content }}|{% endfor %}a:"
     assert say(MODEL, tokenizer, "so", chat=True) == said([*b"user:so|a:"])
+    front = Steer(V[None].repeat(2, 1), ("pre", 1), where="front")
+    for steer in (front, [Steer(V, ("pre", 1)), front]):
+        with pytest.warns(UserWarning, match="the first tokens of a chat, .* are the template's own") as seen:
+            say(MODEL, tokenizer, "so", chat=True, steer=steer)
+        assert seen[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        say(MODEL, tokenizer, "so", chat=True, steer=Steer(V, ("pre", 1)))
+        say(MODEL, tokenizer, "so", steer=front)
 
 
 @pytest.mark.once

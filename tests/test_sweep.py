@@ -17,6 +17,7 @@ import torch
 from reference import both, fused, random_ids, random_tensor, residual_sites
 
 from ministeer import interventions as by
+from ministeer import metrics
 from ministeer.model import Block, Transformer
 from ministeer.prompts import pad
 from ministeer.provenance import Provenance
@@ -270,7 +271,7 @@ def test_a_sweep_that_was_cut_off_continues(model, tmp_path):
     path, later, calls = tmp_path / "deep" / "rows.jsonl", tmp_path / "later", []
 
     def score(logits, i):
-        calls.append(len(logits))
+        calls.extend([len(logits)] * (len(logits) > 1))  # the last row is scored once more, alone
         if len(calls) == 20 and not later.exists():
             raise KeyboardInterrupt
         return logits[:, 0]
@@ -489,7 +490,7 @@ def test_a_file_without_a_row_is_a_new_one_and_a_folder_is_none(model, tmp_path)
         ({"prompts": torch.ones(2, 3)}, "rows of ids"),
         ({"coeffs": [1.0, float("nan")]}, "coefficient"),
         ({"prompts": [[1], [1] * 25]}, "context of 24 tokens, got 25"),
-        ({"prompts": [[1] * 24] * 6, "score": [[[1, 2]]] * 6}, "context of 24 tokens, got 25"),
+        ({"prompts": [[1, 2] * 12] * 6, "score": [[[1, 2]]] * 6}, "context of 24 tokens, got 25"),
         ({"score": None}, "a function of logits or lists of candidate answers"),
     ],
 )
@@ -522,6 +523,24 @@ def test_two_processes_find_what_one_does_and_a_lost_one_is_made_good(tmp_path):
     scored = [int((folder / f"calls.{rank}").read_text()) for folder, rank in ((both.parent, 0), (both.parent, 1))]
     assert min(scored) > 0.3 * sum(scored), "both had their share"
     assert int((lost.parent / "calls.0").read_text()) + int((lost.parent / "calls.1").read_text()) < sum(scored)
+
+
+@pytest.mark.once
+def test_a_score_over_the_answers_of_all_prompts_is_refused_where_variants_are_as_many():
+    """With as many variants as prompts the shapes fit, and each variant would be scored by another prompt's answer."""
+    positive, negative = [1, 2, 3], [4, 5, 6]
+    given = (MODEL, PROMPTS[:3])
+    rest = ({"v": direction(1)}, [1], COEFFS)
+    with pytest.raises(ValueError, match="a positive and a negative token for each of 1 rows, got 3 and 3"):
+        sweep(*given, lambda logits, i: metrics.logit_difference(logits, positive, negative), *rest)
+    with pytest.raises(ValueError, match=r"tells each row of logits by itself.* write answers\[i\] for all rows"):
+        sweep(*given, lambda logits, i: logits[range(len(logits)), positive[: len(logits)]], *rest)
+    with pytest.raises(ValueError, match="tells each row of logits by itself"):
+        sweep(*given, lambda logits, i: logits[:, 0] - logits[:, 0].mean(), *rest)
+    rows = sweep(*given, lambda logits, i: logits[:, positive[i]] - logits[:, negative[i]], *rest)
+    wanted = sweep(*given, [[[a], [b]] for a, b in zip(positive, negative, strict=True)], *rest)
+    for row, answers in zip(rows, wanted, strict=True):
+        assert row["score"] == pytest.approx(answers["score"][0] - answers["score"][1], abs=1e-4)
 
 
 def test_an_unembedding_of_ones_own_is_refused() -> None:

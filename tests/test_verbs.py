@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,29 @@ def test_pairs_in_a_chat_template_are_read_where_the_answer_begins(
     assert [[tok.prompt(text) for text in pair] for pair in texts] == ids
     assert same(found, extract.contrastive(model, tok, texts, ("pre", 5), token="last"))
     assert found.provenance == extract.contrastive(model, tok, ids, ("pre", 5), token="last").provenance
+
+
+def test_in_a_chat_a_prompt_is_the_users_and_the_texts_are_answers(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("jinja2")
+    model, tok = ministeer.load("nano", dtype="float32")
+    tok.chat_template = "<|endoftext|>{% for m in messages %}{{ m.role }}: {{ m.content }}. {% endfor %}{% if add_generation_prompt %}!{% endif %}"
+    monkeypatch.setattr(verbs, "load", lambda name, **_: (model, tok))
+    rows = [("How is it", "It is good", "It is bad"), ("Who came", "A friend", "No one")]
+    texts = [[f"<|endoftext|>user: {asked}. assistant: {text}. " for text in pair] for asked, *pair in rows]
+    for token in ("answer", "last"):
+        named = [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in rows]
+        (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, named)))
+        with warnings.catch_warnings():  # two pairs are few
+            warnings.simplefilter("ignore")
+            cli.main(["extract", "asked.jsonl", "--out", "v.safetensors", "--chat", "--layers", "5", "--token", token])
+            wanted = extract.contrastive(model, tok, texts, ("pre", 5), token=token)
+        assert same(SteeringVector.load("v.safetensors", model), wanted)
+    capsys.readouterr()
+    (folder / "asked.jsonl").write_text("\n".join([json.dumps(named[0]), '["a", "b"]']))
+    told = refused(capsys, "extract", "asked.jsonl", "--out", "v.safetensors", "--chat")
+    assert "expected a prompt in every row, or in none, for --chat, got 1 in 2" in told
 
 
 @pytest.mark.parametrize("names", [("positive", "negative"), ("chosen", "rejected"), ("plus", "minus")])
@@ -344,6 +368,21 @@ def test_a_prompt_is_a_line_of_its_file_whatever_letters_it_has(
     (folder / "prompts.txt").write_bytes(written.encode())
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((written).encode())))
     assert options.lines(source) == wanted
+
+
+def test_a_prompt_in_quotes_may_hold_lines_of_its_own(folder: Path) -> None:
+    wanted = ["Q: yes?\nA:", '"Hello," she said', '"', "so"]
+    (folder / "prompts.txt").write_text("\n".join([json.dumps(wanted[0]), *wanted[1:]]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert options.lines("prompts.txt") == wanted
+    (folder / "prompts.txt").write_text("Q: yes?\\nA:\nI feel")
+    with pytest.warns(UserWarning, match=r"'Q: yes\?.*nA:' holds a backslash and an n"):
+        assert options.lines("prompts.txt") == ["Q: yes?\\nA:", "I feel"]
+    for name in ("prompts.csv", "prompts.TSV"):
+        (folder / name).write_text("prompt\nI feel")
+        with pytest.raises(ValueError, match=f"a prompt on each line, got {name}, a table; write one column"):
+            options.lines(name)
 
 
 def test_a_row_of_pairs_is_a_line_of_its_file_whatever_letters_it_has(folder: Path) -> None:
