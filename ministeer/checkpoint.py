@@ -313,7 +313,7 @@ def _read_model(files: ModelFiles, device: str | torch.device | None, dtype: str
             return there.t() if turned else there  # [in, out] -> [out, in], the same memory
         target = torch.empty(shapes[name], dtype=kind, device=home)
         into = target.t() if turned else target
-        strip = 256 if turned and home.type == "cpu" else len(there)  # rounded first, turned while it is in a cache
+        strip = 64 if turned and home.type == "cpu" else len(there)  # rounded first, turned while it is in a cache
         for i in range(0, len(there), strip):
             into[i : i + strip] = there[i : i + strip].to(kind) if turned else there[i : i + strip]
         _check_finite(entry, target, there)
