@@ -143,3 +143,10 @@ def test_pairs_a_file_of_them_and_the_map(page: Any, tmp_path: Any) -> None:
         "#receipt"
     )
     assert 'SteeringVector.load("kind.safetensors", model)' in page.text_content("#python")
+    under = page.locator("#under")  # the text is seen where the cell was pressed
+    assert under.text_content() == "Layer 3, strength 0.75: " + "".join(page.locator("#text1 span").all_text_contents())
+    sync_api.expect(under).to_be_in_viewport()
+    pressed(page)
+    assert under.text_content().startswith("Layer 3, strength 0.75: "), "of the cell alone"
+    page.fill("#prompt", "You feel")
+    assert not under.text_content() and not page.text_content("#grid")

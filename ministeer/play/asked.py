@@ -83,7 +83,9 @@ def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "file":
         return {"file": text(made, "file"), "name": text(made, "name")}
     if kind == "plus":
-        return {"plus": text(made, "plus"), "minus": text(made, "minus")}
+        texts = {name: text(made, name) for name in ("plus", "minus")}
+        expect(texts["plus"] != texts["minus"], "two texts that differ", "the same twice")
+        return texts
     return {"pairs": pairs(made["pairs"])}
 
 
@@ -95,6 +97,8 @@ def pairs(given: Any) -> list[list[str]]:
         parsed(given) if as_json else [_split(*line) for line in enumerate(given.splitlines(), 1) if line[1].strip()]
     )
     expect(len(found) <= MOST_PAIRS, f"at most {MOST_PAIRS} pairs", len(found))
+    for i, (towards, away) in enumerate(found, 1):
+        expect(towards != away, f"two texts that differ in pair {i}", "the same twice")
     return [[text({"side": side}, "side", f"in pair {i}") for side in row] for i, row in enumerate(found, 1)]
 
 

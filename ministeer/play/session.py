@@ -50,8 +50,8 @@ KNOWS = {  # what a page says of a model that knows few words
 GRID = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)  # shares of the stream's norm
 # what the page opens with, by whether the model is one to chat with
 READY = {
-    False: {"prompt": "I feel", "plus": "Love", "minus": "Hate"},
-    True: {"prompt": "How was your day?", "plus": "I feel very happy", "minus": "I feel very sad"},
+    False: {"prompt": "I feel", "plus": "Love", "minus": "Hate", "word": "happy"},
+    True: {"prompt": "How was your day?", "plus": "I feel very happy", "minus": "I feel very sad", "word": "I"},
 }
 
 
