@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     steer.add_argument("--vector", type=some, action="append", metavar="FILE[:COEFF][@LAYER]", help="a file that SteeringVector.save or `ministeer extract` wrote, or a control vector in a .gguf file; repeat it for several")  # fmt: skip
     steer.add_argument("--plus", type=text, metavar="TEXT", help="the stream over this text ...")
     steer.add_argument("--minus", type=text, metavar="TEXT", help="... minus the stream over this one")
-    steer.add_argument("--layer", type=number(int, 0), help="the block whose input is steered (by default half way up, or the file's layer nearest to that)")  # fmt: skip
+    steer.add_argument("--layer", type=number(int, 0), help="the block whose input is steered (by default half way up, for activation addition an eighth, or the file's layer nearest to that)")  # fmt: skip
     steer.add_argument("--site", choices=("pre", "mid"), default="pre", help="the block's input (pre, by default), or the stream between its attention and its MLP (mid)")  # fmt: skip
     steer.add_argument("--coeff", type=several(number(float)), metavar="C", help=f"times the vector; -1,0,1 shows several side by side; by default, one that adds at most {SHARE:g} of the stream's norm to any token of the unsteered text")  # fmt: skip
     steer.add_argument("--where", choices=WHERES, help='by default "front", position by position, for activation addition (--plus and --minus without --chat, or a file of such a vector), else "all"; elsewhere --plus and --minus are read at their last tokens')  # fmt: skip
@@ -210,10 +210,13 @@ def _last(options: argparse.Namespace, model: Transformer) -> int:
 
 
 def _usual_layer(options: argparse.Namespace, model: Transformer) -> int:
-    """The layer where none is given: half of the depth, or of a file's the nearest to it."""
-    half: int = model.config.n_layer // 2
-    sites = [] if options.read is None else options.read.sites
-    return min((i for name, i in sites if name == options.site), key=lambda i: abs(i - half), default=half)
+    """The layer where none is given: half of the depth, or for activation addition an eighth, as in its paper, and of a file's the nearest
+    to it."""
+    found = options.read
+    front = not options.chat and options.where in (None, "front") if found is None else found[found.sites[0]].ndim == 2
+    usual: int = model.config.n_layer // (8 if front else 2)
+    sites = [] if found is None else found.sites
+    return min((i for name, i in sites if name == options.site), key=lambda i: abs(i - usual), default=usual)
 
 
 def _steer(options: argparse.Namespace, model: Transformer, tokenizer: Tokenizer, ids: Sequence[int]) -> Steer:

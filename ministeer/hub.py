@@ -409,19 +409,25 @@ def _convert(source: Path, folder: Path) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(
+            f"ministeer download MODEL: fetch the weights of {', '.join(NAMES)} or owner/name of the hub, once, into the cache"
+        )
+        return
     if len(sys.argv) != 2:
         sys.exit(
-            f"expected one of {', '.join(NAMES)} or owner/name, got {' '.join(sys.argv[1:]) or 'none'}; "
+            f"ministeer: expected one of {', '.join(NAMES)} or owner/name, got {' '.join(sys.argv[1:]) or 'none'}; "
             "write `make weights MODEL=gpt2-xl`"
         )
     try:
         file = fetch(sys.argv[1])
-        print(file.parent)
+        told = [str(file.parent)]
         for part in sorted(file.parent.glob("*.safetensors")):
             record = file.parent if sys.argv[1] == SMOLLM2 else None
-            print(f"{part.name}: {part.stat().st_size} bytes, SHA-256 {recorded_sha256(part, record)}")
+            told.append(f"{part.name}: {part.stat().st_size} bytes, SHA-256 {recorded_sha256(part, record)}")
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"ministeer.hub: {error}")
+        sys.exit(f"ministeer: {error}")
+    print("\n".join(told))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,9 @@ def add(commands: Any) -> None:
     made.add_argument("--layers", type=several(number(int, 0)), metavar="I,J", help="blocks whose inputs are steered (by default all that the vector has)")  # fmt: skip
     made.add_argument("--coeffs", type=several(number(float)), default=[-1.0, 0.0, 1.0], metavar="C,D", help="times the vector (by default -1,0,1)")  # fmt: skip
     made.add_argument("--where", choices=WHERES, default="all", help="the steered positions (by default all)")
-    made.add_argument("--json", action="store_true", help="print a row of JSON for each layer, coefficient and prompt")
+    made.add_argument(
+        "--json", "--jsonl", action="store_true", help="print a row of JSON for each layer, coefficient and prompt"
+    )
 
     made = verb("calibrate", "find the coefficient that changes predictions on some texts by a set amount")
     vector(made)

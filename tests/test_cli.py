@@ -126,14 +126,15 @@ def test_it_steers_where_it_is_told_or_where_such_a_vector_goes(
 @pytest.mark.parametrize(
     ("arguments", "layer"),
     [
-        (["--plus", "Love", "--minus", "Hate"], "4"),  # of 8
+        (["--plus", "Love", "--minus", "Hate"], "1"),  # of 8
+        (["--plus", "Love", "--minus", "Hate", "--where", "all"], "4"),
         (["--vector", "every.safetensors"], "5"),  # it has 1 and 5
         (["--vector", "front.safetensors"], "1"),
         (["--vector", "mid.safetensors", "--site", "mid"], "3"),
         (["--vector", "every.safetensors:2@1", "--vector", "every.gguf"], "1 and 5"),
     ],
 )
-def test_where_no_layer_is_given_it_is_half_way_up_or_the_files_nearest_and_said(
+def test_where_no_layer_is_given_the_usual_one_or_the_files_nearest_is_taken_and_said(
     arguments: list[str], layer: str, files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(files)

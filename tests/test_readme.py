@@ -81,11 +81,10 @@ def test_what_it_says_was_taught_is_what_the_recorded_run_found():
     assert f"by {effect:.1f} nats" in README and f"begins at {low:.2f}" in README
     assert "none of 200 random vectors" in README and found["values"].claim.above == 0.25
     assert f"{100 * found['inconsistent'].effect[0]:.0f} % of the held-out items" in README
-    assert 0.45 < found["bias_erased"].effect[0] < 0.55 and "halves the differences" in README
+    assert 0.45 < found["bias_erased"].effect[0] < 0.55 and "occupations are halved" in README
     assert f"their right pronoun falls by {found['overcorrection'].effect[0]:.2f}" in README
-    fairness = run["this training"]["bias_added"]["extraction 0"]["controls"]
-    assert sum(one >= found["bias_added"].effect[0] for one in fairness) > len(fairness) / 3
-    assert "more than a third of the random vectors do as much" in README
+    of, as_much = map(int, re.findall(r"of (\d+) random vectors (\d+) do as much", found["bias_added"].reason)[0])
+    assert as_much > of / 2 and "most random vectors do as much" in README
 
 
 def test_what_it_says_of_public_behaviours_is_what_was_recorded():
@@ -94,7 +93,7 @@ def test_what_it_says_of_public_behaviours_is_what_was_recorded():
     rows = [row for row in json.loads((folder / "rows.json").read_text()) if row["chosen"]]
     moved = sorted(row["steerability"] for row in rows)
     assert len(rows) == 135 and f"moves one by {moved[0]:.2f} nats and another by" in README
-    assert f"\n  {moved[-1]:.1f}, and how well" in README and moved[-1] > 100 * moved[0]
+    assert f"another by {moved[-1]:.1f}, and how well" in README and moved[-1] > 100 * moved[0]
     for verdict in atlas.verdicts(rows):  # too loosely to foretell it
         assert verdict.word == claims.INCONCLUSIVE
     found = {

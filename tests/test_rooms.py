@@ -123,7 +123,7 @@ ROOMS = {
         {"checkpoint", "files", "identity", "model", "pack", "provenance", "receipt", "tokenizer", "vectors"},
         {"tqdm", "IPython"},
     ),
-    "lab/estimate.py": Room({"checkpoint", "files", "layouts", "model", "pack"}, {"torch"}),
+    "lab/estimate.py": Room({"checkpoint", "files", "layouts", "model", "options", "pack"}, {"torch"}),
     "lab/claims.py": Room({"model", "lab.intervals"}, set()),
     "lab/intervals.py": Room({"metrics", "model"}, {"numpy", "scipy"}),
     "lab/complexity.py": Room({"lab.antonyms", "lab.claims", "lab.data"}, {"numpy"}),

@@ -1,9 +1,12 @@
 """The command's verbs on files: what they print is what the functions give."""
 
+import contextlib
 import functools
 import io
 import json
 import math
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -155,6 +158,7 @@ def test_a_sweep_prints_the_mean_of_its_rows(vector: SteeringVector, capsys: pyt
     plain = [sum(map(math.exp, r["log p"].values())) for r in rows if r["coefficient"] == 0]
     assert f"without the vector the answers have {sum(plain) / len(plain):.2g} of the probability" in last
     assert said(capsys, *words, "--coeffs", "2").splitlines()[-1] == last
+    assert said(capsys, *words, "--coeffs", "-2,0,2", "--jsonl").splitlines() == [*map(json.dumps, rows)]
     assert "log p(' love') - log p(' hate'), nats, mean of 2 prompts" in head and columns.split() == [
         "layer",
         "-2",
@@ -250,8 +254,8 @@ def test_models_says_what_is_here(
     ("words", "message"),
     [
         (["download", "no such"], "expected gpt2, "),
-        (["estimate", "no such"], "estimate: expected"),
-        (["report", "nowhere"], "report: "),
+        (["estimate", "no such"], "ministeer: expected"),
+        (["report", "nowhere"], "ministeer: "),
     ],
 )
 def test_what_reads_its_words_itself_is_a_verb_too(
@@ -263,7 +267,26 @@ def test_what_reads_its_words_itself_is_a_verb_too(
 
 def test_an_estimate_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["ministeer"])
-    assert "nano" in said(capsys, "estimate", "nano")
+    told = said(capsys, "estimate", "nano")
+    found = json.loads(said(capsys, "estimate", "nano", "--json", "--subset", "quick"))
+    assert "estimate for nano in float32 on cpu, all items" in told and found["subset"] == "quick"
+    assert len(found["seconds"]) == 11 and found["GiB of weights"] < found["GiB at the peak"]
+
+
+@pytest.mark.parametrize("verb", ["download", "estimate", "report"])
+def test_what_reads_its_words_itself_has_help_too(verb: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["ministeer"])
+    with contextlib.suppress(SystemExit):  # which argparse ends with
+        cli.main([verb, "--help"])
+    out, err = capsys.readouterr()
+    assert f"ministeer {verb} " in out and not err
+
+
+@pytest.mark.parametrize("words", ["estimate nano", "models"])
+def test_a_reader_who_has_gone_is_no_mistake(words: str, tmp_path: Path) -> None:
+    run = f"{sys.executable} -m ministeer {words} | true"
+    done = subprocess.run(run, shell=True, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert not done.stderr
 
 
 # ---- several at once in `steer`

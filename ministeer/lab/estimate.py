@@ -10,7 +10,6 @@ block of the model's own sizes with random weights.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -25,6 +24,7 @@ from ministeer.checkpoint import DTYPES, known_device, read_config
 from ministeer.files import read_json, write_text
 from ministeer.layouts import LAYOUTS, Config
 from ministeer.model import GPT2Config, Transformer
+from ministeer.options import Parser
 from ministeer.pack import int8
 
 # sizes of the checkpoints on the hub, so that nothing is downloaded for an estimate: vocabulary, context, width, layers, heads
@@ -147,12 +147,13 @@ def _clock(seconds: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(prog="ministeer estimate", description=__doc__.splitlines()[0])
     parser.add_argument("model", help="nano, gpt2, gpt2-medium, gpt2-large, gpt2-xl or a folder")
     parser.add_argument("--dtype", default="float32", choices=[*DTYPES, "int8"])
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument("--subset", default="all", choices=("all", "quick"))
     parser.add_argument("--record", action="store_true", help="keep what the run in results/MODEL took")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
     quick = args.subset == "quick"
     try:
@@ -164,9 +165,16 @@ def main() -> None:
             found = record(folder, config, args.dtype, rate)
             runs["open" if config.vocab_size >= OPEN else "small"]["quick" if quick else "all"] = found
             write_text(RECORDED, json.dumps(runs, indent=1) + "\n")
-        print(describe(args.model, config, args.dtype, args.device, quick, rate))
     except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"estimate: {error}")
+        sys.exit(f"ministeer: {error}")
+    if args.json:
+        held, each = weights(config, args.dtype) / GIB, seconds(config, quick, rate)
+        peak = held + recorded(config, quick)["beside"]
+        asked = {name: getattr(args, name) for name in ("model", "dtype", "device", "subset")}
+        taken = {name: round(START + s, 1) for name, s in each.items()}
+        print(json.dumps(asked | {"GiB of weights": held, "GiB at the peak": peak, "FLOP/s": rate, "seconds": taken}))
+    else:
+        print(describe(args.model, config, args.dtype, args.device, quick, rate))
 
 
 if __name__ == "__main__":

@@ -168,8 +168,14 @@ def report(
 
 
 def main() -> None:
+    usage = (
+        "ministeer report results/<model> [evidence.json of other training seeds ...]: write the page of a run again"
+    )
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(usage)
+        return
     if len(sys.argv) < 2:
-        sys.exit("usage: python -m ministeer.lab.report results/<model> [evidence.json of other training seeds ...]")
+        sys.exit(f"ministeer: expected the folder of a run, got none; write {usage}")
     folder = Path(sys.argv[1])
     try:
         done = load_results(folder)
@@ -185,7 +191,7 @@ def main() -> None:
             name: verdicts(other["this training"]) for name, other in others.items() if other.get("claims") == frozen()
         }
     except (ValueError, OSError, KeyError) as error:
-        sys.exit(f"report: {error}")
+        sys.exit(f"ministeer: {error}")
     rules = {"claims": frozen(), "beyond": frozen(BEYOND)}
     write_text(folder / "evidence.json", json.dumps(evidence | rules | {"architecture": architecture}) + "\n")
     write_text(folder / "summary.md", summary(done[0]["model"], found, done[0]["quick"], same))
