@@ -180,14 +180,16 @@ def test_a_chat_is_the_models_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Session(MODEL, tokenizer, "small").about["chat"] and not Session(MODEL, BYTES, "small").about["chat"]
 
 
-def test_once_the_unsteered_text_is_known_both_come_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_texts_come_side_by_side_once_the_unsteered_one_has_said_how_much_is_added() -> None:
     session, given = Session(MODEL, BYTES, "small"), asked(vector())
     first: list[dict[str, Any]] = []
     again: list[dict[str, Any]] = []
     done = session.run(given, first.append)
     assert session.run(given, again.append) == done
     columns = [[event["column"] for event in told if event["type"] == "token"] for told in (first, again)]
-    assert columns[0] == sorted(columns[0]) and columns[1][:8] == [0, 1] * 4 and sorted(columns[1]) == columns[0]
+    assert columns[0] == columns[1] and columns[0][:8] == [0, 1] * 4
+    written = [event["done"] for event in first if event["type"] == "progress"]
+    assert written == [*range(1, len(written) + 1)] and not any(event["type"] == "progress" for event in again)
     told = [["".join(e["text"] for e in t if e.get("column") == c) for c in (0, 1)] for t in (first, again)]
     assert told[0] == told[1]
     for other in (
@@ -277,7 +279,7 @@ def test_what_was_made_is_kept_by_what_it_is_made_of() -> None:
     one, two = asked(vector({"pairs": PAIRS})), asked(vector({"pairs": PAIRS[::-1][:2]}))
     first = [texts(session.run(given, told.append)) for given in (one, two, one, two)]
     assert first[:2] == first[2:] and first[0] != first[1]
-    assert sum(event["type"] == "progress" for event in told) == 2
+    assert sum(event.get("what") == "pairs" for event in told) == 2
     for i in range(40):
         session.run(asked(vector({"plus": f"{i}", "minus": "x"}), tokens=1), told.append)
     assert len(session._made) <= 16
@@ -305,7 +307,7 @@ def test_a_cell_is_the_log_odds_that_one_run_has(monkeypatch: pytest.MonkeyPatch
         coeff = GRID[column] * fitting(MODEL, plain, len(ids), steer, 1.0)
         p = ministeer.prefill(MODEL, [ids], steer=replace(steer, coeff=coeff)).softmax(-1)[0, ord("e")]
         assert done["rows"][layer]["odds"][column] == pytest.approx(float((p / (1 - p)).log()), abs=2e-3)
-    assert len([event for event in told if event["type"] == "progress"]) == 4
+    assert len([event for event in told if event.get("what") == "layers"]) == 4
 
 
 # --- what is refused

@@ -101,7 +101,7 @@ def test_what_it_streams_is_what_the_session_gives(port: int) -> None:
     assert list(events(answer)) == json.loads(json.dumps([*told, done]))
 
 
-def test_the_first_token_comes_before_the_last_is_made(
+def test_what_is_told_comes_before_the_last_token_is_made(
     port: int, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goes_on, work = threading.Event(), session.run
@@ -115,7 +115,7 @@ def test_the_first_token_comes_before_the_last_is_made(
 
     with served_with(session, waits) as at:
         answer = asked(at, "/run", RUN)
-        assert next(events(answer))["type"] == "token"
+        assert next(events(answer))["type"] == "progress"
         goes_on.set()
         assert list(events(answer))[-1]["type"] == "done"
 
@@ -183,7 +183,7 @@ def test_a_closed_tab_frees_the_model(session: Session) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", at, timeout=60)
         connection.request("POST", "/run", json.dumps(RUN | {"tokens": 200}), {"Content-Type": "application/json"})
         answer = connection.getresponse()
-        assert next(events(answer))["type"] == "token"
+        assert next(events(answer))["type"] == "progress"
         answer.close()
         connection.close()
         assert ended.wait(20) and len(told) < 200
@@ -321,7 +321,7 @@ def test_it_prints_its_address_and_ctrl_c_ends_it_in_one_line() -> None:
         assert at, said
         assert b"plays with" in asked(int(at[1]), "/").read()
         answer = asked(int(at[1]), "/run", RUN | {"tokens": 200})
-        assert next(events(answer))["type"] == "token"
+        assert next(events(answer))["type"] == "progress"
         run.send_signal(signal.SIGINT)
         out, err = run.communicate(timeout=60)
     finally:

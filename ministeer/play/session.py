@@ -76,13 +76,12 @@ class Session:
         ids = self._ids(want.prompt, want.chat)
         check_room(self.model, [ids], want.tokens)
         self._note_unknown([want.prompt], tell)
-        plain, known = self._unsteered(ids, want, tell)
+        plain = self._unsteered(ids, want, tell)
         pushes = [one for one in want.pushes if one.strength]
         steers = [self._steer(one, ids, plain, tell) for one in pushes]
         tell({"type": "steers", "coefficients": [steer.coeffs[0] for steer in steers]})
         receipt = Receipt()
-        beside = plain if known else []  # then both texts come side by side
-        steered = self._said(ids, want, steers, receipt if steers else None, tell, column=1, beside=beside)
+        steered = self._side_by_side(plain, ids, want, steers, receipt if steers else None, tell)
         most = max((touched.largest for touched in receipt.sites.values()), default=0.0)
         if most > NOISE:
             tell({"type": "note", "message": f"What was added is up to {most:.2g} times as long as the stream: beyond {NOISE:g} what follows is often noise."})  # fmt: skip
@@ -133,7 +132,7 @@ class Session:
         ids, words = self._ids(want.prompt, want.chat), self._word(text(entries(given, "a request"), "word"))
         check_room(self.model, [ids], want.tokens)
         expect(bool(want.pushes), "a vector to sweep", "none", "make one")
-        plain, _ = self._unsteered(ids, want, tell)
+        plain = self._unsteered(ids, want, tell)
         others = [i for i in range(self.model.config.vocab_size) if i not in words]
         vector, rows = self._vector(want.pushes[0].recipe, None, tell), []
         layers = [layer for name, layer in vector.sites if name == "pre"]
@@ -158,23 +157,28 @@ class Session:
         expect(len(ids) > 1, "a prompt in characters that the model has tokens for", repr(prompt)[:40])
         return self.tokenizer.chat([{"role": "user", "content": prompt}]) if chat else ids
 
-    def _unsteered(self, ids: list[int], want: Asked, tell: Tell) -> tuple[list[int], bool]:
-        """The new tokens of the model alone, and whether they were known, and so not told."""
+    def _unsteered(self, ids: list[int], want: Asked, tell: Tell) -> list[int]:
+        """The new tokens of the model alone, which decide how much is added."""
         key = data_hash([str(ids), str(want.tokens), str(want.temperature), str(want.seed)])
-        known = key in self._plain
-        return keep(self._plain, key, lambda: self._said(ids, want, [], None, tell)), known
+        written: list[int] = []
 
-    def _said(
-        self, ids: list[int], want: Asked, steers: Sequence[Steer], receipt: Receipt | None, tell: Tell, column: int = 0,
-        beside: Sequence[int] = (),
+        def on_token(_row: int, token: int) -> None:
+            written.append(token)
+            tell({"type": "progress", "done": len(written), "of": want.tokens, "what": "tokens without the vector"})
+
+        return keep(self._plain, key, lambda: self._continued(ids, want, [], None, on_token))
+
+    def _side_by_side(
+        self, plain: Sequence[int], ids: list[int], want: Asked, steers: Sequence[Steer], receipt: Receipt | None, tell: Tell
     ) -> list[int]:  # fmt: skip
-        """The new tokens; the text of each is told as soon as it is there, and with it that of the same place in the text beside it."""
-        spell, spell_other, others = speller(self.tokenizer, ids), speller(self.tokenizer, ids), list(beside)
+        """The new tokens of the steered model; the text of each is told as soon as it is there, and with it that of the same place in the
+        unsteered text."""
+        spell, spell_other, others = speller(self.tokenizer, ids), speller(self.tokenizer, ids), list(plain)
 
         def on_token(_row: int, token: int) -> None:
             if others:
                 tell({"type": "token", "column": 0, "text": spell_other(others.pop(0))})
-            tell({"type": "token", "column": column, "text": spell(token)})
+            tell({"type": "token", "column": 1, "text": spell(token)})
 
         new = self._continued(ids, want, steers, receipt, on_token)
         for token in others:
