@@ -80,11 +80,16 @@ def activation_addition(
         Provenance.of(
             model, "activation_addition", [positive, negative], f"every token, after tokenizer.bos, filler {filler!r}"
         ),
-        {  # mean norm of the vectors over that of the streams
-            site: Health(float(tensors[site].norm(dim=-1).mean() / x.float().norm(dim=-1).mean()))
-            for site, x in zip(wanted, tape, strict=True)
-        },
+        {site: Health(_share(tensors[site], x.float().cpu())) for site, x in zip(wanted, tape, strict=True)},
     )
+
+
+def _share(vectors: Tensor, streams: Tensor) -> float:
+    """Mean length of vectors `(P, D)` over that of the streams `(2, P, D)` that they are the difference of, where these differ: not at
+    the first token, which is far longer than others in many models."""
+    lengths = vectors.norm(dim=-1)
+    moved = lengths > 1e-4 * streams.norm(dim=-1).mean(0)
+    return float(lengths[moved].mean() / streams[:, moved].norm(dim=-1).mean()) if bool(moved.any()) else 0.0
 
 
 def contrastive(

@@ -61,7 +61,11 @@ def substitute(state: Tensor) -> Function:
 
 
 def relative(vector: Tensor) -> Function:
-    """Add along `vector` `(D,)`, of any length; coeff: how much, as a share of the stream's own norm at each position."""
+    """Add along `vector` `(D,)`, of any length; coeff: how much, as a share of the stream's own norm at each position.
+
+    At the first token many models' stream is a hundred times as long as elsewhere, and so is then what is added there: compare
+    with a `where` that leaves it out.
+    """
     unit = _units(vector)
     return lambda x, coeff=1.0, /: coeff * x.float().norm(dim=-1, keepdim=True) * _for(x, unit())
 
@@ -259,8 +263,13 @@ class Gate:
                 GateWarning,
                 stacklevel=2,
             )
-        before = [True] * len(rows) if steer.rows is None else steer.rows
+        before, these = [True] * len(rows) if steer.rows is None else steer.rows, prompts_hash(prompts)
         if len(before) != len(rows):
             raise ValueError(f"expected a Steer for these {len(rows)} prompts, got one for {len(before)}")
+        if steer.decided_for not in (None, these):
+            raise ValueError(
+                "expected a Steer that is not gated, or for these prompts, got one whose rows were decided for others; gate "
+                "the Steer that it was made from"
+            )
         both = [now and then for now, then in zip(rows, before, strict=True)]
-        return replace(steer, rows=both, decided_for=prompts_hash(prompts))
+        return replace(steer, rows=both, decided_for=these)

@@ -25,6 +25,10 @@ def log_odds(logits: Tensor, positive: Sequence[int] | Tensor, negative: Sequenc
     for name, ids in (("positive", plus), ("negative", minus)):
         if not ids:
             raise ValueError(f"expected at least one {name} token, got none")
+    if {*plus} == {*minus}:
+        raise ValueError(
+            f"expected two sets of tokens that differ, got {sorted({*plus})[:3]} twice; of each row's own tokens take logit_difference"
+        )
     logits = logits.float()
     plus, minus = (list(dict.fromkeys(ids)) for ids in (plus, minus))  # sets: a token named twice counts once
     return logits[:, plus].logsumexp(-1) - logits[:, minus].logsumexp(-1)

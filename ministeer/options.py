@@ -110,7 +110,12 @@ def lines(path: str) -> list[str]:
     )
     found = [line for line in contents(path).split("\n") if line.strip()]
     expect(bool(found), f"a prompt on each line of {path}", "none")
-    as_json = all(line.startswith("{") and line.rstrip().endswith("}") for line in found) or _listed("".join(found))
+    quoted = [line for line in found if re.fullmatch(r"""\s*["'].*["'],\s*""", line)]
+    as_json = (
+        2 * len(quoted) > len(found)
+        or all(line.startswith("{") and line.rstrip().endswith("}") for line in found)
+        or _listed("".join(found))
+    )
     expect(
         not as_json,
         f"a prompt on each line of {path}, as it is read",

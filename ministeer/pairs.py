@@ -221,6 +221,13 @@ def _doubt(tokenizer: Tokenizer, rows: Any, positions: Sequence[tuple[int, int]]
             f"{len(rows)} pairs are read after {len(read)} different beginning{'s' * (len(read) > 1)}, so many of them are one item again; "
             f"{remedy} what comes before differ from pair to pair"
         )
+    different = {(*plus, -1, *minus) for plus, minus in rows}
+    fewest = min(len({tuple(row[side]) for row in rows}) for side in (0, 1))
+    if len(different) > 3 and 2 * fewest <= len(different):
+        return (
+            f"{len(different)} pairs hold {fewest} different texts of one kind, so items depend on each other, and their health looks better than "
+            "it is; pair each text once"
+        )
     if token == "last" and len(rows) > 2 and (ending := _same_ending(tokenizer, rows)):
         return (
             f"{ending}, and are read there: the vector may be of these words alone; let the texts end in different ones"

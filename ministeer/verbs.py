@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
 
 METHODS = ("contrastive", "pca", "probe")
+FAINT, HALF = 0.02, 0.5  # of the stream's norm: below the one few things move, and the other moves most
 BAR = 20  # characters, of an agreement of 1
 
 
@@ -148,6 +150,8 @@ def swept(options: argparse.Namespace) -> str:
     prompts, answers = lines(options.prompts), options.answers
     expect(len(answers) > 1 and all(a.strip() for a in answers), "two answers or more, A,B", ",".join(answers))
     expect(len({*answers}) == len(answers), "answers that differ", repr(",".join(answers)), "give each once")
+    behind = [answer for answer in answers if answer != answer.rstrip()]
+    expect(not behind, "answers without a space at their end", repr(behind)[1:-1], "a word begins with its space")
     spaced = {a[0].isspace() for a in answers if a.strip()[0].isalnum()}
     expect(
         len(spaced) < 2,
@@ -170,6 +174,14 @@ def swept(options: argparse.Namespace) -> str:
     else:
         warn_of_space(*prompts)
     rows = sweep(model, ids, choices, {"vector": vector}, layers, options.coeffs, where=options.where)
+    most = max(map(abs, options.coeffs))
+    shares = [health.relative_norm for site in layers if (health := vector.health.get(site)) and health.relative_norm]
+    if shares and most * max(shares) < FAINT:
+        warnings.warn(
+            f"the largest coefficient, {most:g}, adds at most {most * max(shares):.2g} of the stream's norm, as the vector is short; "
+            f"give --coeffs up to {HALF / max(shares):.2g}",
+            stacklevel=2,
+        )
     found = [
         {"layer": row["site"][1], "coefficient": row["coeff"], "prompt": prompts[row["prompt"]],
          "log p": dict(zip(answers, row["score"], strict=True))}
@@ -293,10 +305,11 @@ def _ids(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:
 
 
 def _turns(tokenizer: Tokenizer, prompt: str, text: str) -> list[int]:
-    """A text as the model's answer to a prompt, or, without one, as the user's words, which nobody has answered yet."""
+    """A text as the model's answer to a prompt, without the space that it would begin with behind it; or, without a prompt, as the user's
+    words, which nobody has answered yet."""
     if not prompt:
         return _ids(tokenizer, text, chat=True)
-    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text.removeprefix(" ")}]
     return tokenizer.chat(turns, generation=False)
 
 

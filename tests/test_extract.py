@@ -381,6 +381,19 @@ def test_at_block_zero_the_other_text_is_continued_to_the_end() -> None:
     assert steered[9:] != generate(MODEL, minus, max_new_tokens=12, temperature=0)[9:]
 
 
+def test_the_health_of_an_activation_addition_leaves_out_what_its_texts_begin_with() -> None:
+    """Of the first token, which is the same in both: in many models it is a hundred times as long as the others."""
+    long = copy.deepcopy(MODEL)
+    long.wte.weight.data[BYTES.bos] *= 1e4
+    found = activation_addition(long, BYTES, "Love", "Hate", ("pre", 0))
+    x = torch.stack([long.embed(torch.tensor([BYTES.prompt(text)]))[0] for text in ("Love", "Hate")])[
+        :, 1:
+    ]  # (2, P, D)
+    differ = (x[0] - x[1]).norm(dim=-1) > 0
+    wanted = (x[0] - x[1])[differ].norm(dim=-1).mean() / x[:, differ].norm(dim=-1).mean()
+    assert found.health["pre", 0].relative_norm == pytest.approx(float(wanted), rel=1e-5)
+
+
 def test_provenance_of_an_activation_addition() -> None:
     found = activation_addition(MODEL, BYTES, "Love", "Hate", ("pre", 1)).provenance
     assert found == Provenance(

@@ -291,6 +291,10 @@ def test_a_decision_is_for_its_prompts_in_their_order() -> None:
         prefill(MODEL, PROMPTS[::-1], steer=steer)
     with pytest.raises(ValueError, match="the prompts that the gate decided on"):
         generate(MODEL, [*PROMPTS[:-1], [1, 2]], max_new_tokens=1, steer=steer)
+    with pytest.raises(
+        ValueError, match="got one whose rows were decided for others; gate the Steer that it was made from"
+    ):
+        Gate(V, SITE, (low + high) / 2).over(MODEL, PROMPTS[::-1], steer)
     with pytest.raises(ValueError, match="the prompts that the gate decided on"):
         calibrate(MODEL, PROMPTS[::-1], steer, kl=1e-3)
     assert calibrate(MODEL, PROMPTS, steer, kl=1e-3, batch_size=2).kl == pytest.approx(1e-3, rel=0.02)

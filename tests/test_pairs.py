@@ -92,6 +92,17 @@ def test_a_word_that_ends_all_texts_of_one_kind_is_told() -> None:
         assert told(fine, token="last") == []
 
 
+def test_texts_that_stand_in_many_pairs_are_told() -> None:
+    positive, negative = ["I won it", "He sang", "So it goes"], ["Now she left", "Rain fell", "The end"]
+    crossed = [(a, b) for a in positive for b in negative]
+    (said,) = told(crossed, token="last")
+    assert said.startswith("9 pairs hold 3 different texts of one kind, so items depend on each other")
+    against = [(a, b) for a, b in zip([*positive, *negative], ["Oh no", "I see"] * 3)]
+    (said,) = told(against, token="last")
+    assert said.startswith("6 pairs hold 2 different texts of one kind")
+    assert told([*zip(positive, negative), ("One more", "Rain fell")], token="last") == []
+
+
 def test_texts_that_are_read_at_a_space_are_told() -> None:
     spaced = [("good: so ", "bad: no "), ("fine: yes ", "grim: yet ")]
     (said,) = told(spaced, token="last")

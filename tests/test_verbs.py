@@ -36,6 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pairs.jsonl").write_text("\n\n".join(map(json.dumps, PAIRS)))
     (tmp_path / "rows.jsonl").write_text('{"prompt": "I feel"}\n{"prompt": "You are"}\n')
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n\n")
+    (tmp_path / "list.txt").write_text('"I feel",\n"You are",\n"So"\n')
     return tmp_path
 
 
@@ -104,8 +105,8 @@ def test_in_a_chat_a_prompt_is_the_users_and_the_texts_are_answers(
     model, tok = ministeer.load("nano", dtype="float32")
     tok.chat_template = "<|endoftext|>{% for m in messages %}{{ m.role }}: {{ m.content }}. {% endfor %}{% if add_generation_prompt %}!{% endif %}"
     monkeypatch.setattr(verbs, "load", lambda name, **_: (model, tok))
-    rows = [("How is it", "It is good", "It is bad"), ("Who came", "A friend", "No one")]
-    texts = [[f"<|endoftext|>user: {asked}. assistant: {text}. " for text in pair] for asked, *pair in rows]
+    rows = [("How is it", " It is good", "It is bad"), ("Who came", "A friend", "No one")]
+    texts = [[f"<|endoftext|>user: {asked}. assistant: {text.strip()}. " for text in pair] for asked, *pair in rows]
     for token in ("answer", "last"):
         named = [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in rows]
         (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, named)))
@@ -306,6 +307,16 @@ def test_coefficients_stand_side_by_side(vector: SteeringVector, capsys: pytest.
     assert repr(found["steered"][2]["text"]) in plus and found["steered"][2]["done"] in done[2]
 
 
+def test_a_sweep_of_a_vector_of_length_1_says_that_its_doses_are_faint(folder: Path, capsys: Any) -> None:
+    cli.main(["extract", "pairs.jsonl", "--out", "one.safetensors", "--method", "pca", "--layers", "5"])
+    words = ["sweep", "one.safetensors", "--prompts", "prompts.txt", "--answers", " love, hate", "--layers", "5"]
+    for coeffs, faint in (("-.01,.01", True), ("-9,9", False)):
+        capsys.readouterr()
+        cli.main([*words, "--coeffs", coeffs])
+        err = capsys.readouterr().err
+        assert faint == ("of the stream's norm, as the vector is short; give --coeffs up to" in err)
+
+
 def test_several_vectors_act_together(vector: SteeringVector, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["steer", "-", "--tokens", "4", "--vector", "love.safetensors:2@3", "--vector", "love.safetensors:-.5@6"]
     with pytest.MonkeyPatch.context() as patch:
@@ -365,6 +376,8 @@ def test_prompts_in_a_list_of_json_are_refused(form: str, tmp_path: Path) -> Non
         (["export", "love.safetensors", "--hook"], "expected one layer, --layer I, got 9 in love.safetensors"),
         (["export", "love.safetensors"], "one of the arguments --gguf --lm-eval --hook is required"),
         (["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", "love, hate"], "expected words that all begin with a space, or none, got love, hate; with a space they are other tokens"),
+        (["sweep", "love.safetensors", "--prompts", "prompts.txt", "--answers", " love, hate "], "expected answers without a space at their end, got ' hate '; a word begins with its space"),
+        (["sweep", "love.safetensors", "--prompts", "list.txt", "--answers", " love, hate"], "a prompt on each line of list.txt, as it is read, got '\"I feel\",'; write the texts alone, without JSON"),
         (["sweep", "love.safetensors", "--prompts", "rows.jsonl", "--answers", " love, hate"], "a prompt on each line of rows.jsonl, as it is read, got '{\"prompt\": \"I feel\"}'; write the texts alone, without JSON"),
     ],
 )  # fmt: skip
