@@ -140,7 +140,7 @@ def read(
         the output of block i is `("pre", i + 1)`.
     how: token, batch_size and on_batch, see `Reading`.
     Warns where most pairs seem to differ in their context, or from their first word on, and are not read at the last token;
-    and where most are read after the same beginnings as others.
+    where most are read after the same beginnings as others; and where many share a text.
     """
     return read_pairs(model, tokenizer, pairs, sites, **how)
 

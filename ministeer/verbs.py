@@ -176,7 +176,7 @@ def swept(options: argparse.Namespace) -> str:
     rows = sweep(model, ids, choices, {"vector": vector}, layers, options.coeffs, where=options.where)
     most = max(map(abs, options.coeffs))
     shares = [health.relative_norm for site in layers if (health := vector.health.get(site)) and health.relative_norm]
-    if shares and most * max(shares) < FAINT:
+    if shares and 0 < most * max(shares) < FAINT:
         warnings.warn(
             f"the largest coefficient, {most:g}, adds at most {most * max(shares):.2g} of the stream's norm, as the vector is short; "
             f"give --coeffs up to {HALF / max(shares):.2g}",
@@ -305,8 +305,8 @@ def _ids(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:
 
 
 def _turns(tokenizer: Tokenizer, prompt: str, text: str) -> list[int]:
-    """A text as the model's answer to a prompt, without the space that it would begin with behind it; or, without a prompt, as the user's
-    words, which nobody has answered yet."""
+    """A text as the model's answer to a prompt, without the space that it would need after it in plain text; or, without a prompt, as the
+    user's words, which nobody has answered yet."""
     if not prompt:
         return _ids(tokenizer, text, chat=True)
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text.removeprefix(" ")}]
