@@ -190,7 +190,8 @@ def prefill(
         "hook a block or model.ln_f",
     )
     ids, positions = pad(prompts)
-    warn_of_padding(prompts)
+    if not isinstance(steer, Plan):  # else `generate` has told of it
+        warn_of_padding(prompts)
     plan = resolve(model, steer, prompts, 1 if cache is None else 2, receipt)
     with _threads(model, ids.numel()):
         x = model.stream(ids.to(model.device), plan.adds(positions), cache=cache)  # (B, T, D)

@@ -275,10 +275,6 @@ def activated(linear: nn.Module, x: Tensor, name: str) -> Tensor:
 class Linear(nn.Linear):
     """W x + b, the weight `(out, in)`."""
 
-    def reset_parameters(self) -> None:
-        if not self.weight.is_meta:  # which holds no numbers, and over which torch is slow
-            super().reset_parameters()
-
     def forward(self, x: Tensor) -> Tensor:
         return multiply(x, self.weight, self.bias)  # (..., in) -> (..., out)
 
@@ -286,9 +282,8 @@ class Linear(nn.Linear):
 class Embedding(nn.Embedding):
     """A vector `(D,)` for each id."""
 
-    def reset_parameters(self) -> None:
-        if not self.weight.is_meta:
-            nn.init.uniform_(self.weight, -0.02, 0.02)
+    def reset_parameters(self) -> None:  # on the meta device torch's own, a normal one, imports a compiler for a second
+        nn.init.uniform_(self.weight, -0.02, 0.02)
 
     def scores(self, x: Tensor) -> Tensor:
         """`(..., D)` -> `(..., V)`: the product with the vector of every id."""

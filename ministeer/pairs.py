@@ -200,17 +200,19 @@ def _ids(tokenizer: Tokenizer, text: Text) -> list[int]:
 
 def _doubt(tokenizer: Tokenizer, rows: Any, positions: Sequence[tuple[int, int]], token: str) -> str:
     """Why most of the pairs may be read where they were not meant to be; empty for what looks sound."""
-    read, alike_behind, first, special = set(), 0, 0, {*tokenizer.special.values()}
-    for (plus, minus), (at, also) in zip(rows, positions, strict=True):
-        read.add((*plus[: at + 1], -1, *minus[: also + 1]))
+    read = {
+        (*plus[: at + 1], -1, *minus[: also + 1]) for (plus, minus), (at, also) in zip(rows, positions, strict=True)
+    }
+    alike_behind, first, special = 0, 0, {*tokenizer.special.values()}
+    for (plus, minus), (at, _) in zip(rows, positions, strict=True) if token == "answer" else ():
         alike_behind += _end_alike(tokenizer, plus, minus, at) or _alike_within(tokenizer, plus[at:], minus[at:])
         first += special.issuperset(plus[:at]) and all(_words(tokenizer.decode(x[at + 1 :])) for x in (plus, minus))
-    if token == "answer" and 2 * alike_behind > len(rows):
+    if 2 * alike_behind > len(rows):
         return (
             f"the texts of {alike_behind} of {len(rows)} pairs go on alike after the words in which they differ, and are read before "
             'that; if they differ in their context, and the answer is still to come, read them with token="last"'
         )
-    if token == "answer" and 2 * first > len(rows):
+    if 2 * first > len(rows):
         return (
             f"the texts of {first} of {len(rows)} pairs begin with different words and are read there, before the rest; read whole "
             'sentences with token="last"'

@@ -35,14 +35,14 @@ def as_rows(ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> tuple[list
     fine = all(isinstance(row, Sequence) and all(isinstance(i, Integral) for i in row) for row in rows)
     expect(fine, "ids, a list of whole numbers or a list of such lists", " ".join(str(ids).split())[:60])
     if not one:
-        warn_of_padding(listed, hasattr(ids, "tolist"))
+        warn_of_padding(ids)
     return [list(row) for row in rows], one
 
 
-def warn_of_padding(given: Any, in_tensor: bool = False) -> None:
+def warn_of_padding(given: Any) -> None:
     """Say so where rows of one length end, or begin, in one token thrice and more, or twice in a tensor, if not all of them equally
     often; or, in a tensor, where some, not all, end in the token that begins all, as GPT-2's end of text does."""
-    in_tensor, rows = in_tensor or hasattr(given, "tolist"), [_plain(row) for row in _plain(given)]
+    in_tensor, rows = hasattr(given, "tolist"), [_plain(row) for row in _plain(given)]
     times = 2 if in_tensor else 3
     if not rows or not len(rows[0]) or len({*map(len, rows)}) > 1:
         return

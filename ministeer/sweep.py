@@ -418,13 +418,7 @@ class _Run:
                         got = f"{tuple(values.shape)} in {values.dtype}"
                     raise ValueError(f"expected a score that makes logits {tuple(some[:, 0].shape)} a tensor of real numbers ({rows},) or ({rows}, K), got {got}")  # fmt: skip
                 if rows > 1 and self.by_row is None:
-                    alone, last = torch.as_tensor(score(some[-1:, 0], text.prompt)).double(), values[-1:].double()
-                    self.by_row = alone.shape == last.shape and torch.allclose(alone, last, 1e-3, 1e-4, equal_nan=True)
-                    if not self.by_row:
-                        raise ValueError(
-                            "expected a score that tells each row of logits by itself, got another for the last one alone; its second "
-                            "argument is the prompt's number, so write answers[i] for all rows"
-                        )
+                    self._check_by_row(torch.as_tensor(score(some[-1:, 0], text.prompt)), values[-1:])
                 for row, value in zip(found, values.tolist(), strict=True):
                     row[text.prompt] = value
                 continue
@@ -433,6 +427,16 @@ class _Run:
             for row, values in zip(found, torch.stack(of_each, 1).tolist(), strict=True):
                 row[text.prompt] = values
         return found
+
+    def _check_by_row(self, alone: Tensor, last: Tensor) -> None:
+        """Refuse a score that gives the last row alone another number than as one of several."""
+        alone, last = alone.double(), last.double()
+        self.by_row = alone.shape == last.shape and torch.allclose(alone, last, 1e-3, 1e-4, equal_nan=True)
+        if not self.by_row:
+            raise ValueError(
+                "expected a score that tells each row of logits by itself, got another for the last one alone; its second "
+                "argument is the prompt's number, so write answers[i] for all rows"
+            )
 
 
 def _runs(

@@ -101,18 +101,17 @@ def add(commands: Any) -> None:
 
 
 def extracted(options: argparse.Namespace) -> str:
-    given, token = contents(options.pairs), options.token
-    rows = prompted(given)
-    pairs: Any = None if options.chat else parsed(given)
+    token = options.token
+    pairs: Any = (prompted if options.chat else parsed)(contents(options.pairs))
     model, tokenizer = load(options.model, device=options.device, dtype="float32")
     sites = None if options.layers is None else _sites(model, options.layers)
     if options.chat:
-        asked = sum(bool(prompt) for prompt, _ in rows)
-        expect(asked in (0, len(rows)), "a prompt in every row, or in none, for --chat", f"{asked} in {len(rows)}")
+        asked = sum(bool(prompt) for prompt, _ in pairs)
+        expect(asked in (0, len(pairs)), "a prompt in every row, or in none, for --chat", f"{asked} in {len(pairs)}")
         if not asked:
             expect(token in (None, "last"), "--token last for --chat", token, "leave it out, or give prompts")
             token = "last"
-        pairs = [[_turns(tokenizer, prompt, text) for text in pair] for prompt, pair in rows]
+        pairs = [[_turns(tokenizer, prompt, text) for text in pair] for prompt, pair in pairs]
     vector = getattr(methods, options.method)(model, tokenizer, pairs, sites, token=token)
     vector.save(options.out)
     return shown_vector(vector, options.json, options.out)

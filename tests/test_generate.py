@@ -788,6 +788,9 @@ def test_padding_is_told_wherever_prompts_come_in():
     ):
         with pytest.warns(UserWarning, match="one with 4 times the token 0 at an end: padding is read as text"):
             call()
+    with pytest.warns(UserWarning, match="padding is read as text") as seen:
+        generate(MODEL, rows, max_new_tokens=1)
+    assert len(seen) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prefill(MODEL, [rows[0], rows[1][:2], rows[2]])

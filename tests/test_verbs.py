@@ -82,13 +82,19 @@ def test_a_vector_of_a_file_of_pairs_is_that_of_the_pairs(
     assert str(wanted.health["pre", 2]) in two and five.startswith("pre   5  |")
 
 
+def chatty(monkeypatch: pytest.MonkeyPatch, template: str) -> tuple[Any, Any]:
+    """nano and its tokenizer with a chat template, which the verbs then load."""
+    pytest.importorskip("jinja2")
+    model, tok = ministeer.load("nano", dtype="float32")
+    tok.chat_template = template
+    monkeypatch.setattr(verbs, "load", lambda name, **_: (model, tok))
+    return model, tok
+
+
 def test_pairs_in_a_chat_template_are_read_where_the_answer_begins(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("jinja2")
-    model, tok = ministeer.load("nano", dtype="float32")
-    tok.chat_template = "<|endoftext|>{% for m in messages %}You said {{ m.content }}. {% endfor %}I said"
-    monkeypatch.setattr(verbs, "load", lambda name, **_: (model, tok))
+    model, tok = chatty(monkeypatch, "<|endoftext|>{% for m in messages %}You said {{ m.content }}. {% endfor %}I said")
     said(capsys, "extract", "pairs.jsonl", "--out", "v.safetensors", "--chat", "--layers", "5")
     found = SteeringVector.load("v.safetensors", model)
     ids = [[tok.chat([{"role": "user", "content": text}]) for text in pair] for pair in PAIRS]
@@ -101,10 +107,8 @@ def test_pairs_in_a_chat_template_are_read_where_the_answer_begins(
 def test_in_a_chat_a_prompt_is_the_users_and_the_texts_are_answers(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("jinja2")
-    model, tok = ministeer.load("nano", dtype="float32")
-    tok.chat_template = "<|endoftext|>{% for m in messages %}{{ m.role }}: {{ m.content }}. {% endfor %}{% if add_generation_prompt %}!{% endif %}"
-    monkeypatch.setattr(verbs, "load", lambda name, **_: (model, tok))
+    turn, opened = "{{ m.role }}: {{ m.content }}. ", "{% if add_generation_prompt %}!{% endif %}"
+    model, tok = chatty(monkeypatch, f"<|endoftext|>{{% for m in messages %}}{turn}{{% endfor %}}{opened}")
     rows = [("How is it", " It is good", "It is bad"), ("Who came", "A friend", "No one")]
     texts = [[f"<|endoftext|>user: {asked}. assistant: {text.strip()}. " for text in pair] for asked, *pair in rows]
     for token in ("answer", "last"):
