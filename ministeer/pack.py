@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any, NoReturn
 
 import torch
@@ -95,7 +95,8 @@ class Packed(Held):
 
 
 class Int8(Held):
-    """The matrix as whole numbers from -127 to 127, and what each row's are multiplied by. So is what comes in, for each token.
+    """The matrix as whole numbers from -127 to 127, and what each row's are multiplied by. So is what comes in, for each token, with
+    whole numbers up to `widest()`.
 
     A few entries of a stream are far larger than all others and would set a token's step. Both are therefore turned first,
     W x = (W H) (H x), which spreads an entry over its block of H (QuaRot, Ashkboos et al. 2024).
@@ -110,14 +111,17 @@ class Int8(Held):
             steps.append(_step(w))
             rows.append((w / steps[-1]).round_().to(torch.int8))
         self.scale, rounded = torch.cat(steps)[:, 0].float(), torch.cat(rows)  # (out,), (out, in)
-        self.quick = whole_products()
-        self.held = torch.ops.onednn.qlinear_prepack(rounded, None) if self.quick else rounded
+        self.most = widest()
+        # for a lone token without VNNI torch's own product is quicker, but rounds to bfloat16
+        self.reordered = self.most == 127 or self.most > 0 and self.dtype == torch.float32
+        self.held = _whole_reordered(rounded) if self.reordered else rounded
         self.zero = torch.zeros(self.out, dtype=torch.int32)
+        self.one = torch.ones(self.out, dtype=torch.bfloat16)
 
     @property
     def rounded(self) -> Tensor:
         """The whole numbers `(out, in)`, of the turned matrix."""
-        rounded: Tensor = self.held.to_dense().t() if self.quick else self.held
+        rounded: Tensor = self.held.to_dense().t() if self.reordered else self.held
         return rounded
 
     def dense(self) -> Tensor:
@@ -125,20 +129,34 @@ class Int8(Held):
         return (whole * self.scale[:, None]).to(self.dtype)
 
     def product(self, x: Tensor, activation: str | None) -> Tensor:
-        if self.quick:
-            lone = len(x) == 1 and activation in FUSED
-            whole, step = _whole(x.float() if lone else x)  # a lone token is turned more quickly so
-            product = partial(_whole_product, whole, self.held, self.scale, self.zero, x.dtype)
-            if lone:  # its step is a number, so oneDNN does the rest too
-                return product(step.item(), self.bias, *FUSED[activation])
-            out = product()
-            out = out.mul_(step) if self.bias is None else torch.addcmul(self.bias, out, step, out=out)
-            return _then(out, activation)
-        if len(x) <= 4 and x.shape[1] % 64 == 0:  # for few tokens; it reads a row in steps, past its end if need be
-            out = torch.ops.aten._weight_int8pack_mm(turned(x).contiguous(), self.held, self.scale.to(x.dtype))
+        if not self.most:
+            return _then(self._of_tokens_as_they_are(x), activation)
+        lone = self.reordered and len(x) == 1 and activation in FUSED
+        whole, step = _whole(x.float() if lone else x, self.most)  # a lone token is turned more quickly so
+        if lone:  # its step is a number, so oneDNN does the rest too
+            return _whole_product(
+                whole, self.held, self.scale, self.zero, x.dtype, self.most, step.item(), self.bias, *FUSED[activation]
+            )
+        out = self._of_whole_tokens(whole, x.dtype)
+        out = out.mul_(step) if self.bias is None else torch.addcmul(self.bias, out, step, out=out)
+        return _then(out, activation)
+
+    def _of_whole_tokens(self, whole: Tensor, dtype: torch.dtype) -> Tensor:
+        """What `_whole` made of `(N, in)` -> `(N, out)`."""
+        if not self.reordered and len(whole) <= 16 and whole.shape[1] % 64 == 0:
+            out = _few(whole.to(torch.bfloat16).sub_(self.most + 1), self.held, self.one)
+            return (out * self.scale).to(dtype)
+        held = (
+            self.held if self.reordered else _whole_reordered(self.held)
+        )  # each time: kept twice they were as large as bfloat16
+        return _whole_product(whole, held, self.scale, self.zero, dtype, self.most)
+
+    def _of_tokens_as_they_are(self, x: Tensor) -> Tensor:
+        if len(x) <= 4 and x.shape[1] % 64 == 0:
+            out = _few(turned(x).contiguous(), self.held, self.scale.to(x.dtype))
         else:
             out = F.linear(turned(x), (self.held * self.scale[:, None]).to(x.dtype))
-        return _then(out if self.bias is None else out.add_(self.bias), activation)
+        return out if self.bias is None else out.add_(self.bias)
 
 
 class HeldEmbedding(Embedding):
@@ -209,43 +227,60 @@ def hadamard(size: int, dtype: torch.dtype) -> Tensor:
     return (h / math.sqrt(size)).to(dtype)
 
 
-def _step(x: Tensor) -> Tensor:
-    """What whole numbers to 127 are multiplied by to give each row `(N, in)`, `(N, 1)`."""
-    return x.abs().amax(1, keepdim=True).div_(127).clamp_(min=torch.finfo(x.dtype).tiny)
+def _step(x: Tensor, most: int = 127) -> Tensor:
+    """What whole numbers to `most` are multiplied by to give each row `(N, in)`, `(N, 1)`."""
+    return x.abs().amax(1, keepdim=True).div_(most).clamp_(min=torch.finfo(x.dtype).tiny)
 
 
-def _whole(x: Tensor) -> tuple[Tensor, Tensor]:
-    """What is turned and rounded of `(N, in)`: numbers from 1 to 255 of which 128 is nothing, and each row's step, `(N, 1)`."""
+def _whole(x: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """What is turned and rounded of `(N, in)`: numbers above 0 of which most + 1 is nothing, and each row's step, `(N, 1)`."""
     # in parts, for which memory is at hand: a float32 copy of all would be asked of the system each time
     if len(x) > 256:
-        parts, steps = zip(*map(_whole, torch.split(x, 256)))
+        parts, steps = zip(*(_whole(part, most) for part in torch.split(x, 256)))
         return torch.cat(parts), torch.cat(steps)
     x = turned(x)
-    step = _step(x)  # in the dtype in which sums are multiplied by it
-    return x.div(step.float()).add_(128.5).to(torch.uint8), step
+    step = _step(x, most)  # in the dtype in which sums are multiplied by it
+    return x.div(step.float()).add_(most + 1.5).to(torch.uint8), step
 
 
 def _whole_product(
-    whole: Tensor, held: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype,
+    whole: Tensor, held: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype, most: int,
     step: float = 1.0, bias: Tensor | None = None, then: str = "none", form: str = "",
 ) -> Tensor:  # fmt: skip
     """`(N, in)` of `_whole` -> `(N, out)`, each row of the matrix times its scale; zero: a 0 for each; then: as in `_product`."""
     out: Tensor = torch.ops.onednn.qlinear_pointwise(
-        whole, step, 128, held, scale, zero, bias, 1.0, 0, dtype, then, [], form
+        whole, step, most + 1, held, scale, zero, bias, 1.0, 0, dtype, then, [], form
     )
     return out
 
 
+def _whole_reordered(rounded: Tensor) -> Tensor:
+    """Whole numbers `(out, in)` in oneDNN's order."""
+    held: Tensor = torch.ops.onednn.qlinear_prepack(rounded, None)
+    return held
+
+
+def _few(x: Tensor, rounded: Tensor, scale: Tensor) -> Tensor:
+    """A few rows `(N, in)` times whole numbers `(out, in)`, each row of these times its scale, in x's dtype; `in` a multiple of 64: the
+    operator reads a row in steps, past its end if need be."""
+    out: Tensor = torch.ops.aten._weight_int8pack_mm(x, rounded, scale)
+    return out
+
+
 @cache
-def whole_products() -> bool:
-    """Whether oneDNN multiplies whole numbers of 8 bits quickly and correctly here: without VNNI, it saturates pairs at 16 bits."""
-    whole, zero = torch.full((1, 64), 255, dtype=torch.uint8), torch.zeros(16, dtype=torch.int32)
-    try:
-        held = torch.ops.onednn.qlinear_prepack(torch.full((16, 64), 127, dtype=torch.int8), None)
-        found = _whole_product(whole, held, torch.ones(16, dtype=torch.float32), zero, torch.float32)
-    except (AttributeError, RuntimeError):
-        return False
-    return torch.cpu._is_vnni_supported() and bool((found == 64 * 127 * 127).all())
+def widest() -> int:
+    """Up to which whole numbers tokens are rounded, so that oneDNN multiplies them exactly here: 127; 63 where it adds pairs of products in
+    16 bits, as it does without VNNI; 0 where it has no such product."""
+    for most in (127, 63):
+        whole, zero = torch.full((1, 64), 2 * most + 1, dtype=torch.uint8), torch.zeros(16, dtype=torch.int32)
+        try:
+            held = _whole_reordered(torch.full((16, 64), 127, dtype=torch.int8))
+            found = _whole_product(whole, held, torch.ones(16), zero, torch.float32, most)
+        except (AttributeError, RuntimeError):
+            return 0
+        if bool((found == 64 * 127 * most).all()):
+            return most
+    return 0
 
 
 def _then(x: Tensor, activation: str | None) -> Tensor:
@@ -318,7 +353,7 @@ def _replace(model: Transformer, form: type[Held]) -> Transformer:
             continue
         _check_plain(child, Linear, where)
     name = "wte" if model.lm_head is None else "lm_head"
-    head = form if form is Packed or whole_products() else Packed if supported(model.dtype) else None
+    head = form if form is Packed or widest() else Packed if supported(model.dtype) else None
     if isinstance(model.head, HeldEmbedding):
         head = None
     if head:
