@@ -2,6 +2,7 @@
 
     python benchmarks/bench.py            writes RESULTS.md beside this file
     python benchmarks/bench.py --smollm2    writes RESULTS-SMOLLM2.md: SmolLM2-135M's sizes, a Llama, against transformers
+    (where the processor does not multiply in bfloat16, pages of their own, RESULTS-AVX2.md, without GPT-2 XL)
     python benchmarks/bench.py --quick    GPT-2 small's sizes only, little work, prints only
     python benchmarks/bench.py --device cuda    writes RESULTS-GPU.md: GPT-2 XL's sizes on a GPU, and how long nano trains there
 
@@ -106,11 +107,12 @@ def rounding() -> str:
     exact, tokenizer = ministeer.load(name)
     texts = [torch.tensor([tokenizer.prompt(passage)]) for passage in published.texts()]
     plain, found = [exact(ids)[0] for ids in texts], []
-    for form, model in (
-        ("bfloat16", ministeer.load_model(name, dtype="bfloat16")),
-        ("int8 of float32", int8(ministeer.load_model(name))),
-        ("int8 of bfloat16", int8(ministeer.load_model(name, dtype="bfloat16"))),
-    ):
+    forms = [("int8 of float32", "float32", True)]
+    if supported():
+        forms = [("bfloat16", "bfloat16", False), *forms, ("int8 of bfloat16", "bfloat16", True)]
+    for form, dtype, rounded in forms:
+        model = ministeer.load_model(name, dtype=dtype)
+        model = int8(model) if rounded else model
         pairs = [(model(ids)[0].float(), there) for ids, there in zip(texts, plain, strict=True)]
         kl = torch.cat([metrics.kl(*pair) for pair in pairs]).mean()
         same = torch.cat([here.argmax(-1) == there.argmax(-1) for here, there in pairs]).float().mean()
@@ -165,12 +167,12 @@ def headline(folder: Path, threads: int, add: Callable[[Row], None], llama: bool
 
 def modern(folder: Path, threads: int, repetitions: int, add: Callable[[Row], None]) -> None:
     """SmolLM2-135M's sizes, against transformers: the overhead of an operation counts, as the matrices are small."""
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("float32", "bfloat16") if supported() else ("float32",):
         for row in loading(folder, dtype, threads, repetitions + 1, [OURS, THEIRS])[1:]:
             add(row)
         with working(folder, dtype, threads, [OURS, THEIRS]) as workers:
             bench = Bench(SMOLLM2, dtype, workers)
-            for form in ("", "pack") if dtype == "float32" or supported() else ("",):
+            for form in ("", "pack"):
                 if form:
                     workers[OURS].must(form)
                     bench.form = form
@@ -179,6 +181,12 @@ def modern(folder: Path, threads: int, repetitions: int, add: Callable[[Row], No
             add(bench.extract(repetitions, 64, target=2.0))
             add(bench.sweep(repetitions, range(3, SMOLLM2.n_layer, 6), 8, target=3.0))
             add(bench.ablate(repetitions, 8, prompts=2))
+    with working(folder, dtype, threads, [OURS, THEIRS]) as workers:
+        workers[OURS].must("int8")
+        bench = Bench(SMOLLM2, dtype, workers, "int8")
+        bench.decode(1, 1, 4)  # warm
+        add(bench.decode(2 * repetitions, 1, 64))
+        add(bench.sweep(repetitions, range(3, SMOLLM2.n_layer, 6), 8))
 
 
 def over_products(folder: Path, dtype: str) -> float:
@@ -198,15 +206,24 @@ def over_products(folder: Path, dtype: str) -> float:
     return whole / products
 
 
-def forms(folder: Path, threads: int, repetitions: int, add: Callable[[Row], None]) -> None:
-    """GPT-2 small's sizes, bfloat16: what can be done to our matrices on a CPU."""
-    for form in ("", "pack", "int8", "compile") if supported() else ("", "int8", "compile"):
-        with working(folder, "bfloat16", threads, [OURS, THEIRS]) as workers:
+def forms(folder: Path, threads: int, repetitions: int, add: Callable[[Row], None], llama: bool) -> None:
+    """GPT-2 small's sizes, in the dtype that suits the processor: what can be done to our matrices on a CPU."""
+    dtype = "bfloat16" if supported() else "float32"
+    for form in ("", "pack", "int8", "compile"):
+        with (
+            working(folder, dtype, threads, [OURS, THEIRS]) as workers,
+            llama_file(folder, SMALL, "q8_0", threads, llama and form == "int8") as another,
+        ):
             if form:
                 workers[OURS].must(form)
-            bench = Bench(SMALL, "bfloat16", workers, form)
+            bench = Bench(SMALL, dtype, workers | another, form)
             bench.decode(1, 1, 4)  # warm, and compiled
             add(bench.decode(repetitions, 1, 32))
+            for side in another:  # one text at a time
+                del bench.workers[side]
+            if form in ("pack", "int8"):
+                add(bench.decode(repetitions, 16, 16))
+                add(bench.sweep(repetitions, range(SMALL.n_layer), 4))
 
 
 @contextmanager
@@ -292,6 +309,19 @@ text is asked to reach 60 % of its limit. nano was trained in {trained:.0f} s (1
 """
 
 
+BF16_MISSED = """**Where a target is missed.** All of it in bfloat16. Decoding: a token passes 30 blocks of about a hundred operations each. Their seven
+products take most of its time, and matrices of .2 to 1.8 MB are too small to be read at the memory's rate: what a call costs
+counts, which is why the share of the limit is a third. Unpacked, torch has no quicker product for one token (a vector's product,
+small ones in a batch and turned matrices were tried: all slower). Extraction and sweep: the products themselves run at the limit on
+both sides and are three quarters of the time, so what remains to be gained is norms, turns and attention; fused activations, joined
+matrices and other sizes of batch were tried and gain nothing. Loading: the float32 file is rounded and looked through for NaN; what
+is left is first touching the new memory.
+
+**On another machine**, an EPYC of family 25 whose memory was read at 32.4 GB/s, the same command gave these ratios on 2026-11-26, row by row: in
+float32 1.28, 1.58, 1.56, 2.14, 3.74 and 33.0; in bfloat16 0.76, 1.14, 1.28, 1.79, 2.61 and 16.6.
+"""
+
+
 def smollm2_results(threads: int) -> str:
     """The page of a run at SmolLM2-135M's sizes."""
     rows: list[Row] = []
@@ -313,88 +343,17 @@ sides, from one file; each side in a process of its own, in turns.
 Medians, the slowest and the fastest in brackets; what each job is: [RESULTS.md](RESULTS.md). Limits were measured in the same run; memory was read at
 {read_bandwidth() / 1e9:.1f} GB/s.
 
+What rounding does to SmolLM2-135M-Instruct itself, against its float32: {rounding()}
+
 A sweep takes {" and ".join(f"{times:.2f} times as long in {dtype}" for dtype, times in over.items())} as the products of its own matrices, activations at their end
 included (1.3 asked). Its limit in the table is stricter: these products at the rate of the widest.
 
-**Where a target is missed.** All of it in bfloat16. Decoding: a token passes 30 blocks of about a hundred operations each. Their seven
-products take most of its time, and matrices of .2 to 1.8 MB are too small to be read at the memory's rate: what a call costs
-counts, which is why the share of the limit is a third. Unpacked, torch has no quicker product for one token (a vector's product,
-small ones in a batch and turned matrices were tried: all slower). Extraction and sweep: the products themselves run at the limit on
-both sides and are three quarters of the time, so what remains to be gained is norms, turns and attention; fused activations, joined
-matrices and other sizes of batch were tried and gain nothing. Loading: the float32 file is rounded and looked through for NaN; what
-is left is first touching the new memory.
-
-**On another machine**, an EPYC of family 25 whose memory was read at 32.4 GB/s, the same command gave these ratios on 2026-11-26, row by row: in
-float32 1.28, 1.58, 1.56, 2.14, 3.74 and 33.0; in bfloat16 0.76, 1.14, 1.28, 1.79, 2.61 and 16.6.
-"""
+{BF16_MISSED if supported() else ""}"""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="GPT-2 small's sizes only, once, prints only")
-    parser.add_argument("--smollm2", action="store_true", help="SmolLM2-135M's sizes only; writes RESULTS-SMOLLM2.md")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-    args = parser.parse_args()
-    try:
-        known_device(args.device)
-    except ValueError as error:
-        sys.exit(f"bench.py: {error}")
-    torch.set_num_threads(args.threads)
-    torch.set_grad_enabled(False)
-    if args.device != "cpu":
-        write_text(HERE / "RESULTS-GPU.md", gpu_results(args.threads, args.device))
-        return
-    if args.smollm2:
-        write_text(HERE / "RESULTS-SMOLLM2.md", smollm2_results(args.threads))
-        return
-    begun, load = time.perf_counter(), [os.getloadavg()[0]]
-    peers = sorted(path.name for path in PEERS.iterdir()) if PEERS.exists() else []
-    formed: list[Row] = []
-    large: list[Row] = []
-    small: list[Row] = []
-    everybody = [OURS, THEIRS, *peers]
-    with tempfile.TemporaryDirectory() as name:
-        repetitions = 1 if args.quick else 2
-        everyone(checkpoint(SMALL, Path(name) / "small"), args.threads, repetitions, adding(small, everybody), peers)
-        forms(Path(name) / "small", args.threads, repetitions, adding(formed))
-        if not args.quick:
-            headline(checkpoint(XL, Path(name) / "xl"), args.threads, adding(large), LLAMA in peers)
-    if args.quick:
-        return
-    grown = growth.section(HERE / "growth.png")
-    load.append(os.getloadavg()[0])
-    versions = ", ".join(f"{side} {version}" for side, version in VERSIONS.items())
-    notes = dict.fromkeys(f"- **{row.job.partition(',')[0]}**: {row.about}" for row in [*large, *small])
-    text = f"""# Measured side by side
-
-{machine()}; torch {torch.__version__}; {args.threads} threads; load average {load[0]:.1f} at the start, {load[1]:.1f} at the end;
-{date.today()}, {(time.perf_counter() - begun) / 60:.0f} minutes. Written by `python benchmarks/bench.py --threads {args.threads}` (`make bench`). Random weights, the same on all
-sides, from one file; each side in a process of its own, in turns.
-
-## GPT-2 XL's sizes
-
-{side_by_side(large)}
-
-Medians, the slowest and the fastest in brackets. Limits were measured in the same run; memory was read at {read_bandwidth() / 1e9:.1f} GB/s.
-`pack`: after `ministeer.pack.pack`, whose result is the same to rounding; `int8`: after `ministeer.pack.int8`, in which the matrices and what they multiply are rounded.
-What rounding does to SmolLM2-135M-Instruct, against its float32: {rounding()}
-Peak: the most memory of each side's process so far, over that of its imports. In float32 the weights are the mapped file, on both sides; it is the disk's
-cache, which the system takes back when memory is short, and after `pack` it is counted beside the packed model.
-
-## GPT-2 small's sizes, float32, every library (llama.cpp: a float16 file)
-
-{table(["job", *everybody], [row.beside(everybody) for row in small])}
-
-Medians of two (import and loading: one); "times": theirs over ours. Versions: {versions}.
-Not run: steerkit 0.3.0, which loads the models of TransformerLens 3's list by their names on the hub, and saklas 5.3.0, which steers a chat model
-to a point of a subspace that it fits to the model's own answers, with a gain of its own, and adds no given vector at a given layer.
-
-## GPT-2 small's sizes, bfloat16, our forms
-
-{side_by_side(formed)}
-
-## How a sweep grows
+def of_this_kind(grown: str) -> str:
+    """What was found on processors that multiply in bfloat16."""
+    return f"""## How a sweep grows
 
 {grown}
 
@@ -429,7 +388,89 @@ as a large one, the fingerprint of the weights is taken once a sweep, and narrow
   rounding took from the tokens costs batches what it gains; signed tokens have no quick product without VNNI for signed numbers.
   Of a step of 16 texts the products are half of the time (torch's profiler, 8 of XL's blocks): for so few tokens oneDNN does .7e12 operations a
   second, which takes longer than reading the matrices, and the other half is a hundred small operations a block: attention, copies of
-  keys and values, GELU, the rounding of tokens.
+  keys and values, GELU, the rounding of tokens."""
+
+
+WITHOUT_BF16 = """## What to take on such a processor
+
+It has neither products in bfloat16 nor VNNI, as many laptops. Many tokens in bfloat16 go through plain loops of torch's, ours and transformers'
+alike, so take float32, `pack` for sweeps, and `int8` where memory is short: its tokens are rounded to 7 bits, as oneDNN adds pairs of products
+in 16 bits here."""
+
+
+def page(name: str) -> Path:
+    """Where a table goes: a processor that does not multiply in bfloat16 has pages of its own."""
+    return HERE / f"{name}{'' if supported() else f'-{torch.backends.cpu.get_cpu_capability()}'}.md"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="GPT-2 small's sizes only, once, prints only")
+    parser.add_argument("--smollm2", action="store_true", help="SmolLM2-135M's sizes only; writes RESULTS-SMOLLM2.md")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    args = parser.parse_args()
+    try:
+        known_device(args.device)
+    except ValueError as error:
+        sys.exit(f"bench.py: {error}")
+    torch.set_num_threads(args.threads)
+    torch.set_grad_enabled(False)
+    if args.device != "cpu":
+        write_text(HERE / "RESULTS-GPU.md", gpu_results(args.threads, args.device))
+        return
+    if args.smollm2:
+        write_text(page("RESULTS-SMOLLM2"), smollm2_results(args.threads))
+        return
+    begun, load = time.perf_counter(), [os.getloadavg()[0]]
+    peers = sorted(path.name for path in PEERS.iterdir()) if PEERS.exists() else []
+    formed: list[Row] = []
+    large: list[Row] = []
+    small: list[Row] = []
+    everybody = [OURS, THEIRS, *peers]
+    with tempfile.TemporaryDirectory() as name:
+        repetitions = 1 if args.quick else 2
+        everyone(checkpoint(SMALL, Path(name) / "small"), args.threads, repetitions, adding(small, everybody), peers)
+        forms(Path(name) / "small", args.threads, repetitions, adding(formed), LLAMA in peers)
+        if not args.quick and supported():
+            headline(checkpoint(XL, Path(name) / "xl"), args.threads, adding(large), LLAMA in peers)
+    if args.quick:
+        return
+    more = of_this_kind(growth.section(HERE / "growth.png")) if supported() else WITHOUT_BF16
+    load.append(os.getloadavg()[0])
+    versions = ", ".join(f"{side} {version}" for side, version in VERSIONS.items())
+    notes = dict.fromkeys(f"- **{row.job.partition(',')[0]}**: {row.about}" for row in [*large, *small])
+    others = ", ".join(f"[{p.name}]({p.name})" for p in sorted(HERE.glob("RESULTS*.md")) if p != page("RESULTS"))
+    text = f"""# Measured side by side
+
+{machine()}; torch {torch.__version__}; {args.threads} threads; load average {load[0]:.1f} at the start, {load[1]:.1f} at the end;
+{date.today()}, {(time.perf_counter() - begun) / 60:.0f} minutes. Written by `python benchmarks/bench.py --threads {args.threads}` (`make bench`). Random weights, the same on all
+sides, from one file; each side in a process of its own, in turns.
+Other pages: {others}.
+
+## GPT-2 XL's sizes
+
+{side_by_side(large) if large else "Not run on this kind of processor, for which bfloat16 is no choice."}
+
+Medians, the slowest and the fastest in brackets. Limits were measured in the same run; memory was read at {read_bandwidth() / 1e9:.1f} GB/s.
+`pack`: after `ministeer.pack.pack`, whose result is the same to rounding; `int8`: after `ministeer.pack.int8`, in which the matrices and what they multiply are rounded.
+What rounding does to SmolLM2-135M-Instruct, against its float32: {rounding()}
+Peak: the most memory of each side's process so far, over that of its imports. In float32 the weights are the mapped file, on both sides; it is the disk's
+cache, which the system takes back when memory is short, and after `pack` it is counted beside the packed model.
+
+## GPT-2 small's sizes, float32, every library (llama.cpp: a float16 file)
+
+{table(["job", *everybody], [row.beside(everybody) for row in small])}
+
+Medians of two (import and loading: one); "times": theirs over ours. Versions: {versions}.
+Not run: steerkit 0.3.0, which loads the models of TransformerLens 3's list by their names on the hub, and saklas 5.3.0, which steers a chat model
+to a point of a subspace that it fits to the model's own answers, with a gain of its own, and adds no given vector at a given layer.
+
+## GPT-2 small's sizes, our forms
+
+{side_by_side(formed)}
+
+{more}
 
 ## On a GPU
 
@@ -439,8 +480,8 @@ Not run here, as none was at hand: `make bench-gpu`.
 
 {chr(10).join(notes)}
 """
-    (HERE / "RESULTS.md").write_text(text, encoding="utf-8")
-    print(f"\nwritten: {HERE / 'RESULTS.md'}")
+    write_text(page("RESULTS"), text)
+    print(f"\nwritten: {page('RESULTS')}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from ministeer.extract import activation_addition, contrastive
 from ministeer.generate import generate
 from ministeer.model import Site, Transformer, expect
 from ministeer.options import Parser, add_model, contents, joined, number, several, some, text, warn_of_backslashes
-from ministeer.prompts import check_room, warn_of_front, warn_of_space
+from ministeer.prompts import check_room, warn_of_prompts
 from ministeer.receipt import Receipt
 from ministeer.steer import WHERES, Steer, Where
 from ministeer.strength import NOISE, SHARE, fitting
@@ -100,10 +100,7 @@ def steered(options: argparse.Namespace) -> str:
         ids = tokenizer.chat([{"role": "user", "content": prompt}])
     check_room(model, [ids], options.tokens)
     steers = [_steer(push, model, tokenizer, ids) for push in pushes]
-    if options.chat:
-        warn_of_front(*(steer.where for steer in steers))
-    else:
-        warn_of_space(prompt)
+    warn_of_prompts(tokenizer, [prompt], options.chat, *(steer.where for steer in steers))
     warn_of_backslashes(prompt)
 
     def continued(name: str, **given: Any) -> list[int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ministeer.cuda_graph import Graph
 from ministeer.model import Cache, Transformer, check_stream, expect, hooked, refusal
-from ministeer.prompts import as_rows, check_room, pad, warn_of_front, warn_of_padding, warn_of_space
+from ministeer.prompts import as_rows, check_room, pad, warn_of_padding, warn_of_prompts
 from ministeer.receipt import Receipt
 from ministeer.steer import Plan, Steer, resolve
 from ministeer.tokenizer import Tokenizer
@@ -58,11 +58,9 @@ def say(
     generator without a temperature draw at temperature 1, as there.
     """
     ids = tokenizer.chat([{"role": "user", "content": text}]) if chat else tokenizer.prompt(text)
-    if chat:
-        given = settings.get("steer")
-        warn_of_front(*(getattr(one, "where", None) for one in (given if isinstance(given, Sequence) else [given])))
-    else:
-        warn_of_space(text)
+    given = settings.get("steer")
+    wheres = [getattr(one, "where", None) for one in (given if isinstance(given, Sequence) else [given])]
+    warn_of_prompts(tokenizer, [text], chat, *wheres)
     draws = settings.get("top_p", 1.0) != 1.0 or any(settings.get(k) is not None for k in ("top_k", "generator"))
     told: Settings = {"temperature": 1.0 if draws else 0.0, "stop": tokenizer.stop, **settings}
     whole = generate(model, ids, max_new_tokens=max_new_tokens, **told)

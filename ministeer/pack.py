@@ -29,6 +29,13 @@ FUSED = {
 }  # fmt: skip
 
 
+class Copied(Tensor):
+    """A copy of what is held, to be read: torch refuses to change it in place, and this its way round, `.data`."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment] # what is made of it is a plain tensor
+    data = property(lambda self: _refuse(), lambda self, _: _refuse())
+
+
 class Held(nn.Module, ABC):
     """A `Linear` whose matrix is held in another form. `weight` and the state dict give copies in the usual one."""
 
@@ -41,9 +48,9 @@ class Held(nn.Module, ABC):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix `(out, in)`, a copy. Changes to it are lost: torch refuses all but those through `.data` or in inference mode."""
+        """The matrix `(out, in)`, a copy. Changes to it would be lost, and are refused outside inference mode."""
         with torch.inference_mode():
-            return self.dense()
+            return self.dense().as_subclass(Copied)
 
     @abstractmethod
     def dense(self) -> Tensor:
@@ -62,7 +69,8 @@ class Held(nn.Module, ABC):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + "weight"] = self.weight
+        with torch.inference_mode():
+            destination[prefix + "weight"] = self.dense()
 
     def _apply(self, *_: Any, **__: Any) -> Held:
         return _refuse()
@@ -112,8 +120,9 @@ class Int8(Held):
             rows.append((w / steps[-1]).round_().to(torch.int8))
         self.scale, rounded = torch.cat(steps)[:, 0].float(), torch.cat(rows)  # (out,), (out, in)
         self.most = widest()
-        # for a lone token without VNNI torch's own product is quicker, but rounds to bfloat16
-        self.reordered = self.most == 127 or self.most > 0 and self.dtype == torch.float32
+        self.reordered = (
+            self.most == 127
+        )  # without VNNI torch's own product is quicker for a few tokens, though it rounds to bfloat16
         self.held = _whole_reordered(rounded) if self.reordered else rounded
         self.zero = torch.zeros(self.out, dtype=torch.int32)
         self.one = torch.ones(self.out, dtype=torch.bfloat16)

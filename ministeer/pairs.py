@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ministeer.activations import OnBatch, alike, as_sites, pair_streams
 from ministeer.model import Site, Transformer, expect, refusal
-from ministeer.prompts import UNSPACED, joined_close, warn_of_space
+from ministeer.prompts import UNSPACED, joined_close, warn_of_padding, warn_of_space
 from ministeer.provenance import Provenance
 from ministeer.tokenizer import Tokenizer
 
@@ -76,14 +76,19 @@ class Read:
 def parsed(given: str | Sequence[Any]) -> list[list[str]]:
     """Pairs of texts from lines of JSON, or what those hold, as `prompted` reads them; a prompt goes before both texts, joined unchanged."""
     rows = prompted(given)
-    close = sum(all(joined_close(before, text) for text in pair) for before, pair in rows)
     found = [[before + text for text in pair] for before, pair in rows]
-    if close:
-        warnings.warn(
-            f"{close} of {len(found)} prompts are joined to their texts as they stand, without a space, as in {found[0][0][:40]!r}; "
-            "write it where it belongs",
-            stacklevel=3,
-        )
+    close = [all(joined_close(before, text) for text in pair) for before, pair in rows]
+    twice = [before.endswith(" ") and all(text.startswith(" ") for text in pair) for before, pair in rows]
+    for which, how in (
+        (close, "are joined to their texts as they stand, without a space"),
+        (twice, "end in a space, and their texts begin with one"),
+    ):
+        if any(which):
+            first = found[which.index(True)][0]
+            warnings.warn(
+                f"{sum(which)} of {len(rows)} prompts {how}, as in {first[:40]!r}; write it where it belongs",
+                stacklevel=3,
+            )
     return found
 
 
@@ -97,7 +102,7 @@ def prompted(given: str | Sequence[Any]) -> list[tuple[str, list[str]]]:
     rows = [] if isinstance(given, str) else list(given)
     for i, line in enumerate(given.removeprefix("\ufeff").split("\n") if isinstance(given, str) else (), 1):
         try:
-            rows += [json.loads(line)] if line.strip() else []
+            rows += [json.loads(line, object_pairs_hook=_each_once)] if line.strip() else []
         except (ValueError, RecursionError):
             raise refusal(f"lines of JSON, {form}", f"{line.strip()[:40]!r} on line {i}") from None
     expect(bool(rows), f"a pair or more, {form}", "none")
@@ -108,6 +113,13 @@ def prompted(given: str | Sequence[Any]) -> list[tuple[str, list[str]]]:
         expect(fine, f"two texts in pair {i}, {form}", json.dumps(row)[:40])
         found.append((row.get("prompt") or "" if isinstance(row, dict) else "", pair))
     return found
+
+
+def _each_once(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of a name that comes twice json would take the last."""
+    if len(row := dict(entries)) < len(entries):
+        raise ValueError
+    return row
 
 
 def _named(row: dict[str, Any], number: int) -> list[Any] | None:
@@ -187,6 +199,10 @@ def _pair_rows(tokenizer: Tokenizer, pairs: Pairs) -> list[tuple[list[int], list
         fine = fine and all(isinstance(text, str) or _are_ids(text) for text in pair)
         got = " ".join(repr(pair).split())[:60]
         expect(fine, "pairs of two texts, the positive one first", f"{got} as number {number}", remedy)
+        header = tuple(pair) in NAMED
+        expect(not header, "pairs of texts", f"{got}, the names of columns, as number {number}", "leave it out")
+    if ids := [text for pair in pairs for text in pair if not isinstance(text, str)]:
+        warn_of_padding(ids)
     return [(_ids(tokenizer, plus), _ids(tokenizer, minus)) for plus, minus in pairs]
 
 
@@ -231,10 +247,22 @@ def _doubt(tokenizer: Tokenizer, rows: Any, positions: Sequence[tuple[int, int]]
             "it is; pair each text once"
         )
     if token == "last" and len(rows) > 2 and (ending := _same_ending(tokenizer, rows)):
-        return (
-            f"{ending}, and are read there: the vector may be of these words alone; let the texts end in different ones"
-        )
+        return f"{ending}, and are read there: the vector may be of that alone; let the texts end in different ones, or all alike"
+    label = _same_label(tokenizer, rows, positions) if token == "answer" and len(rows) > 2 else ""
+    if label:
+        return f"{label}, so the vector may be of these letters alone; give the right answer each letter equally often"
     return ""
+
+
+def _same_label(tokenizer: Tokenizer, rows: Any, positions: Sequence[tuple[int, int]]) -> str:
+    """In a sentence, the letter or digit that stands for the answer in all texts of a kind; empty where there are none."""
+    labels: list[set[str]] = [set(), set()]
+    for row, at in zip(rows, positions, strict=True):
+        for side in (0, 1):
+            said = re.match(r"[ (]*([A-Za-z\d])(?!\w)", tokenizer.decode(row[side][at[side] : at[side] + 3]))
+            labels[side].add(said[1] if said else "")
+    plus, minus = ("".join(some) if len(some) == 1 else "" for some in labels)
+    return f"all positive texts answer {plus!r} and all negative ones {minus!r}" if plus and minus else ""
 
 
 def _same_ending(tokenizer: Tokenizer, rows: Sequence[tuple[list[int], list[int]]]) -> str:
@@ -245,7 +273,7 @@ def _same_ending(tokenizer: Tokenizer, rows: Sequence[tuple[list[int], list[int]
         ending = texts[0][len(texts[0]) - _shared(texts) :]
         also = sum(text[-len(ending) :] == ending for text in others)
         told = [i for i in ending[: len(ending) - both] if i not in tokenizer.special.values()]
-        if 2 * also < len(rows) and re.search(r"\w", words := tokenizer.decode(told).strip()):
+        if 2 * also < len(rows) and (words := tokenizer.decode(told).strip()):
             return f"all {kind} texts, and {also} of the others, end in {words[-40:]!r}"
     return ""
 

@@ -63,24 +63,31 @@ def warn_of_padding(given: Any) -> None:
         )
 
 
-def warn_of_space(*texts: str) -> None:
-    """Say so where a text that is to be continued, or half of several, ends in a space."""
-    spaced = sum(text.endswith(" ") for text in texts)
-    if 2 * spaced >= len(texts) > 0:
+def warn_of_prompts(tokenizer: Any, texts: Sequence[str], chat: bool, *wheres: Any) -> None:
+    """Say so where the model may go on otherwise than was meant: after texts, or after a chat in which they are the user's words."""
+    if not chat:
+        return warn_of_space(*texts, level=4)
+    if marks := [name for name in tokenizer.special if any(name in text for text in texts)]:
         warnings.warn(
-            f"{'the text ends' if len(texts) == 1 else f'{spaced} of {len(texts)} texts end'} in a space, which most tokenizers have at the beginning of the next word: the model goes on "
-            "otherwise than after the same text without it",
+            f"the text holds {marks[0]}, which a chat's template writes itself: give the user's words alone, or the whole text as "
+            "a plain prompt",
             stacklevel=3,
         )
-
-
-def warn_of_front(*wheres: Any) -> None:
-    """Say so where what is added to the first positions of a chat meets the template's own words."""
     if "front" in wheres:
         warnings.warn(
             'the first tokens of a chat, to which where="front" adds, are the template\'s own and not those of the text; add it to a '
             'plain prompt, or read a vector for where="all"',
             stacklevel=3,
+        )
+
+
+def warn_of_space(*texts: str, level: int = 3) -> None:
+    """Say so where texts that are to be continued end in a space."""
+    if spaced := sum(text.endswith(" ") for text in texts):
+        warnings.warn(
+            f"{'the text' if len(texts) == 1 else f'{spaced} of {len(texts)} texts'} end{'s' * (spaced == 1)} in a space, which most tokenizers have at the beginning of the next word: the model goes on "
+            "otherwise than after the same text without it",
+            stacklevel=level,
         )
 
 

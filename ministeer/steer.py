@@ -240,7 +240,7 @@ class _Part:
     def __init__(self, model: Transformer, steer: Steer, lengths: Tensor) -> None:
         self.steer, self.site, self.lengths, self.device = steer, steer.site, lengths, model.device
         self.coeffs = torch.tensor(steer.coeffs, dtype=torch.float32)[:, None]  # (B, 1) or (1, 1)
-        self.content = steer.content
+        self.content, self.tried = steer.content, False
         check_site(self.site, model.config.n_layer)
         if isinstance(self.content, Tensor):
             self.content = self.content.to(self.device)  # once, and not with every token
@@ -286,7 +286,21 @@ class _Part:
         return torch.where(touched, coeffs, 0.0)[:, :, None].to(self.device)
 
     def _function(self, mask: Tensor, strength: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda x: torch.where(mask, _called(self.content, x, strength), 0.0)
+        def add(x: Tensor) -> Tensor:
+            if not self.tried:  # once: what it adds is asked of the stream it really meets
+                self.tried = True
+                with torch.no_grad():
+                    still = torch.equal(_called(self.content, x, torch.zeros_like(strength)), x) and bool(x.any())
+                remedy = "return what to add: c * v in place of x + c * v"
+                expect(
+                    not still,
+                    "a function that adds nothing at coefficient 0",
+                    "one that adds the stream itself",
+                    remedy,
+                )
+            return torch.where(mask, _called(self.content, x, strength), 0.0)
+
+        return add
 
 
 def _factor(schedule: Any, generated: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ministeer.hub import NAMES, here
 from ministeer.model import Site, Transformer, expect
 from ministeer.options import add_model, contents, lines, number, several, some
 from ministeer.pairs import parsed, prompted
-from ministeer.prompts import check_room, warn_of_front, warn_of_space
+from ministeer.prompts import check_room, warn_of_prompts
 from ministeer.steer import WHERES, Steer
 from ministeer.sweep import sweep
 from ministeer.tokenizer import Tokenizer
@@ -168,10 +168,7 @@ def swept(options: argparse.Namespace) -> str:
     choices = [[tokenizer.continuation(answer) for answer in answers]] * len(ids)
     for row in ids:
         check_room(model, [row], max(len(choice) for choice in choices[0]))
-    if options.chat:
-        warn_of_front(options.where)
-    else:
-        warn_of_space(*prompts)
+    warn_of_prompts(tokenizer, prompts, options.chat, options.where)
     rows = sweep(model, ids, choices, {"vector": vector}, layers, options.coeffs, where=options.where)
     most = max(map(abs, options.coeffs))
     shares = [health.relative_norm for site in layers if (health := vector.health.get(site)) and health.relative_norm]
@@ -216,10 +213,7 @@ def calibrated(options: argparse.Namespace) -> str:
     (site,) = _sites(model, [options.layer])
     _at(vector, site, options.vector)
     ids = [_ids(tokenizer, prompt, options.chat) for prompt in prompts]
-    if options.chat:
-        warn_of_front(options.where)
-    else:
-        warn_of_space(*prompts)
+    warn_of_prompts(tokenizer, prompts, options.chat, options.where)
     found = calibrate(model, ids, Steer(vector, site, 1.0, options.where), **budget)
     measured = not math.isnan(found.damage)
     if options.json:

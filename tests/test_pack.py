@@ -156,7 +156,10 @@ def test_int8_is_the_product_of_what_was_rounded(
         expected = ACTIVATIONS[activation](expected)
     found = held(x[None], activation)[0]
     assert found.dtype == dtype and found.shape == (tokens, 24)
-    assert not tokens or relative(found.double(), expected) < (0.02 if dtype == torch.bfloat16 else 2e-3)
+    bound = (
+        0.02 if dtype == torch.bfloat16 else 5e-3 if most == 63 else 2e-3
+    )  # of 63 a few tokens' sums come in bfloat16
+    assert not tokens or relative(found.double(), expected) < bound
 
 
 @pytest.mark.once
@@ -304,7 +307,10 @@ def test_a_change_that_would_be_lost_is_an_error(form: Callable[[Transformer], T
     before, ids = model(random_ids(model, 1, 3)), random_ids(model, 1, 3)
     with torch.no_grad(), pytest.raises(RuntimeError, match="inference tensor"):
         inner(model).weight.zero_()
-    for change in (lambda: model.requires_grad_(True), lambda: inner(model).half(), lambda: model.blocks[0].float()):
+    for change in (
+        lambda: model.requires_grad_(True), lambda: inner(model).half(), lambda: model.blocks[0].float(),
+        lambda: inner(model).weight.data.zero_(), lambda: setattr(inner(model).weight, "data", torch.zeros(2)),
+    ):  # fmt: skip
         with pytest.raises(RuntimeError, match="a packed model stays as it is"):
             change()
     assert torch.equal(model(ids), before)

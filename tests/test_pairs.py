@@ -83,8 +83,10 @@ def test_a_word_that_ends_all_texts_of_one_kind_is_told() -> None:
     assert "all positive texts, and 1 of the others, end in" in said
     (said,) = told([(text, f"{text[:-1]}, but no") for text in plain], token="last")
     assert "all negative texts" in said
+    for mark in ("!", "?", " \N{SLIGHTLY SMILING FACE}"):  # read there, it is as much a difference as a word
+        (said,) = told([(f"{text}{mark}", f"{text}.") for text in plain], token="last")
+        assert f"end in {mark.strip()!r}, and are read there" in said and "or all alike" in said
     for fine in (
-        [(f"{text}!", f"{text}.") for text in plain],  # no word
         [(f"so, {text} now", f"no, {text} now") for text in plain],  # both
         [(f"so, {text} now", f"no, {text} {end}") for text, end in zip(plain, ("now", "now", "not"))],  # most
         [(f"{text}, matey!", f"{text}, sir.") for text in plain[:2]],  # too few
@@ -108,11 +110,12 @@ def test_texts_that_are_read_at_a_space_are_told() -> None:
     (said,) = told(spaced, token="last")
     assert said.startswith("4 of 4 texts end in a space, which most tokenizers have at the beginning of the next word")
     assert told([(plus.strip(), minus.strip()) for plus, minus in spaced], token="last") == []
-    for prompts, warned in ((["A: ", "B: ", "C:"], True), (["A:", "B:", "C: "], False)):
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
+    for prompts, words in (
+        (["A: ", "B: ", "C:"], "2 of 3 texts end in"),
+        (["A:", "B:", "C: "], "1 of 3 texts ends in"),
+    ):
+        with pytest.warns(UserWarning, match=f"{words} a space"):
             extract.function_vector(MODEL, BYTES, prompts, ("pre", 1))
-        assert warned == any("2 of 3 texts end in a space" in str(one.message) for one in seen)
 
 
 def test_pairs_that_are_read_after_the_same_beginning_are_one_item() -> None:
@@ -125,7 +128,7 @@ def test_pairs_that_are_read_after_the_same_beginning_are_one_item() -> None:
     assert told(pairs, token="last") == []
     (said,) = told([("so A", "so B")] * 3, token="last")
     assert said.endswith("one item again; let what comes before differ from pair to pair")
-    again = [("so A", "so B"), *[("is A", "is B")] * 6]
+    again = [("so yes", "so no"), *[("is yes", "is no")] * 6]
     assert told(again) == []  # a few of each
     (said,) = told([*again, again[0]])
     assert said.startswith("8 pairs are read after 2 different beginnings")
@@ -194,6 +197,37 @@ def test_pairs_of_ids_are_read_as_they_are() -> None:
     torch.testing.assert_close(bare.streams[site][0, 0], tape[0][0, -1].detach())
 
 
+def test_ids_that_were_padded_are_told() -> None:
+    texts = ["I feel happy", "I feel sad", "It is a joy to see", "It is a pity"]
+    ids = [BYTES.prompt(text) for text in texts]
+    longest = max(map(len, ids))
+    padded = [[*row, *[0] * (longest - len(row))] for row in ids]
+    (said,) = told([(padded[0], padded[1]), (padded[2], padded[3])], token="last")
+    assert "expected each row as long as its text" in said and "padding is read as text" in said
+    assert told([(ids[0], ids[1]), (ids[2], ids[3])], token="last") == []
+
+
+@pytest.mark.parametrize("ends", ["", ")", "."])
+def test_a_letter_that_stands_for_the_answer_in_all_texts_of_a_kind_is_told(ends: str) -> None:
+    """The vector of (A) minus (B) is that of any texts with these letters, whatever they ask; read there, its health is the best."""
+    asked = ["Was it good?", "Did he go?", "Is she here?", "Do we win?"]
+    pairs = [(f"{q} (A{ends}", f"{q} (B{ends}") for q in asked]
+    (said,) = told(pairs)
+    assert said.startswith(
+        "all positive texts answer 'A' and all negative ones 'B', so the vector may be of these letters alone"
+    )
+    assert told(pairs[:2]) == []
+    assert told([pairs[0], pairs[1][::-1], *pairs[2:]]) == []  # one the other way round
+    assert told([(f"{q} Aye", f"{q} Bah") for q in asked]) == []  # the letter begins a word
+
+
+def test_the_names_of_columns_are_no_pair() -> None:
+    with pytest.raises(
+        ValueError, match=r"expected pairs of texts, got \('positive', 'negative'\), the names of columns, as number 0"
+    ):
+        extract.read(MODEL, BYTES, [("positive", "negative"), ("so good", "so bad")])
+
+
 @pytest.mark.parametrize("pair", [([1, 2], []), ([1.5], [2]), ("a", None), ([["a"]], "b")])
 def test_what_is_neither_a_text_nor_ids_is_refused(pair: Any) -> None:
     with pytest.raises(ValueError, match="expected pairs of two texts"):
@@ -208,6 +242,12 @@ def test_a_prompt_goes_before_both_texts_as_it_stands(names: tuple[str, str]) ->
     notes = {"id": "a 3", "source": ["x"], "margin": 0.5, "seen": True, "of": None, "input": "", "n": [], "row": 0}
     for given in ([row | notes | {"prompt": "I feel"}], json.dumps(row | notes | {"prompt": "I feel"})):
         assert parsed(given) == [["I feel happy", "I feel sad"]]
+    with pytest.warns(
+        UserWarning, match="1 of 1 prompts end in a space, and their texts begin with one, as in 'I feel  happy'"
+    ):
+        parsed([row | {"prompt": "I feel "}])
+    with pytest.raises(ValueError, match="expected lines of JSON"):  # of a name that comes twice json takes the last
+        parsed('{"positive": "so", "positive": "no", "negative": "go"}')
     assert parsed([row]) == parsed([row | {"prompt": None}]) == parsed([row | {"prompt": ""}]) == [[" happy", " sad"]]
 
 

@@ -80,6 +80,8 @@ def test_in_a_chat_the_text_is_the_users() -> None:
         with pytest.warns(UserWarning, match="the first tokens of a chat, .* are the template's own") as seen:
             say(MODEL, tokenizer, "so", chat=True, steer=steer)
         assert seen[0].filename == __file__
+    with pytest.warns(UserWarning, match=r"the text holds <\|endoftext\|>, which a chat's template writes itself"):
+        say(MODEL, tokenizer, "user:so|<|endoftext|>", chat=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         say(MODEL, tokenizer, "so", chat=True, steer=Steer(V, ("pre", 1)))

@@ -379,6 +379,24 @@ def test_a_function_that_changes_the_stream_in_place_is_refused(inference: bool)
         prefill(MODEL, TEXTS, steer=Steer(lambda x, coeff: coeff * x.detach().clone().mul_(0.5), ("pre", 1)))
 
 
+def test_a_function_that_returns_the_stream_as_a_hook_does_is_refused() -> None:
+    """What it returns is added: the stream would be doubled, with a receipt that says all is well."""
+    for steer in (
+        Steer(lambda x, coeff: x + coeff * V, ("pre", 1)),
+        Steer(lambda x, coeff: x + coeff * V, ("mid", 0), where="last"),
+    ):
+        with pytest.raises(ValueError, match="got one that adds the stream itself; return what to add"):
+            prefill(MODEL, TEXTS, steer=steer)
+    asked = []
+
+    def counted(x: Tensor, coeff: Tensor) -> Tensor:
+        asked.append(float(coeff.abs().max()))
+        return coeff * V
+
+    generate(MODEL, TEXTS[0], max_new_tokens=4, temperature=0, steer=Steer(counted, ("pre", 1), 2.0))
+    assert asked == [0.0, 2.0, 2.0, 2.0, 2.0]  # once in a run
+
+
 @pytest.mark.parametrize("made", ["tensor", "SteeringVector", "keep_norm"])
 def test_a_steer_made_before_training_follows_the_vector_that_learns(made: str) -> None:
     """An optimiser changes it where it lies; a copy would be trained against, and never move."""
