@@ -156,9 +156,8 @@ def test_int8_is_the_product_of_what_was_rounded(
         expected = ACTIVATIONS[activation](expected)
     found = held(x[None], activation)[0]
     assert found.dtype == dtype and found.shape == (tokens, 24)
-    bound = (
-        0.02 if dtype == torch.bfloat16 else 5e-3 if most == 63 else 2e-3
-    )  # of 63 a few tokens' sums come in bfloat16
+    bound = 0.02 if dtype == torch.bfloat16 else 2e-3
+    bound *= 2.5 if most == 63 else 1  # its steps are twice as large, and a few tokens' sums come in bfloat16
     assert not tokens or relative(found.double(), expected) < bound
 
 
