@@ -193,10 +193,10 @@ def test_activations_that_are_fused_are_the_models() -> None:
             assert relative(held(x, name), ACTIVATIONS[name](held(x))) < 1e-5
 
 
-def test_int8_rounds_the_unembedding_where_it_rounds_tokens(architecture: str, most: int) -> None:
+def test_int8_rounds_the_unembedding_where_it_rounds_tokens_to_8_bits(architecture: str, most: int) -> None:
     model = fresh(torch.float32)
     x, exact = random_tensor(3, 60), model.head.weight.clone()
-    rounded = Int8(linear_of(exact)) if most else linear_of(exact)
+    rounded = Int8(linear_of(exact)) if most == 127 else linear_of(exact)
     head = int8(model).head
     assert relative(head.scores(x), rounded(x)) < 1e-5 and torch.equal(head.weight, exact)
     assert torch.equal(head(torch.arange(5)), exact[:5])  # what embeds is as it was
@@ -266,7 +266,7 @@ def test_one_matrix_at_a_time_is_held_twice(
     monkeypatch.setattr(kind, "__init__", watched)
     form(model)
     assert alive[-1] <= 2
-    assert len(alive) == len(old) + 1  # and the unembedding
+    assert len(alive) == len(old) + (form is pack or widest() == 127)  # and the unembedding
 
 
 def test_int8_is_another_model_to_the_fingerprint() -> None:

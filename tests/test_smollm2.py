@@ -65,16 +65,18 @@ def test_a_chat_is_steered_english(smollm2: Any) -> None:
 
 
 def test_what_rounding_costs(smollm2: Any) -> None:
-    """bfloat16: KL 1.1e-3 nats and 94.8 % of the likeliest tokens; 8 bits: 4.5e-3 and 96.1 %; on two texts."""
+    """bfloat16: KL 1.1e-3 nats and 94.8 % of the likeliest tokens; 8 bits: 4.5e-3 and 96.1 %, or 7.9e-3 where tokens have 7; on
+    two texts."""
     model, tok = smollm2
     texts = [torch.tensor([ids]) for ids in passages(tok)]
     exact = [model(ids)[0] for ids in texts]
     for other, kl in (
         (ministeer.load_model(NAME, dtype="bfloat16"), 1.1e-3),
-        (pack.int8(ministeer.load_model(NAME)), 4.5e-3),
+        (pack.int8(ministeer.load_model(NAME)), {127: 4.5e-3, 63: 7.9e-3, 0: 2e-3}[pack.widest()]),
     ):
         found = [other(ids)[0].float() for ids in texts]
-        assert kl / 1.5 < torch.cat([metrics.kl(*pair) for pair in zip(found, exact)]).mean() < 1.5 * kl
+        mean = torch.cat([metrics.kl(*pair) for pair in zip(found, exact)]).mean()
+        assert kl / 1.5 < mean < min(1.5 * kl, 0.01)
         same = torch.cat([f.argmax(-1) == e.argmax(-1) for f, e in zip(found, exact)]).float().mean()
         assert 0.93 < same < 0.98
 
