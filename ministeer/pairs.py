@@ -248,8 +248,7 @@ def _doubt(tokenizer: Tokenizer, rows: Any, positions: Sequence[tuple[int, int]]
         )
     if token == "last" and len(rows) > 2 and (ending := _same_ending(tokenizer, rows)):
         return f"{ending}, and are read there: the vector may be of that alone; let the texts end in different ones, or all alike"
-    label = _same_label(tokenizer, rows, positions) if token == "answer" and len(rows) > 2 else ""
-    if label:
+    if token == "answer" and len(rows) > 2 and (label := _same_label(tokenizer, rows, positions)):
         return f"{label}, so the vector may be of these letters alone; give the right answer each letter equally often"
     return ""
 
