@@ -47,7 +47,7 @@ docs: $(READY_DOCS)  ## a site of the course, run on nano, and all other pages: 
 	@cp build/docs/README.html build/docs/index.html
 
 course: $(READY_DOCS)  ## the lessons as notebooks that keep their outputs, run on MODEL: build/course
-	@mkdir -p build/course && cp docs/course/*.py docs/course/*.md build/course && cp docs/stream.svg build
+	@mkdir -p build/course && cp docs/course/*.py docs/course/*.md build/course
 	@sed -i.nano 's|load("nano")|load("$(MODEL)")|' build/course/[1-9]_*.py
 	@$(PY) -m jupytext -q --to ipynb build/course/[1-9]_*.py && rm build/course/[1-9]_*.py*
 	@for lesson in build/course/[1-9]_*.ipynb; do \

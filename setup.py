@@ -35,7 +35,7 @@ setup(
     package_data={
         "ministeer": ["py.typed", "gpt2.tiktoken*"],
         "ministeer.lab.data": ["*"],
-        "ministeer.play": ["page.html"],
+        "ministeer.play": ["page.html", "stream.svg"],
         "ministeer.nano": [
             "config.json",
             "tokenizer.json",

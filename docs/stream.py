@@ -1,6 +1,6 @@
-"""The README's picture: the residual stream, the one place at which a vector is added, and what the model then says.
+"""The picture of README, course and playground: the residual stream, the one place at which a vector is added, and what the model then says.
 
-python docs/stream.py     (writes docs/stream.svg; needs `make weights MODEL=smollm2-135m-instruct`)
+python docs/stream.py     (writes ministeer/play/stream.svg; needs `make weights MODEL=smollm2-135m-instruct`)
 """
 
 from __future__ import annotations
@@ -88,4 +88,4 @@ def draw(answers: dict[float, str]) -> str:
 
 
 if __name__ == "__main__":
-    write_text(Path(__file__).parent / "stream.svg", draw(said()))
+    write_text(Path(__file__).parents[1] / "ministeer/play/stream.svg", draw(said()))

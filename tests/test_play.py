@@ -117,6 +117,8 @@ def test_of_each_token_it_says_what_both_models_thought() -> None:
             for mine, (_, p) in zip((plain, pushed), (likely[0] for likely in token["likely"]), strict=True):
                 assert p == pytest.approx(float(mine.exp().max()), abs=1e-3)
             assert token["likely"][column][0][0] == token["token"]  # as the likeliest was taken
+            now = new[len(ids) + i]
+            assert token["chance"] == pytest.approx([float(mine[now].exp()) for mine in (plain, pushed)], abs=1e-3)
 
 
 def test_the_receipt_is_said_in_words() -> None:
@@ -125,6 +127,27 @@ def test_the_receipt_is_said_in_words() -> None:
     assert done["receipt"].startswith("At the input of layer 1, ") and "pushed by 0." in done["receipt"]
     assert "tokens 0 to " in done["receipt"] and "At the output of the last layer, " in done["receipt"]
     assert not receipt.sites and ran(asked())[0]["receipt"] == "Nothing was added."
+
+
+def known(token: dict[str, Any]) -> list[float]:
+    """The numbers that are said of a token."""
+    return [token["kl"], *token["chance"], *token["along"], *(p for likely in token["likely"] for _, p in likely)]
+
+
+@pytest.mark.parametrize("where", ["all", "prompt", "last", "generated", "front"])
+def test_what_was_written_of_a_stopped_text_is_known_as_that_of_a_whole_one(where: str) -> None:
+    """The page sends the ids it was told; nothing is written anew."""
+    given = asked(vector(where=where))
+    done, told = ran(given)
+    ids = [event["id"] for event in told if event["type"] == "token" and event["column"] == 1]
+    assert ran(given | {"written": ids})[0] == done
+    some, quiet = ran(given | {"written": ids[:3]})
+    assert [[known(token) for token in column] for column in some["columns"]] == [
+        [pytest.approx(known(token), abs=2e-4) for token in column[:3]] for column in done["columns"]
+    ]
+    assert some["python"] == done["python"] and not [event for event in quiet if event["type"] == "token"]
+    pushed = {"all": 9, "prompt": 7, "last": 3, "generated": 2, "front": 3}[where]  # the last token is never read
+    assert some["receipt"].startswith(f"At the input of layer 1, {pushed} of the 9 tokens read")
 
 
 def test_too_strong_is_noted() -> None:
@@ -326,6 +349,9 @@ def test_a_cell_is_the_log_odds_that_one_run_has(monkeypatch: pytest.MonkeyPatch
         (asked(tokens=2.5), "expected tokens as a whole number from 1 to 200, got 2.5"),
         (asked(tokens=10**400), "expected tokens as a whole number from 1 to 200, got 1000"),
         (asked(tokens=True), "expected tokens as a whole number"),
+        (asked(written=[1.5]), "expected written as a list of at most 200 ids of tokens, got [1.5]"),
+        (asked(written=[1] * 201), "expected written as a list of at most 200 ids"),
+        (asked(written=[5, 257]), "expected ids below 257, the size of the vocabulary, got 257"),
         (asked(tokens=90), "expected a prompt and new tokens within the context of 48"),
         (asked(temperature=float("nan")), "expected temperature as a number from 0 to 10, got nan"),
         (asked(seed=-1), "expected seed as a whole number from 0"),

@@ -43,7 +43,7 @@ def page(at: str) -> Iterator[Any]:
 
 def pressed(page: Any) -> list[str]:
     page.click("#go")
-    page.wait_for_selector("#done:not([hidden])", timeout=60_000)
+    sync_api.expect(page.locator("#status")).to_have_text("Done.", timeout=60_000)
     return [page.text_content(f"#text{i}") for i in (0, 1)]
 
 
@@ -59,7 +59,20 @@ def test_the_first_press_shows_both_texts_and_what_was_done(page: Any) -> None:
     looked = page.text_content("#look")
     assert "“␣happy”, new token 1 of the steered text" in looked and "␣sad 7" in looked
     first = page.locator("#text1 span").first
+    under = [first.get_attribute(f"data-{which}") for which in ("without", "with")]
+    assert under[0] == "4" and int(under[1]) > 4
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('#text1 span'), '::after').content") == f'"{under[1]}"'
+    )
+    page.uncheck("#chances")
+    assert page.evaluate("getComputedStyle(document.querySelector('#text1 span'), '::after').content") == "none"
     assert "color-mix" in first.get_attribute("style") or "color(" in first.get_attribute("style")
+
+
+def test_the_drawing_of_the_readme_is_in_the_page(page: Any) -> None:
+    page.click("summary >> text=A drawing of it")
+    sync_api.expect(page.locator("#drawing")).to_be_in_viewport()
+    assert page.evaluate("document.getElementById('drawing').naturalWidth") > 0
 
 
 def test_the_drawing_shows_where_the_vector_is_added(page: Any) -> None:
@@ -88,9 +101,9 @@ def test_wrong_input_is_said_in_the_page(page: Any) -> None:
 
 def test_a_number_in_a_folded_part_is_said_too_and_the_texts_stay(page: Any) -> None:
     before = pressed(page)
-    page.click("summary >> nth=0")
+    page.click("form summary")
     page.fill("#tokens", "9999")
-    page.click("summary >> nth=0")
+    page.click("form summary")
     page.click("#go")
     page.wait_for_selector("#wrong:not(:empty)")
     assert page.text_content("#wrong") == "Expected tokens as a whole number from 1 to 200, got 9999."
@@ -112,12 +125,17 @@ def test_a_health_is_said_in_words_and_does_not_outlive_its_texts(page: Any) -> 
 
 
 def test_a_text_can_be_stopped_and_the_next_one_written(page: Any) -> None:
-    page.click("summary >> nth=0")
+    page.click("form summary")
     page.fill("#tokens", "200")
     page.click("#go")
     page.wait_for_selector("#text0 span")
     page.click("#stop")
-    assert page.text_content("#status") == "Stopped." and page.is_hidden("#done") and page.is_disabled("#stop")
+    page.wait_for_selector("#done:not([hidden])")  # what is known of the tokens that came
+    stopped = re.fullmatch(r"Stopped after (\d+) tokens?\.", page.text_content("#status"))
+    assert stopped and int(stopped[1]) < 200 and page.is_disabled("#stop")
+    assert page.locator("#text1 span[data-with]").count() and "new token 1 of the steered text" in page.text_content(
+        "#look"
+    )
     page.fill("#tokens", "5")
     assert pressed(page)[0] == "I feel sad when I see you"
 

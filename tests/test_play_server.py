@@ -1,5 +1,6 @@
 """The playground's web edge: on this machine only, event by event, in turns, and no longer than somebody listens; and its command."""
 
+import base64
 import contextlib
 import http.client
 import itertools
@@ -86,7 +87,9 @@ def test_the_page_needs_no_other_file_and_may_ask_for_none(port: int) -> None:
     assert answer.status == 200 and answer.getheader("content-type") == "text/html; charset=utf-8"
     rules = answer.getheader("content-security-policy") or ""
     assert "default-src 'none'" in rules and "connect-src 'self'" in rules and "http" not in rules
-    assert not re.search(r"https?://|src=|url\(|@import|<link(?! rel=\"icon\" href=\"data:,\")", PAGE)
+    assert not re.search(r"https?://|src=(?!\"data:)|url\(|@import|<link(?! rel=\"icon\" href=\"data:,\")", PAGE)
+    drawing = base64.b64decode(re.search(r"data:image/svg\+xml;base64,(\w[\w+/=]*)", page)[1]).decode()
+    assert drawing.startswith("<svg ") and not re.search(r"href|src=|url\(|@import|<script", drawing)
     about = re.search('<script type="application/json" id="about">(.*)</script>', page)
     assert about and json.loads(about[1])["model"] == "small </script>" and "</script" not in about[1]
     assert len(PAGE.splitlines()) < 400

@@ -253,6 +253,7 @@ ROOMS = {
             "strength",
             "tokenizer",
             "vectors",
+            "sweep",
             "play.asked",
             "play.words",
         },

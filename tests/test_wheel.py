@@ -44,6 +44,6 @@ def test_an_installed_wheel_needs_no_clone(tmp_path):
     weights = fingerprint(load_model("nano"))
     assert done.stdout.splitlines() == [f"{site / 'ministeer' / '__init__.py'} {weights} cold True", "2"]
     assert (site / "ministeer" / "py.typed").is_file()
-    assert (site / "ministeer" / "play" / "page.html").is_file()
+    assert all((site / "ministeer" / "play" / name).is_file() for name in ("page.html", "stream.svg"))
     assert not list((site / "ministeer" / "nano").glob("*.py"))  # the scripts that made the model stay in the clone
     assert list(site.glob("ministeer-*.dist-info/licenses/LICENSE"))

@@ -90,7 +90,7 @@ for some in (text, "The opposite of hot is", "The queen said that"):
 # its MLP. What other libraries call the output of block i is `("pre", i + 1)` here. In the drawing, of a model with 30
 # blocks, the line is the stream and the points are the sites `("pre", i)`.
 #
-# ![The stream as a line, blocks that read it and add to it, and a vector added at one site](../stream.svg)
+# ![The stream as a line, blocks that read it and add to it, and a vector added at one site](../../ministeer/play/stream.svg)
 #
 # A **tape** records the stream at the sites you ask for; an empty one records all of them.
 

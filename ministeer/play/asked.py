@@ -44,6 +44,7 @@ class Asked:
     temperature: float
     seed: int
     pushes: Sequence[Push]
+    written: Sequence[int]  # what there is of a steered text that was stopped; none to have it written
 
 
 def asked(given: Any, layers: int) -> Asked:
@@ -59,7 +60,16 @@ def asked(given: Any, layers: int) -> Asked:
         number(given, "temperature", 0, 10, 0),
         int(number(given, "seed", 0, 2**53, 0, whole=True)),
         [push(one, layers, i if len(sent) > 1 else None) for i, one in enumerate(sent, 1)],
+        written(given),
     )
+
+
+def written(given: Mapping[str, Any]) -> list[int]:
+    """The ids of the steered text as far as it came, where a page asks what is known of them."""
+    ids = given.get("written", [])
+    fine = isinstance(ids, list) and len(ids) <= LONGEST and all(type(i) is int and i >= 0 for i in ids)
+    expect(fine, f"written as a list of at most {LONGEST} ids of tokens", repr(ids)[:40])
+    return ids  # type: ignore[no-any-return]
 
 
 def push(given: Any, layers: int, which: int | None = None) -> Push:

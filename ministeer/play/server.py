@@ -7,6 +7,7 @@ and ends if its page has gone.
 from __future__ import annotations
 
 import asyncio
+import base64
 import concurrent.futures
 import contextlib
 import json
@@ -47,12 +48,14 @@ HEADERS = {
 
 def application(session: Session) -> ASGIApp:
     """The page and its four questions, for a session."""
-    page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+    here = Path(__file__).parent
+    page = (here / "page.html").read_text(encoding="utf-8")
+    drawing = base64.b64encode((here / "stream.svg").read_bytes()).decode()
     about = json.dumps(session.about).replace("<", "\\u003c")  # so that no name in it ends the script
     turns = Turns()
 
     async def show(_: Request) -> Response:
-        return HTMLResponse(page.replace("{ABOUT}", about))
+        return HTMLResponse(page.replace("{STREAM}", drawing).replace("{ABOUT}", about))
 
     def answers(work: Callable[[Any, Tell], Event]) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:

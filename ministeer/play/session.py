@@ -25,7 +25,7 @@ from torch import Tensor
 from ministeer import metrics
 from ministeer.extract import activation_addition, contrastive
 from ministeer.formats import load_gguf, save_gguf
-from ministeer.generate import generate, prefill
+from ministeer.generate import generate
 from ministeer.layouts import write_config
 from ministeer.model import Site, Transformer, expect
 from ministeer.play.asked import Asked, Push, asked, entries, recipe, text
@@ -35,6 +35,7 @@ from ministeer.provenance import data_hash
 from ministeer.receipt import Receipt
 from ministeer.steer import Steer, resolve
 from ministeer.strength import NOISE, SHARE, fitting
+from ministeer.sweep import sweep
 from ministeer.tokenizer import Tokenizer
 from ministeer.vectors import SteeringVector
 
@@ -71,7 +72,8 @@ class Session:
         return {"model": self.name, "layers": layers, "chat": chat, "ready": ready, "knows": KNOWS.get(self.name, "")}
 
     def run(self, given: Any, tell: Tell) -> Event:
-        """A prompt continued without and with the vectors, token by token, and what is known of each token."""
+        """A prompt continued without and with the vectors, token by token, and what is known of each token: of the whole texts, or
+        of what was written of them."""
         want = asked(given, self.model.config.n_layer)
         ids = self._ids(want.prompt, want.chat)
         check_room(self.model, [ids], want.tokens)
@@ -81,14 +83,18 @@ class Session:
         steers = [self._steer(one, ids, plain, tell) for one in pushes]
         tell({"type": "steers", "coefficients": [steer.coeffs[0] for steer in steers]})
         receipt = Receipt()
-        steered = self._side_by_side(plain, ids, want, steers, receipt if steers else None, tell)
+        if want.written:  # what was done is written down as it is read again
+            plain, steered, again = plain[: len(want.written)], self._known(want.written), receipt
+        else:
+            steered, again = self._side_by_side(plain, ids, want, steers, receipt if steers else None, tell), None
+        columns = [self._tokens(ids, plain, steers, want), self._tokens(ids, steered, steers, want, again)]
         most = max((touched.largest for touched in receipt.sites.values()), default=0.0)
         if most > NOISE:
             tell({"type": "note", "message": f"What was added is up to {most:.2g} times as long as the stream: beyond {NOISE:g} what follows is often noise."})  # fmt: skip
         return {
             "type": "done",
-            "columns": [self._tokens(ids, new, steers, want) for new in (plain, steered)],
-            "receipt": receipt_words(receipt, self.model.config.n_layer) if steers else "Nothing was added.",
+            "columns": columns,
+            "receipt": receipt_words(receipt, self.model.config.n_layer),
             "python": lines(self.name, want, pushes, steers),
         }
 
@@ -134,16 +140,19 @@ class Session:
         expect(bool(want.pushes), "a vector to sweep", "none", "make one")
         plain = self._unsteered(ids, want, tell)
         others = [i for i in range(self.model.config.vocab_size) if i not in words]
+
+        def odds_of(logits: Tensor, _prompt: int) -> Tensor:
+            return metrics.log_odds(logits, words, others)
+
         vector, rows = self._vector(want.pushes[0].recipe, None, tell), []
         layers = [layer for name, layer in vector.sites if name == "pre"]
         for layer in layers:
             one = replace(want.pushes[0], layer=layer)
             if bool(vector["pre", layer].any()):
                 steer = self._steer(replace(one, strength=1.0), ids, plain, tell)
-                steer = replace(steer, coeff=[share * steer.coeffs[0] for share in GRID])
-                with torch.no_grad():
-                    logits = prefill(self.model, [ids] * len(GRID), steer=steer)  # (strengths, V)
-                odds = [round(x, 3) for x in metrics.log_odds(logits, words, others).tolist()]
+                coeffs = [share * steer.coeffs[0] for share in GRID]
+                cells = sweep(self.model, [ids], odds_of, {"": steer.vector}, [layer], coeffs, where=steer.where)
+                odds = [round(cell["score"], 3) for cell in cells]
             else:
                 odds = [None] * len(GRID)  # the texts do not differ there
             rows.append({"layer": layer, "odds": odds})
@@ -178,7 +187,7 @@ class Session:
         def on_token(_row: int, token: int) -> None:
             if others:
                 tell({"type": "token", "column": 0, "text": spell_other(others.pop(0))})
-            tell({"type": "token", "column": 1, "text": spell(token)})
+            tell({"type": "token", "column": 1, "text": spell(token), "id": token})
 
         new = self._continued(ids, want, steers, receipt, on_token)
         for token in others:
@@ -200,32 +209,40 @@ class Session:
             on_token=on_token,
         )[len(ids) :]
 
+    def _known(self, ids: Sequence[int]) -> list[int]:
+        vocabulary = self.model.config.vocab_size
+        expect(max(ids) < vocabulary, f"ids below {vocabulary}, the size of the vocabulary", max(ids))
+        return list(ids)
+
     @torch.no_grad()
-    def _tokens(self, ids: list[int], new: list[int], steers: Sequence[Steer], want: Asked) -> list[Event]:
-        """Of each new token: its text, what both models thought likeliest in its place, how far apart they were (KL, in nats), and how
-        far along the vectors the unsteered model's stream lies over it (cosine, -1 to 1)."""
+    def _tokens(
+        self, ids: list[int], new: list[int], steers: Sequence[Steer], want: Asked, receipt: Receipt | None = None
+    ) -> list[Event]:
+        """Of each new token: its text, how likely it was to both models and what was likeliest, how far apart they were (KL, in nats),
+        and how far along the vectors the unsteered model's stream lies over it (cosine, -1 to 1)."""
         new = new[:-1] if new[-1] in self.tokenizer.stop else new
         if not new:
             return []
-        whole = [*ids, *new][: self.model.config.context]  # the last one may have no room
-        row, positions = torch.tensor([whole], device=self.model.device), torch.arange(len(whole))[None]
-        start = len(ids)
+        row, start = torch.tensor([[*ids, *new]], device=self.model.device), len(ids)
         tape: dict[Site, Any] = dict.fromkeys(steer.site for steer in steers)
-        x = self.model.stream(row, tape=tape or None)[0, start - 1 : start - 1 + len(new)]  # (T, D)
-        plain = self.model.unembed(x)  # (T, V)
+        x = self.model.stream(row[:, : self.model.config.context], tape=tape or None)  # the last one may have no room
+        plain = self.model.unembed(x[0, start - 1 : start - 1 + len(new)])  # (T, V)
         steered = plain
         if steers:
-            adds = resolve(self.model, list(steers), [ids], want.tokens).adds(positions)
-            steered = self.model.unembed(self.model.stream(row, adds)[0, start - 1 : start - 1 + len(new)])
+            plan = resolve(self.model, list(steers), [ids], want.tokens, receipt)
+            adds = plan.adds(torch.arange(row.shape[1] - 1)[None])
+            steered = self.model.unembed(self.model.stream(row[:, :-1], adds)[0, start - 1 :])
         apart = metrics.kl(steered, plain).tolist()
         likely = [self._likeliest(logits) for logits in (plain, steered)]
+        said, chosen = pieces(self.tokenizer, new, ids), row[0, start:, None]
+        chance = [logits.float().softmax(-1).gather(1, chosen)[:, 0].tolist() for logits in (plain, steered)]
         along = [_along(tape[steer.site][0, start:], steer).tolist() for steer in steers]  # of each vector (T,)
-        said = pieces(self.tokenizer, new, ids)
         return [
             {
                 "text": said[i],
                 "token": self.tokenizer.decode([token]),
                 "kl": round(max(apart[i], 0.0), 4),
+                "chance": [round(both[i], 4) for both in chance],
                 "likely": [both[i] for both in likely],
                 "along": [round(one[i], 4) if i < len(one) else None for one in along],
             }

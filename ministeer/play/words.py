@@ -24,7 +24,7 @@ def receipt_words(receipt: Receipt, layers: int) -> str:
         most = f" on average, at most {t.largest:.2g}" if t.positions > 1 else ""
         which = f"token {t.first}" if t.first == t.last else f"tokens {t.first} to {t.last}"
         said.append(f"At {place}, {t.positions} of the {receipt.positions} tokens read ({which}, counted from 0) were pushed by {share}{most}.")  # fmt: skip
-    return " ".join(said)
+    return " ".join(said) or "Nothing was added."
 
 
 def lines(name: str, want: Asked, pushes: Sequence[Push], steers: Sequence[Steer]) -> str:
