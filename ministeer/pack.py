@@ -1,7 +1,7 @@
 """A model's matrices in other forms, for quicker inference on a CPU: in the order in which oneDNN reads them, or in 8 bits.
 
     pack(model)  # the same numbers, to rounding
-    int8(model)  # other numbers: half the memory of bfloat16, products of whole numbers, and the rounding of 8 bits
+    int8(model)  # other numbers: a quarter of float32's memory (without VNNI a half), products of whole numbers, and the rounding of 8 bits
 
 Each changes the blocks' matrices in place and takes one matrix's memory while it runs. Weights in float32, till then the mapped
 file, get memory of their own; the file's pages stay, so long as the system has no other use for them. The operators are those
@@ -121,17 +121,16 @@ class Int8(Held):
             rows.append((w / steps[-1]).round_().to(torch.int8))
         self.scale, rounded = torch.cat(steps)[:, 0].float(), torch.cat(rows)  # (out,), (out, in)
         self.most = widest()
-        # without VNNI torch's own product is quicker for a few tokens, though it rounds to bfloat16
-        self.reordered = self.most == 127
-        self.held = _whole_reordered(rounded) if self.reordered else rounded
+        self.held = _whole_reordered(rounded) if self.most else rounded
+        # row by row too without VNNI, where torch's own product is quicker for a few tokens, though it rounds to bfloat16
+        self.rows = None if self.most == 127 else rounded
         self.zero = torch.zeros(self.out, dtype=torch.int32)
         self.one = torch.ones(self.out, dtype=torch.bfloat16)
 
     @property
     def rounded(self) -> Tensor:
         """The whole numbers `(out, in)`, of the turned matrix."""
-        rounded: Tensor = self.held.to_dense().t() if self.reordered else self.held
-        return rounded
+        return self.held.to_dense().t() if self.rows is None else self.rows
 
     def dense(self) -> Tensor:
         whole = turned(self.rounded.float())  # exact, on every machine, as 64 are turned by eighths
@@ -140,7 +139,7 @@ class Int8(Held):
     def product(self, x: Tensor, activation: str | None) -> Tensor:
         if not self.most:
             return _then(self._of_tokens_as_they_are(x), activation)
-        lone = self.reordered and len(x) == 1 and activation in FUSED
+        lone = self.rows is None and len(x) == 1 and activation in FUSED
         whole, step = _whole(x.float() if lone else x, self.most)  # a lone token is turned more quickly so
         if lone:  # its step is a number, so oneDNN does the rest too
             return _whole_product(
@@ -152,12 +151,10 @@ class Int8(Held):
 
     def _of_whole_tokens(self, whole: Tensor, dtype: torch.dtype) -> Tensor:
         """What `_whole` made of `(N, in)` -> `(N, out)`."""
-        if not self.reordered and len(whole) <= 16 and whole.shape[1] % 64 == 0:
-            out = _few(whole.to(torch.bfloat16).sub_(self.most + 1), self.held, self.one)
+        if self.rows is not None and len(whole) <= 8 and whole.shape[1] % 64 == 0:
+            out = _few(whole.to(torch.bfloat16).sub_(self.most + 1), self.rows, self.one)
             return (out * self.scale).to(dtype)
-        # reordered each time, as kept in both orders they would be as large as bfloat16
-        held = self.held if self.reordered else _whole_reordered(self.held)
-        return _whole_product(whole, held, self.scale, self.zero, dtype, self.most)
+        return _whole_product(whole, self.held, self.scale, self.zero, dtype, self.most)
 
     def _of_tokens_as_they_are(self, x: Tensor) -> Tensor:
         if len(x) <= 4 and x.shape[1] % 64 == 0:
@@ -325,7 +322,7 @@ def int8(model: Transformer) -> Transformer:
 
     The model is another one, and its fingerprint says so. Norms and biases stay as they are; so does the embedding, with a copy for
     the unembedding as after `pack`. Where oneDNN multiplies whole numbers, each token that comes to a block's matrix is rounded too: to 8 bits
-    on a processor with VNNI, where that copy is rounded as well, to 7 without. `make bench` states beside the speed how far this
+    on a processor with VNNI, where that copy is rounded as well, to 7 without, where the matrices are held in two orders. `make bench` states beside the speed how far this
     moves the probabilities of SmolLM2.
 
     Raises `ValueError` for another dtype than bfloat16 and float32, or another device than the CPU.

@@ -234,12 +234,13 @@ def test_int8_computes_with_the_rounded_matrices(
 def test_a_sweep_over_prompts_that_begin_alike_runs_in_every_form(form: Callable[[Transformer], Transformer]) -> None:
     """Their beginning goes through the last MLP with no token that is read: an empty stream is a stream too."""
     model = form(fresh(torch.float32))
+    close = 2e-2 if form is int8 and widest() == 63 else 1e-4  # few tokens are rounded to bfloat16 there
     prompts = [[*range(12), i] for i in range(6)]
     rows = sweep(model, prompts, lambda logits, i: logits[:, 0], {"v": random_tensor(60)}, [0, 1], [2.0])
     for row in rows:
         steer = Steer(random_tensor(60), ("pre", row["site"][1]), 2.0)
         expected = prefill(model, [prompts[row["prompt"]]], steer=steer)[0, 0]
-        assert abs(row["score"] - float(expected)) < 1e-4
+        assert abs(row["score"] - float(expected)) < close
 
 
 def test_one_form_after_the_other_is_an_error() -> None:
@@ -273,10 +274,12 @@ def test_int8_is_another_model_to_the_fingerprint() -> None:
     assert fingerprint(int8(fresh())) != fingerprint(fresh())
 
 
-def test_int8_halves_the_memory_of_the_matrices() -> None:
+def test_int8_takes_a_byte_for_each_number_or_two_without_vnni() -> None:
     held, plain = inner(int8(fresh())), inner(fresh())
     assert held.rounded.nbytes * 2 == plain.weight.nbytes
-    assert held.held.dtype == torch.int8 and held.held.numel() == plain.weight.numel()
+    kept = {id(x): x for x in (held.held, held.rows) if x is not None}.values()
+    assert all(x.dtype == torch.int8 and x.numel() == plain.weight.numel() for x in kept)
+    assert len(kept) == (2 if widest() == 63 else 1)
     assert len(held.state_dict()) == len(plain.state_dict())
     assert sum(p.numel() for p in held.parameters()) == (
         0 if held.bias is None else len(held.bias)

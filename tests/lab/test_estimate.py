@@ -16,6 +16,7 @@ from ministeer.lab import atlas, estimate
 from ministeer.lab.estimate import SIZES, record, recorded, seconds, speed, token, weights
 from ministeer.llama import Llama, LlamaConfig
 from ministeer.model import GPT2, GPT2Config
+from ministeer.pack import widest
 
 ROOT = Path(__file__).parents[2]
 SMALL = GPT2Config(100, 32, 16, 2, 2)
@@ -46,7 +47,8 @@ def test_the_speed_of_a_block_is_measured_on_either_architecture():
 
 def test_weights_in_8_bits_are_those_of_the_blocks_and_of_the_unembedding():
     assert weights(SIZES["gpt2-xl"], "bfloat16") == pytest.approx(3.12e9, rel=0.01)
-    assert weights(SIZES["gpt2-xl"], "int8") == pytest.approx(1.48e9 + 3 * 8.04e7, rel=0.01)
+    orders = 2 if widest() == 63 else 1
+    assert weights(SIZES["gpt2-xl"], "int8") == pytest.approx(orders * 1.48e9 + 3 * 8.04e7, rel=0.01)
 
 
 @pytest.mark.parametrize("quick", [False, True])
