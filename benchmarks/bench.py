@@ -332,7 +332,7 @@ def smollm2_results(threads: int) -> str:
         over = {
             dtype: over_products(folder, dtype) for dtype in ("float32", "bfloat16") if supported(getattr(torch, dtype))
         }
-    return f"""# Measured on a Llama's sizes, SmolLM2-135M's
+    return f"""# Measured on a Llama's sizes, SmolLM2-135M's{lacking()}
 
 {machine()}; torch {torch.__version__}; {threads} threads; load average {load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end; {date.today()},
 {(time.perf_counter() - begun) / 60:.0f} minutes. Written by `python benchmarks/bench.py --smollm2 --threads {threads}` (`make bench` writes it too). Random weights, the same on both
@@ -394,8 +394,15 @@ as a large one, the fingerprint of the weights is taken once a sweep, and narrow
 WITHOUT_BF16 = """## What to take on such a processor
 
 It has neither products in bfloat16 nor VNNI, as many laptops. Many tokens in bfloat16 go through plain loops of torch's, ours and transformers'
-alike, so take float32, `pack` for sweeps, and `int8` where memory is short: its tokens are rounded to 7 bits, as oneDNN adds pairs of products
-in 16 bits here."""
+alike, so take float32: as it is for one text, whose tokens oneDNN's order makes slower, and `pack` for sweeps and batches. `int8` takes half of
+the memory and sweeps GPT-2's wide matrices faster, a narrow Llama's more slowly; its tokens are rounded to 7 bits, as oneDNN adds pairs of products
+in 16 bits here. Of its lone token a third is the unembedding, which stays exact, a third the products, and a third some dozen small
+operations around each (torch's profiler)."""
+
+
+def lacking() -> str:
+    """What the title of a page adds."""
+    return "" if supported() else ", without bfloat16"
 
 
 def page(name: str) -> Path:
@@ -441,7 +448,7 @@ def main() -> None:
     versions = ", ".join(f"{side} {version}" for side, version in VERSIONS.items())
     notes = dict.fromkeys(f"- **{row.job.partition(',')[0]}**: {row.about}" for row in [*large, *small])
     others = ", ".join(f"[{p.name}]({p.name})" for p in sorted(HERE.glob("RESULTS*.md")) if p != page("RESULTS"))
-    text = f"""# Measured side by side
+    text = f"""# Measured side by side{lacking()}
 
 {machine()}; torch {torch.__version__}; {args.threads} threads; load average {load[0]:.1f} at the start, {load[1]:.1f} at the end;
 {date.today()}, {(time.perf_counter() - begun) / 60:.0f} minutes. Written by `python benchmarks/bench.py --threads {args.threads}` (`make bench`). Random weights, the same on all
