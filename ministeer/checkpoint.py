@@ -16,10 +16,12 @@ share that memory, and a weight that is changed becomes the process's own. A fil
 
 from __future__ import annotations
 
+import gc
 import json
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,8 @@ def load(
     """
     files = find(name)
     tokenizer = files.tokenizer()
-    return _read_model(files, device, dtype), tokenizer
+    with _uncollected():
+        return _read_model(files, device, dtype), tokenizer
 
 
 def load_model(
@@ -65,7 +68,9 @@ def load_model(
     tasks in the file, such as a classifier's, are left out with a `UserWarning`. Raises `ValueError` for files that are not a sound
     model of a supported architecture, `FileNotFoundError` where there are none, `ConnectionError` where a download is not possible.
     """
-    return _read_model(find(name), device, dtype)
+    files = find(name)
+    with _uncollected():
+        return _read_model(files, device, dtype)
 
 
 def read_config(name: str | Path) -> Config:
@@ -292,6 +297,19 @@ def _same(head: Tensor, embedding: Tensor) -> bool:
     if head.dtype != embedding.dtype:
         return torch.equal(head, embedding.to(head.dtype))
     return torch.equal(head.view(torch.uint8), embedding.view(torch.uint8))  # bytes: a NaN is equal to itself
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Leave Python's garbage collector out: for the thousands of small objects of a model's modules, which stay, it would look through all
+    that torch is made of, which takes longer than making them."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def _read_model(files: ModelFiles, device: str | torch.device | None, dtype: str | torch.dtype | None) -> Transformer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import gc
 import json
 import os
 import re
@@ -140,6 +141,21 @@ def test_weights_that_the_dtype_cannot_hold_are_not_saved(saved):
     with pytest.raises(ValueError, match="can hold, got NaN, infinity or more .* in ln_f.bias; nothing was written"):
         checkpoint.save_model(model, saved, dtype="float16")
     assert (saved / "model.safetensors").read_bytes() == content
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_load_leaves_the_garbage_collector_out_and_then_as_it_was(on, saved, monkeypatch):
+    during = []
+    finite = checkpoint._check_finite
+    monkeypatch.setattr(checkpoint, "_check_finite", lambda *given: (during.append(gc.isenabled()), finite(*given)))
+    try:
+        gc.enable() if on else gc.disable()
+        checkpoint.load("nano"), checkpoint.load_model(saved)
+        rewrite(saved, lambda t: t.pop("h.1.ln_2.weight"))
+        refused(saved, "a tensor h.1.ln_2.weight of shape [48], found none")
+        assert during and not any(during) and gc.isenabled() == on
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", 3.5, ""])
