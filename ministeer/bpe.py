@@ -21,7 +21,7 @@ from ministeer.merges import ranks_say_the_same
 UNKNOWN = "\ufffd".encode()  # what an id without a token decodes to: a padded table has such ids, and models emit them
 SURROGATES = re.compile("([\ud800-\udfff]+)")
 LONGEST = 1000  # characters of a token; none is near
-BEFORE = ("\n", "a", ".", "1")  # texts of which one at least does not merge with what goes on after it
+BEFORE = ("\n", "a", ".", "1")  # at least one of these texts does not merge with what goes on after it
 
 # How a family cuts text into pieces: the pattern for tiktoken, and the ways in which a tokenizer.json says the same
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""

@@ -88,7 +88,7 @@ def steered(options: argparse.Namespace) -> str:
     pushes = _pushes(options)
     prompt = contents("-").removesuffix("\n") if options.prompt == "-" else options.prompt
     model, tokenizer = load(options.model, device=options.device, dtype=options.dtype)
-    last, open_layers = _last(options, model), any(push.layer is None for push in pushes)
+    last, unplaced = _last(options, model), [push for push in pushes if push.layer is None]
     for push in pushes:
         push.read = None if push.vector is None else verbs.read_vector(push.vector, model)
         push.layer = _usual_layer(push, model) if push.layer is None else push.layer
@@ -121,19 +121,24 @@ def steered(options: argparse.Namespace) -> str:
         begun = len(ids) if options.chat else len(ids) - len(tokenizer.encode(prompt, special=True))  # what was added
         return tokenizer.decode(text[begun:end])
 
+    def named(push: argparse.Namespace, value: object) -> str:
+        return str(value) if len(pushes) == 1 else f"{value} for {push.source}"
+
     plain, runs, taken = continued("unsteered"), [], ""
-    if open_layers:
-        taken = f"layer {' and '.join(str(push.layer) for push in pushes)}, as no --layer was given; "
-    if options.coeff is None and any(push.coeff is None for push in pushes):
-        steers = [
-            replace(steer, coeff=fitting(model, plain, len(ids), steer)) if push.coeff is None else steer
-            for steer, push in zip(steers, pushes, strict=True)
-        ]
-        taken += f"coefficient {' and '.join(f'{steer.coeff:g}' for steer in steers)}, as no --coeff was given; "
+    if unplaced:
+        taken = f"layer {' and '.join(named(push, push.layer) for push in unplaced)}, as no --layer was given; "
+    fitted = [i for i, push in enumerate(pushes) if options.coeff is None and push.coeff is None]
+    for i in fitted:
+        steers[i] = replace(steers[i], coeff=fitting(model, plain, len(ids), steers[i]))
+    if fitted:
+        found = " and ".join(named(pushes[i], f"{steers[i].coeff:g}") for i in fitted)
+        taken += f"coefficient {found}, as no --coeff was given; "
     for c in options.coeff or [1.0]:
         scaled, receipt = [replace(steer, coeff=c * steer.coeff) for steer in steers], Receipt()
+        coeffs = [steer.coeffs[0] for steer in scaled]
+        run: dict[str, Any] = {"coefficient": coeffs if len(coeffs) > 1 else coeffs[0]}
         if c == 0 and len(options.coeff) > 1:  # beside others it shows the text without
-            runs.append({"coefficient": c, "text": said(plain), "done": "nothing was added"})
+            runs.append({**run, "text": said(plain), "done": "nothing was added"})
             continue
         for steer, push in zip(scaled, pushes, strict=True):
             added: Any = steer.coeffs[0] * steer.content  # type: ignore[operator]
@@ -144,17 +149,17 @@ def steered(options: argparse.Namespace) -> str:
             )
             expect(finite or options.coeff is None, wanted, got, "take a smaller one")
         new = continued("steered" if options.coeff is None else f"x {c:g}", steer=scaled, receipt=receipt)
-        runs.append({"coefficient": c, "text": said(new), "done": f"{taken}{receipt}"})
+        runs.append({**run, "text": said(new), "done": f"{taken}{receipt}"})
         most, layer = max((receipt.sites[steer.site].largest, steer.site[1]) for steer in scaled)
         if most > NOISE:
             warnings.warn(
                 f"what was added is up to {most:.3g} times as long as the stream at --layer {layer}, and beyond {NOISE:g} "
-                f"what follows is often noise; {'take a smaller --coeff' if options.coeff is not None else f'give a --coeff below {scaled[0].coeff:g}'}",
+                f"what follows is often noise; take a smaller {'coefficient' if options.coeff is None else '--coeff'}",
                 stacklevel=2,
             )
     if options.json:
         return json.dumps({"unsteered": said(plain), "steered": runs})
-    names = ["steered"] if len(runs) == 1 else [f"x {run['coefficient']:g}" for run in runs]
+    names = ["steered"] if len(runs) == 1 else [f"x {c:g}" for c in options.coeff]
     shown = [
         ("unsteered", repr(said(plain))),
         *((name, repr(run["text"])) for name, run in zip(names, runs, strict=True)),

@@ -168,7 +168,8 @@ class Gate:
         gate = Gate.fit(model, about_work, about_other_things, direction, ("pre", 4))
         generate(model, prompts, max_new_tokens=20, steer=gate.over(model, prompts, steer))
 
-    vector: `(D,)`. token: where the stream is read, "last" or the "mean" over the prompt. accuracy: share of the texts
+    vector: `(D,)`. token: where the stream is read, "last" or the "mean" over the prompt without its first token, whose stream is often
+    many times as long as the others' and would make the mean tell how long the prompt is. accuracy: share of the texts
     it was fitted on that it decides rightly, mean of the two kinds; measure it on others too.
     """
 
@@ -241,7 +242,8 @@ class Gate:
         if self.token == "last":
             state = x[torch.arange(len(x)), [len(p) - 1 for p in prompts]]  # (B, D)
         else:
-            real = (positions >= 0)[:, :, None]  # (B, T, 1)
+            first = positions.amax(1, keepdim=True).clamp(max=1)  # of a prompt of one token, this one
+            real = (positions >= first)[:, :, None]  # (B, T, 1)
             state = (x * real).sum(1) / real.sum(1)
         return torch.cosine_similarity(check_stream(state), self.vector.float().cpu(), dim=-1)
 

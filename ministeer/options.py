@@ -102,7 +102,7 @@ def contents(path: str) -> str:
 
 
 def lines(path: str) -> list[str]:
-    """The prompts in a file: its lines that are not empty, of which one in JSON's quotes may hold lines of its own. A line ends where a
+    """The prompts in a file: its lines that are not empty. One in JSON's quotes may hold lines of its own. A line ends where a
     program ends one, not at a letter such as U+2028."""
     table = Path(path).suffix.lower() in (".csv", ".tsv")
     expect(
@@ -128,7 +128,7 @@ def lines(path: str) -> list[str]:
 
 
 def warn_of_backslashes(*prompts: str) -> None:
-    """Say so where a prompt holds the two characters of which a shell makes no end of a line."""
+    """Say so where a prompt holds a backslash and an n, which a shell does not turn into the end of a line."""
     if some := [prompt for prompt in prompts if "\\n" in prompt and "\n" not in prompt]:
         warnings.warn(
             f"{some[0][:40]!r} holds a backslash and an n, which the model reads so; for an end of the line write $'first\\nsecond' in a shell, "

@@ -238,7 +238,7 @@ def _step(x: Tensor, most: int = 127) -> Tensor:
 
 
 def _whole(x: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """What is turned and rounded of `(N, in)`: numbers above 0 of which most + 1 is nothing, and each row's step, `(N, 1)`."""
+    """`(N, in)` turned and rounded to whole numbers from 1 to 2 most + 1, where most + 1 stands for 0, and each row's step, `(N, 1)`."""
     # in parts, for which memory is at hand: a float32 copy of all would be asked of the system each time
     if len(x) > 256:
         parts, steps = zip(*(_whole(part, most) for part in torch.split(x, 256)))

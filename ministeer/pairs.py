@@ -240,6 +240,11 @@ def _doubt(tokenizer: Tokenizer, rows: Any, positions: Sequence[tuple[int, int]]
             f"{remedy} what comes before differ from pair to pair"
         )
     different = {(*plus, -1, *minus) for plus, minus in rows}
+    if 10 * (again := len(rows) - len(different)) > len(rows):
+        return (
+            f"{again} of {len(rows)} pairs repeat earlier ones, so their health counts one item as several and looks better than it is; "
+            "keep each pair once"
+        )
     fewest = min(len({tuple(row[side]) for row in rows}) for side in (0, 1))
     if len(different) > 3 and 2 * fewest <= len(different):
         return (

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from ministeer.activations import depth
 from ministeer.model import Transformer, expect
@@ -35,10 +36,13 @@ def fitting(model: Transformer, text: Sequence[int], prompt: int, steer: Steer, 
     ids = torch.tensor([text[:-1]] if len(text) > prompt else [text], device=model.device)  # the last one is never read
     model.stream(ids, tape=tape, depth=depth(model, tape))
     positions = torch.arange(ids.shape[1])[None]
+    tokens = ids.shape[1]
+    lengths = v.float().norm(dim=-1).cpu()  # () or (P,)
+    lengths = lengths.expand(tokens) if v.ndim == 1 else F.pad(lengths, (0, tokens - len(v)))  # (T,)
     touched = steer.touches(positions, torch.tensor([prompt]))[0]  # (T,)
     if heard_alone(model, steer.site):
         touched[: prompt - 1] = False  # which nothing hears
-    if not bool(touched.any()):  # the text ended before; whether the steered one does too, the run says
+    if not bool((lengths * touched).any()):  # the text ended before; whether the steered one does too, the run says
         touched[:] = True
-    shares = v.float().norm(dim=-1) / tape[0][0].float().cpu()[touched].norm(dim=-1)  # at coefficient 1
+    shares = lengths * touched / tape[0][0].float().cpu().norm(dim=-1)  # at coefficient 1
     return float(f"{share / float(shares.max()):.3g}")

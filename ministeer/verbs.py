@@ -298,12 +298,16 @@ def _ids(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:
 
 
 def _turns(tokenizer: Tokenizer, prompt: str, text: str) -> list[int]:
-    """A text as the model's answer to a prompt, without the space that it would need after it in plain text; or, without a prompt, as the
-    user's words, which nobody has answered yet."""
+    """A text as the model's answer to a prompt, without the space that it would need after it in plain text, and up to its last word; or,
+    without a prompt, as the user's words, which nobody has answered yet."""
     if not prompt:
         return _ids(tokenizer, text, chat=True)
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text.removeprefix(" ")}]
-    return tokenizer.chat(turns, generation=False)
+    ids = tokenizer.chat(turns, generation=False)
+    ends = {*tokenizer.special.values()}
+    while ids and (ids[-1] in ends or not tokenizer.decode(ids[-1:]).strip()):  # what the template has after an answer
+        ids.pop()
+    return ids
 
 
 def _sites(model: Transformer, layers: Sequence[int]) -> list[Site]:

@@ -131,7 +131,7 @@ def test_it_steers_where_it_is_told_or_where_such_a_vector_goes(
         (["--vector", "every.safetensors"], "5"),  # it has 1 and 5
         (["--vector", "front.safetensors"], "1"),
         (["--vector", "mid.safetensors", "--site", "mid"], "3"),
-        (["--vector", "every.safetensors:2@1", "--vector", "every.gguf"], "1 and 5"),
+        (["--vector", "every.safetensors:2@1", "--vector", "every.gguf"], "5 for every.gguf"),
     ],
 )
 def test_where_no_layer_is_given_the_usual_one_or_the_files_nearest_is_taken_and_said(

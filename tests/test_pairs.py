@@ -129,9 +129,16 @@ def test_pairs_that_are_read_after_the_same_beginning_are_one_item() -> None:
     (said,) = told([("so A", "so B")] * 3, token="last")
     assert said.endswith("one item again; let what comes before differ from pair to pair")
     again = [("so yes", "so no"), *[("is yes", "is no")] * 6]
-    assert told(again) == []  # a few of each
     (said,) = told([*again, again[0]])
     assert said.startswith("8 pairs are read after 2 different beginnings")
+
+
+def test_pairs_that_come_again_are_told() -> None:
+    pairs = [(f"so {a}", f"so {b}") for a, b in ("ab", "cd", "ef", "gh", "ij", "kl", "mn", "op", "qr", "st")]
+    for token in ("answer", "last"):
+        (said,) = told(pairs * 2, token=token)
+        assert said.startswith("10 of 20 pairs repeat earlier ones, so their health counts one item as several")
+        assert told([*pairs, pairs[0]], token=token) == []  # one of eleven says little
 
 
 @pytest.mark.parametrize(

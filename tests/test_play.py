@@ -58,6 +58,7 @@ CASES = {
     "several": asked(vector(layer=0, where="last"), vector({"plus": "b", "minus": "c"}, layer=3, strength=1), vector(strength=0)),
     "front": asked(vector(where="front")),
     "pairs": asked(vector({"pairs": PAIRS}, layer=1, where="generated", strength=-4)),
+    "pairs by their words": asked(vector({"pairs": PAIRS, "token": "answer"}, layer=1)),
     "odd letters": asked(vector({"plus": "q\"\\'\r\u2028\x00é🙂", "minus": "b"}), prompt="\\n \"'\t\x7f\x85é🙂"),
     "drawn": asked(vector(where="prompt"), temperature=0.8, seed=3),
     "nothing": asked(),
@@ -135,7 +136,9 @@ def known(token: dict[str, Any]) -> list[float]:
 
 
 @pytest.mark.parametrize("where", ["all", "prompt", "last", "generated", "front"])
-def test_what_was_written_of_a_stopped_text_is_known_as_that_of_a_whole_one(where: str) -> None:
+def test_what_was_written_of_a_stopped_text_is_known_as_that_of_a_whole_one(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The page sends the ids it was told; nothing is written anew."""
     given = asked(vector(where=where))
     done, told = ran(given)
@@ -145,7 +148,9 @@ def test_what_was_written_of_a_stopped_text_is_known_as_that_of_a_whole_one(wher
     assert [[known(token) for token in column] for column in some["columns"]] == [
         [pytest.approx(known(token), abs=2e-4) for token in column[:3]] for column in done["columns"]
     ]
-    assert some["python"] == done["python"] and not [event for event in quiet if event["type"] == "token"]
+    assert not [event for event in quiet if event["type"] == "token"]
+    assert printed(some["python"], monkeypatch) == texts(some)
+    assert len(printed(ran(given | {"written": ids[:1]})[0]["python"], monkeypatch)) == 2
     pushed = {"all": 9, "prompt": 7, "last": 3, "generated": 2, "front": 3}[where]  # the last token is never read
     assert some["receipt"].startswith(f"At the input of layer 1, {pushed} of the 9 tokens read")
 
@@ -333,6 +338,25 @@ def test_a_cell_is_the_log_odds_that_one_run_has(monkeypatch: pytest.MonkeyPatch
     assert len([event for event in told if event.get("what") == "layers"]) == 4
 
 
+def test_a_map_of_a_vector_at_the_front_ends_below_the_last_attention() -> None:
+    """After it nothing but the prompt's last token is read."""
+    done = Session(MODEL, BYTES, "small").grid(asked(vector(where="front"), word="e"), lambda event: None)
+    assert [row["layer"] for row in done["rows"]] == [0, 1, 2]
+    assert all(isinstance(odds, float) for row in done["rows"] for odds in row["odds"])
+
+
+def test_at_the_top_the_share_is_that_of_the_one_token_that_is_read() -> None:
+    """Of a vector for each position that row counts which is added there."""
+    ids = BYTES.prompt("I feel")
+    rows = torch.randn(len(ids), 48, generator=torch.Generator().manual_seed(0))
+    rows[0] *= 100
+    steer = Steer(rows, ("pre", 3), where="front")
+    tape: dict[Any, Any] = {}
+    MODEL(torch.tensor([ids]), tape=tape)
+    here = float(rows[-1].norm() / tape["pre", 3][0, -1].norm())
+    assert fitting(MODEL, ids, len(ids), steer, 0.5) * here == pytest.approx(0.5, rel=5e-3)
+
+
 # --- what is refused
 
 
@@ -345,6 +369,8 @@ def test_a_cell_is_the_log_odds_that_one_run_has(monkeypatch: pytest.MonkeyPatch
         (asked(prompt="\ud800"), "expected a text as prompt, in Unicode, got half a character"),
         (asked(prompt="x" * 100_001), "expected a text as prompt, of at most 100,000 letters, got 100,001; shorten it"),
         (asked(vector({"pairs": [["a", ""]]})), "expected a text in pair 1, got none"),
+        (asked(vector({"pairs": PAIRS, "token": "first"})), "expected token as last or answer, got 'first'"),
+        (asked(vector(where="front", layer=3)), "expected a layer below 3 for a vector added at the front: after it only"),
         (asked(tokens=0), "expected tokens as a whole number from 1 to 200, got 0"),
         (asked(tokens=2.5), "expected tokens as a whole number from 1 to 200, got 2.5"),
         (asked(tokens=10**400), "expected tokens as a whole number from 1 to 200, got 1000"),
@@ -400,7 +426,10 @@ def test_what_does_not_fit_is_refused_in_one_sentence(given: Any, message: str) 
             "expected a word that is one token of this model, got 'happy', which is [' ', 'h'",
         ),
         (asked(word="e"), "expected a vector to sweep, got none"),
-        (asked(vector(where="generated"), word="e"), "expected a run of two new tokens or more, got 1"),
+        (
+            asked(vector(where="generated"), word="e"),
+            "expected a vector added to the prompt, got one for new tokens only",
+        ),
     ],
 )
 def test_a_map_that_cannot_be_drawn_is_refused(given: Any, message: str) -> None:

@@ -92,6 +92,18 @@ def test_its_controls_can_be_named(page: Any) -> None:
         assert control.evaluate(named), control.evaluate("e => e.outerHTML")
 
 
+def test_a_tap_shows_the_likeliest_tokens_and_a_change_makes_the_receipt_an_old_one(page: Any) -> None:
+    pressed(page)
+    page.locator("#text1 span").nth(3).click()
+    sync_api.expect(page.locator("#look table")).to_be_in_viewport(ratio=1)
+    assert "new token 4 of the steered text" in page.text_content("#look")
+    assert page.text_content("#what") == "What was done"
+    page.fill("#prompt", "You feel")
+    assert page.text_content("#what") == "What was done, before you changed something"
+    pressed(page)
+    assert page.text_content("#what") == "What was done"
+
+
 def test_wrong_input_is_said_in_the_page(page: Any) -> None:
     page.fill(".minus", "Love")
     page.click("#go")
@@ -120,6 +132,15 @@ def test_a_health_is_said_in_words_and_does_not_outlive_its_texts(page: Any) -> 
     page.wait_for_selector(".curves svg >> nth=3")
     said = page.text_content(".curves")
     assert re.search(r"Weak at layer|Sound at every layer|Weak at every layer", said) and " at layer 2" in said
+    page.fill("textarea.pairs", "I am happy. | I am sad.\n" + "You are kind. | You are cruel.\n" * 3)  # they end alike
+    page.click(".health")
+    page.wait_for_selector(".curves svg >> nth=3")
+    assert "One pair" not in page.text_content(".curves") and "Weak at layer" in page.text_content(".curves")
+    assert "pairs repeat earlier ones" in page.text_content("#notes")
+    page.select_option("select.token", "answer")
+    assert not page.text_content(".curves")
+    page.click(".health")
+    page.wait_for_selector(".curves svg >> nth=3")
     page.fill("textarea.pairs", "I love it | I hate it")
     assert not page.text_content(".curves")
 

@@ -104,13 +104,16 @@ def test_pairs_in_a_chat_template_are_read_where_the_answer_begins(
     assert found.provenance == extract.contrastive(model, tok, ids, ("pre", 5), token="last").provenance
 
 
-def test_in_a_chat_a_prompt_is_the_users_and_the_texts_are_answers(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("end", "read"), [(". ", "."), ("<|endoftext|>\n", "")])
+def test_in_a_chat_a_prompt_is_the_users_and_the_texts_are_answers_up_to_their_last_word(
+    end: str, read: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turn, opened = "{{ m.role }}: {{ m.content }}. ", "{% if add_generation_prompt %}!{% endif %}"
+    turn, opened = "{{ m.role }}: {{ m.content }}" + end, "{% if add_generation_prompt %}!{% endif %}"
     model, tok = chatty(monkeypatch, f"<|endoftext|>{{% for m in messages %}}{turn}{{% endfor %}}{opened}")
     rows = [("How is it", " It is good", "It is bad"), ("Who came", "A friend", "No one")]
-    texts = [[f"<|endoftext|>user: {asked}. assistant: {text.strip()}. " for text in pair] for asked, *pair in rows]
+    texts = [
+        [f"<|endoftext|>user: {asked}{end}assistant: {text.strip()}{read}" for text in pair] for asked, *pair in rows
+    ]
     for token in ("answer", "last"):
         named = [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in rows]
         (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, named)))
@@ -308,6 +311,9 @@ def test_coefficients_stand_side_by_side(vector: SteeringVector, capsys: pytest.
     assert none.split(":", 1)[1].strip() == plain.split(":", 1)[1].strip() and "nothing was added" in done[1]
     found = json.loads(said(capsys, *words, "--coeff", "-1,0,1", "--json"))
     assert [run["coefficient"] for run in found["steered"]] == [-1.0, 0.0, 1.0]
+    several = ["--vector", "love.safetensors:0.5@5", "--vector", "love.safetensors:-1@5"]
+    (run,) = json.loads(said(capsys, "steer", "I think you are", "--tokens", "2", "--json", *several))["steered"]
+    assert run["coefficient"] == [0.5, -1.0] and "as no --" not in run["done"]
     assert repr(found["steered"][2]["text"]) in plus and found["steered"][2]["done"] in done[2]
 
 

@@ -82,7 +82,7 @@ def accuracy(items: Sequence[Item], logp: Array) -> list[dict[str, object]]:
 
 def costs(before: Mapping[str, Array], after: Mapping[str, Array]) -> dict[str, float]:
     """What one vector costs, by name of what is asked (I, W): the mean fall of the right answer's probability, "NAME lost", and the share of
-    items of which another becomes the likeliest, "NAME flipped"."""
+    items where another answer becomes the likeliest, "NAME flipped"."""
     row = {}
     for name, logp in before.items():
         row[f"{name} lost"] = float((truth(logp) - truth(after[name])).mean())
@@ -98,7 +98,7 @@ def averaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def unrelated(lab: Experiment, settings: Mapping[str, Any]) -> list[dict[str, float]]:
-    """What one vector, as `Chosen.settings` has it, does to unrelated text, steered at every token: a row for each dose, the first of which is 0,
+    """What one vector, as `Chosen.settings` has it, does to unrelated text, steered at every token: a row for each dose, beginning with 0,
     with "KL" in nats, "perplexity" and "entropy" compared with the first: a factor, and a difference in nats. The first row has
     instead the unsteered "loss" and "entropy" themselves, nats for each token."""
     texts = data.passages(split="heldout")

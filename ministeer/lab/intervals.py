@@ -141,7 +141,7 @@ def as_much(effect: float, controls: Sequence[float]) -> int:
 
 
 def fewest(level: float) -> int:
-    """The fewest groups of which an interval is worth its level: by chance, all of fewer have one sign more often than its tail."""
+    """The fewest groups whose interval is worth its level: fewer have all the same sign by chance more often than its tail allows."""
     return math.ceil(-math.log2((1 - level) / 2))
 
 

@@ -1,5 +1,5 @@
-"""The persona sets of "model-written evaluations" (Perez et al. 2022, arXiv 2212.09251): 135 behaviours, about a thousand statements each,
-of which one half is what somebody says who behaves so.
+"""The persona sets of "model-written evaluations" (Perez et al. 2022, arXiv 2212.09251): 135 behaviours, about a thousand statements each.
+Somebody who behaves so would say one half of them, and would not say the other.
 
     [path] = persona.files(["risk-averse"])       # downloaded once, 350 kB a set
     matching, others = persona.read(path)

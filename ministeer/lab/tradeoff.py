@@ -3,7 +3,7 @@
 A dose says little: of two vectors, or of one with and without a gate, each has its own scale. So what is kept is read where the gain is the
 same. A gate that never opens, or half a dose, then has no advantage.
 
-Letters: I items, N subjects, C doses, the first of which is 0.
+Letters: I items, N subjects, C doses, beginning with 0.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class TradeOff:
 def measured(
     lab: Experiment, way: Chosen, items: Mapping[str, Sequence[Item]], doses: Sequence[float], seed: int
 ) -> TradeOff:
-    """A draw of a vector at doses of which the first is 0."""
+    """A draw of a vector at doses that begin with 0."""
     return TradeOff(items, {name: way.asked(lab, some, doses, seed=seed) for name, some in items.items()})
 
 

@@ -29,7 +29,7 @@ COEFFICIENTS = (-1.0, 0.0, 1.0)  # tenths of the stream's norm
 
 
 def fitting(model: Transformer, tokenizer: Tokenizer, others: Sequence[Sequence[str]]) -> list[int]:
-    """Those of `COUNTS` of which the model's context holds so many sentences of each behaviour."""
+    """The `COUNTS` for which the model's context holds so many sentences of every behaviour."""
     room = model.config.context - ROOM
     found = [k for k in COUNTS if all(_tokens(tokenizer, some[:k]) <= room for some in others)]
     expect(JUDGED in found, f"a context of {JUDGED} sentences and {ROOM} tokens", str(model.config.context))

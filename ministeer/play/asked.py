@@ -85,7 +85,8 @@ def push(given: Any, layers: int, which: int | None = None) -> Push:
 
 
 def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a vector is made of: `plus` and `minus`; or `pairs`, a list of two texts each; or `file`, base64, with its `name`."""
+    """What a vector is made of: `plus` and `minus`; or `pairs`, a list of two texts each, with the `token` where they are read; or
+    `file`, base64, with its `name`."""
     made = entries(given.get("made"), "what a vector is made of")
     kind = next((kind for kind in ("file", "pairs", "plus") if made.get(kind) is not None), None)
     if kind is None:
@@ -96,7 +97,9 @@ def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
         texts = {name: text(made, name) for name in ("plus", "minus")}
         expect(texts["plus"] != texts["minus"], "two texts that differ", "the same twice")
         return texts
-    return {"pairs": pairs(made["pairs"])}
+    token = made.get("token", "last")
+    expect(token in ("last", "answer"), "token as last or answer", repr(token)[:40])
+    return {"pairs": pairs(made["pairs"]), "token": token}
 
 
 def pairs(given: Any) -> list[list[str]]:

@@ -82,11 +82,12 @@ class Session:
         pushes = [one for one in want.pushes if one.strength]
         steers = [self._steer(one, ids, plain, tell) for one in pushes]
         tell({"type": "steers", "coefficients": [steer.coeffs[0] for steer in steers]})
-        receipt = Receipt()
+        receipt, shown, again = Receipt(), want, None
         if want.written:  # what was done is written down as it is read again
             plain, steered, again = plain[: len(want.written)], self._known(want.written), receipt
+            shown = replace(want, tokens=max(2, len(steered)))  # of a lone one nothing is read that a vector could meet
         else:
-            steered, again = self._side_by_side(plain, ids, want, steers, receipt if steers else None, tell), None
+            steered = self._side_by_side(plain, ids, want, steers, receipt if steers else None, tell)
         columns = [self._tokens(ids, plain, steers, want), self._tokens(ids, steered, steers, want, again)]
         most = max((touched.largest for touched in receipt.sites.values()), default=0.0)
         if most > NOISE:
@@ -95,7 +96,7 @@ class Session:
             "type": "done",
             "columns": columns,
             "receipt": receipt_words(receipt, self.model.config.n_layer),
-            "python": lines(self.name, want, pushes, steers),
+            "python": lines(self.name, shown, pushes, steers),
         }
 
     def vector(self, given: Any, tell: Tell) -> Event:
@@ -144,8 +145,11 @@ class Session:
         def odds_of(logits: Tensor, _prompt: int) -> Tensor:
             return metrics.log_odds(logits, words, others)
 
-        vector, rows = self._vector(want.pushes[0].recipe, None, tell), []
+        vector, rows, where = self._vector(want.pushes[0].recipe, None, tell), [], want.pushes[0].where
+        expect(where != "generated", "a vector added to the prompt", "one for new tokens only, which the very next word is before", "choose another place")  # fmt: skip
         layers = [layer for name, layer in vector.sites if name == "pre"]
+        if where == "front":  # after the last attention only the prompt's last token is read
+            layers = [layer for layer in layers if layer < self.model.config.n_layer]
         for layer in layers:
             one = replace(want.pushes[0], layer=layer)
             if bool(vector["pre", layer].any()):
@@ -277,6 +281,8 @@ class Session:
         expect(site in vector.sites, f"a layer that the vector has, {have}", one.layer, "take one of these")
         wanted = f"a prompt of {len(vector[site])} tokens or more for a vector added at the front, as its texts have"
         expect(one.where != "front" or len(vector[site]) <= len(ids), wanted, len(ids), "lengthen it, or add at every token")  # fmt: skip
+        below = one.where != "front" or one.layer < self.model.config.n_layer
+        expect(below, f"a layer below {self.model.config.n_layer} for a vector added at the front: after it only the prompt's last token is read", one.layer)  # fmt: skip
         steer = Steer(vector, site, 1.0, one.where)
         return replace(steer, coeff=fitting(self.model, [*ids, *plain], len(ids), steer, one.strength))
 
@@ -310,7 +316,7 @@ class Session:
             if len(rows) > 1:
                 tell({"type": "progress", "done": done, "of": of, "what": "pairs"})
 
-        return contrastive(self.model, self.tokenizer, rows, token="last", on_batch=on_batch)
+        return contrastive(self.model, self.tokenizer, rows, token=made.get("token", "last"), on_batch=on_batch)
 
     def _sites(self) -> list[Site]:
         return [("pre", layer) for layer in range(self.model.config.n_layer + 1)]

@@ -23,7 +23,8 @@ def receipt_words(receipt: Receipt, layers: int) -> str:
         share = f"{t.total / t.positions:.2g} of the length of the model's own state there"
         most = f" on average, at most {t.largest:.2g}" if t.positions > 1 else ""
         which = f"token {t.first}" if t.first == t.last else f"tokens {t.first} to {t.last}"
-        said.append(f"At {place}, {t.positions} of the {receipt.positions} tokens read ({which}, counted from 0) were pushed by {share}{most}.")  # fmt: skip
+        were = "was" if t.positions == 1 else "were"
+        said.append(f"At {place}, {t.positions} of the {receipt.positions} tokens read ({which}, counted from 0) {were} pushed by {share}{most}.")  # fmt: skip
     return " ".join(said) or "Nothing was added."
 
 
@@ -69,7 +70,7 @@ def _made(recipe: Mapping[str, Any], where: Any, site: Site) -> str:
     pairs = [(recipe["plus"], recipe["minus"])] if "plus" in recipe else recipe["pairs"]
     each = [f"({_text(plus)}, {_text(minus)})" for plus, minus in pairs]
     shown = f"[{each[0]}]" if len(each) == 1 else "[\n    " + ",\n    ".join(each) + ",\n]"
-    return f'extract.contrastive(model, tok, {shown}, {_site(site)}, token="last")'
+    return f"extract.contrastive(model, tok, {shown}, {_site(site)}, token={_text(recipe.get('token', 'last'))})"
 
 
 def _text(text: Any) -> str:
