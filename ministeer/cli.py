@@ -87,6 +87,7 @@ def steered(options: argparse.Namespace) -> str:
     expect(fine, wanted, " and ".join(given) or "neither", f"add {lacking} TEXT" if lacking else "give one of the two")
     pushes = _pushes(options)
     prompt = contents("-").removesuffix("\n") if options.prompt == "-" else options.prompt
+    expect(bool(prompt), "a prompt on standard input", "nothing", "write one into the pipe, or in place of the -")
     model, tokenizer = load(options.model, device=options.device, dtype=options.dtype)
     last, unplaced = _last(options, model), [push for push in pushes if push.layer is None]
     for push in pushes:

@@ -72,6 +72,21 @@ def test_lines_within_a_prompt_end_as_everywhere(capsys, monkeypatch):
     assert said(capsys, "-", *TEXTS, "--tokens", "3", "--json") == wanted
 
 
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_nothing_on_standard_input_is_no_prompt(end, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(end)))
+    assert "expected a prompt on standard input, got nothing" in refused(capsys, "steer", "-", *TEXTS)
+
+
+def test_the_advice_against_noise_names_no_number_that_makes_more_of_it(tmp_path, capsys):
+    """--coeff multiplies what a file's own coefficient says."""
+    model, tok = LOADED("nano", device="cpu", dtype="float32")
+    extract.contrastive(model, tok, [("Love", "Hate")], ("pre", 4), token="last").save(tmp_path / "v.safetensors")
+    for coeff, advice in (([], "take a smaller coefficient"), (["--coeff", "2"], "take a smaller --coeff")):
+        cli.main(["steer", "I feel", "--tokens", "2", "--vector", f"{tmp_path / 'v.safetensors'}:1000", *coeff])
+        assert advice in capsys.readouterr().err
+
+
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What the command says in refusing these words: one line, and it fails."""
     with pytest.raises(SystemExit) as ended:
