@@ -20,14 +20,19 @@ Array = npt.NDArray[np.float64]
 
 
 def log_odds(logits: Tensor, positive: Sequence[int] | Tensor, negative: Sequence[int] | Tensor) -> Tensor:
-    """log p(next token is in `positive`) - log p(it is in `negative`), `(B,)`, in nats, from logits `(B, V)`."""
+    """log p(next token is in `positive`) - log p(it is in `negative`), `(B,)`, in nats, from logits `(B, V)`.
+
+    The ids are alternatives, each a whole word, as `tok.single` gives them. The tokens of one longer answer are none: for such answers
+    give `sweep` candidate answers.
+    """
     plus, minus = _ids(logits, positive), _ids(logits, negative)
     for name, ids in (("positive", plus), ("negative", minus)):
         if not ids:
             raise ValueError(f"expected at least one {name} token, got none")
-    if {*plus} == {*minus}:
+    if shared := sorted({*plus} & {*minus}):
         raise ValueError(
-            f"expected two sets of tokens that differ, got {sorted({*plus})[:3]} twice; of each row's own tokens take logit_difference"
+            f"expected two sets of tokens that share none, got {shared[:3]} in both; of answers of several tokens take sweep's candidate "
+            "answers, of each row's own tokens logit_difference"
         )
     logits = logits.float()
     plus, minus = (list(dict.fromkeys(ids)) for ids in (plus, minus))  # sets: a token named twice counts once

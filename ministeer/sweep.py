@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import glob
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -190,6 +191,15 @@ def _check(model: Transformer, prompts: Any, score: Any, vectors: Any, sites: An
         for c in coeffs:
             Steer(vector, sites[0], c, where=where)  # refuses what is no coefficient
         resolve(model, [Steer(vector, site, coeffs[0], where=where) for site in sites], prompts, tokens)
+    if callable(score):
+        return
+    begun = {int(ids[0]) for ids in (*prompts, *(ids for answers in score for ids in answers))}
+    if len(begun) == 1 and all(len(ids) > 1 for answers in score for ids in answers):
+        warnings.warn(
+            f"every candidate answer begins with token {begun.pop()}, as every prompt does, so it is scored as a text begun anew; for what "
+            "follows a prompt take tok.continuation",
+            stacklevel=4,  # beyond `no_grad`
+        )
 
 
 def _told(

@@ -20,12 +20,12 @@ seeds = st.integers(0, 2**16)
 # --- log-odds and differences ---------------------------------------------------------------------------------------
 
 
-@given(seeds, st.lists(st.integers(0, 8), min_size=1, max_size=6), st.lists(st.integers(0, 8), min_size=1, max_size=6))
+@given(seeds, st.lists(st.integers(0, 5), min_size=1, max_size=4), st.lists(st.integers(3, 8), min_size=1, max_size=4))
 def test_log_odds_is_the_log_ratio_of_the_probabilities_of_two_sets(
     seed: int, positive: list[int], negative: list[int]
 ) -> None:
     """A token named twice is in the set once."""
-    assume({*positive} != {*negative})
+    assume(not {*positive} & {*negative})
     logits = random_tensor(3, 9, seed=seed, scale=2.0)
     expected = []
     for row in logits.double().softmax(-1).tolist():
@@ -415,9 +415,9 @@ def test_a_small_divergence_is_right_in_float64() -> None:
 
 def test_the_same_tokens_on_both_sides_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"two sets of tokens that differ, got \[3, 4\] twice; .* take logit_difference"
+        ValueError, match=r"two sets of tokens that share none, got \[3\] in both; .* sweep's candidate answers"
     ):
-        log_odds(torch.randn(2, 9), [3, 4], [4, 3])
+        log_odds(torch.randn(2, 9), [3, 4], [5, 3])
 
 
 def test_probabilities_in_place_of_logits_are_refused_and_their_logarithms_are_logits() -> None:

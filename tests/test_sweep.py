@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -160,6 +161,19 @@ def test_a_long_prompt_is_run_without_its_answers_and_needs_no_mask(model, monke
         found = sweep(model, [prompt], answers, some, heard(where), COEFFS[:1], where=where)
         assert max(rows) < len(prompt)
         close(found, naive(model, [prompt], answers, some, heard(where), COEFFS[:1], where))
+
+
+def test_answers_that_begin_as_prompts_do_are_told(model):
+    """Made with `tok.prompt`, they are scored behind a second beginning of a text."""
+    prompts, vectors = [[0, 5, 6], [0, 7]], {"v": random_tensor(model.config.width)}
+    with pytest.warns(UserWarning, match="every candidate answer begins with token 0, as every prompt does") as said:
+        sweep(model, prompts, [[[0, 3], [0, 4]]] * 2, vectors, [1], [1.0])
+    assert said[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sweep(model, prompts, [[[0, 3], [4]]] * 2, vectors, [1], [1.0])
+        sweep(model, prompts, [[[0], [0]]] * 2, vectors, [1], [1.0])
+        sweep(model, [[0, 5], [1, 7]], [[[0, 3], [0, 4]]] * 2, vectors, [1], [1.0])
 
 
 def test_answers_of_one_token_cost_what_logits_do(model, ran):
