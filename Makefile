@@ -36,7 +36,7 @@ beyond: $(READY)  ## the same behaviours: what steering costs, what words, priva
 	@$(PY) -m ministeer.lab.report $(FOUND:results/%=results/atlas/%)
 
 play: $(READY)  ## a page on this machine in which to steer MODEL
-	@$(PY) -m ministeer play --model $(MODEL) --port $(PORT)
+	@.venv/bin/ministeer play --model $(MODEL) --port $(PORT)
 
 record: $(READY)  ## keep the report of MODEL, after `make reproduce` (or `beyond`, with FOUND=results/atlas/MODEL), in docs/results
 	@$(PY) -m ministeer.lab.record $(FOUND)

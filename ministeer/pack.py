@@ -322,8 +322,8 @@ def int8(model: Transformer) -> Transformer:
 
     The model is another one, and its fingerprint says so. Norms and biases stay as they are; so does the embedding, with a copy for
     the unembedding as after `pack`. Where oneDNN multiplies whole numbers, each token that comes to a block's matrix is rounded too: to 8 bits
-    on a processor with VNNI, where that copy is rounded as well, to 7 without, where the matrices are held in two orders. `make bench` states beside the speed how far this
-    moves the probabilities of SmolLM2.
+    on a processor with VNNI, which rounds that copy as well, and to 7 bits without, where the matrices are held in two orders. `make bench`
+    states beside the speed how far this moves the probabilities of SmolLM2.
 
     Raises `ValueError` for another dtype than bfloat16 and float32, or another device than the CPU.
     """
