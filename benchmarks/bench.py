@@ -396,8 +396,8 @@ WITHOUT_BF16 = """## What to take on such a processor
 It has neither products in bfloat16 nor VNNI, as many laptops. Many tokens in bfloat16 go through plain loops of torch's, ours and transformers'
 alike, so take float32: as it is for one text, whose tokens oneDNN's order makes slower, and `pack` for sweeps and batches. `int8` takes half of
 the memory and sweeps GPT-2's wide matrices faster, a narrow Llama's more slowly; its tokens are rounded to 7 bits, as oneDNN adds pairs of products
-in 16 bits here. Of its lone token a third is the unembedding, which stays exact, a third the products, and a third some dozen small
-operations around each (torch's profiler)."""
+in 16 bits here. One text gains nothing from it: the unembedding stays exact, and around each product stand small operations that turn and
+round the token."""
 
 
 def lacking() -> str:

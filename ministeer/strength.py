@@ -35,11 +35,10 @@ def fitting(model: Transformer, text: Sequence[int], prompt: int, steer: Steer, 
     tape: list[Any] = [steer.site]
     ids = torch.tensor([text[:-1]] if len(text) > prompt else [text], device=model.device)  # the last one is never read
     model.stream(ids, tape=tape, depth=depth(model, tape))
-    positions = torch.arange(ids.shape[1])[None]
     tokens = ids.shape[1]
     lengths = v.float().norm(dim=-1).cpu()  # () or (P,)
     lengths = lengths.expand(tokens) if v.ndim == 1 else F.pad(lengths, (0, tokens - len(v)))  # (T,)
-    touched = steer.touches(positions, torch.tensor([prompt]))[0]  # (T,)
+    touched = steer.touches(torch.arange(tokens)[None], torch.tensor([prompt]))[0]  # (T,)
     if heard_alone(model, steer.site):
         touched[: prompt - 1] = False  # which nothing hears
     if not bool((lengths * touched).any()):  # the text ended before; whether the steered one does too, the run says

@@ -84,7 +84,11 @@ class Session:
         tell({"type": "steers", "coefficients": [steer.coeffs[0] for steer in steers]})
         receipt, shown, again = Receipt(), want, None
         if want.written:  # what was done is written down as it is read again
-            plain, steered, again = plain[: len(want.written)], self._known(want.written), receipt
+            vocabulary = self.model.config.vocab_size
+            expect(
+                max(want.written) < vocabulary, f"ids below {vocabulary}, the size of the vocabulary", max(want.written)
+            )
+            plain, steered, again = plain[: len(want.written)], list(want.written), receipt
             shown = replace(want, tokens=max(2, len(steered)))  # of a lone one nothing is read that a vector could meet
         else:
             steered = self._side_by_side(plain, ids, want, steers, receipt if steers else None, tell)
@@ -213,11 +217,6 @@ class Session:
             on_token=on_token,
         )[len(ids) :]
 
-    def _known(self, ids: Sequence[int]) -> list[int]:
-        vocabulary = self.model.config.vocab_size
-        expect(max(ids) < vocabulary, f"ids below {vocabulary}, the size of the vocabulary", max(ids))
-        return list(ids)
-
     @torch.no_grad()
     def _tokens(
         self, ids: list[int], new: list[int], steers: Sequence[Steer], want: Asked, receipt: Receipt | None = None
@@ -237,10 +236,11 @@ class Session:
             adds = plan.adds(torch.arange(row.shape[1] - 1)[None])
             steered = self.model.unembed(self.model.stream(row[:, :-1], adds)[0, start - 1 :])
         apart = metrics.kl(steered, plain).tolist()
-        likely = [self._likeliest(logits) for logits in (plain, steered)]
-        said, chosen = pieces(self.tokenizer, new, ids), row[0, start:, None]
-        chance = [logits.float().softmax(-1).gather(1, chosen)[:, 0].tolist() for logits in (plain, steered)]
+        both_p = [logits.float().softmax(-1) for logits in (plain, steered)]  # (T, V) each
+        likely = [self._likeliest(p) for p in both_p]
+        chance = [p.gather(1, row[0, start:, None])[:, 0].tolist() for p in both_p]
         along = [_along(tape[steer.site][0, start:], steer).tolist() for steer in steers]  # of each vector (T,)
+        said = pieces(self.tokenizer, new, ids)
         return [
             {
                 "text": said[i],
@@ -253,12 +253,12 @@ class Session:
             for i, token in enumerate(new)
         ]
 
-    def _likeliest(self, logits: Tensor) -> list[list[tuple[str, float]]]:
-        """The likeliest tokens with their probabilities, for each row of logits `(T, V)`."""
-        p, found = logits.float().softmax(-1).topk(min(LIKELIEST, logits.shape[-1]))
+    def _likeliest(self, p: Tensor) -> list[list[tuple[str, float]]]:
+        """The likeliest tokens with their probabilities, for each row of probabilities `(T, V)`."""
+        most, found = p.topk(min(LIKELIEST, p.shape[-1]))
         return [
             [(self.tokenizer.decode([i]), round(q, 4)) for i, q in zip(ids, ps, strict=True)]
-            for ids, ps in zip(found.tolist(), p.tolist(), strict=True)
+            for ids, ps in zip(found.tolist(), most.tolist(), strict=True)
         ]
 
     def _word(self, word: str) -> list[int]:
